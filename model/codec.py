@@ -1,0 +1,141 @@
+"""The interface that every codec obeys, and the tiling that all of them share."""
+
+from dataclasses import asdict, fields
+
+import torch
+from torch import Tensor, nn
+
+from model.payload import Reader, pack_number
+from model.tiling import padded, tiles, window
+
+MIN_QUALITY, MAX_QUALITY = 1, 100
+
+
+class Codec(nn.Module):
+    """A learned image codec: what the four scripts need to know, and no more.
+
+    ``compress(image, quality) -> payload`` and ``decompress(payload, height, width, quality)
+    -> image`` are all that encoding and decoding use; ``forward`` and ``lmbda`` are all that
+    training uses. A subclass is one architecture. It names itself, has a frozen dataclass of
+    its hyper-parameters, and the constants and the five methods below that raise here.
+
+    Pictures are coded in tiles of TILE pixels on a fixed grid. A transform sees MARGIN pixels
+    more on each side, at least as many as its receptive field, so it computes just what it
+    would on the whole picture; each tile's symbols are coded on their own.
+    """
+
+    arch: str
+    Config: type
+    LMBDA: tuple[float, float]  # what quality 1 to 100 spans, geometrically
+    STRIDE: int  # the networks take sizes that are multiples of this
+    LATENT_STRIDE: int  # pixels for one position of the latent
+    TILE: int  # side of a tile in pixels, a multiple of STRIDE
+    MARGIN: int  # a multiple of STRIDE
+    DEFAULT_QUALITY: int
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict) -> "Codec":
+        """The codec that a checkpoint holds; ValueError if configuration or weights misfit."""
+        names = {field.name for field in fields(cls.Config)}
+        if set(checkpoint["config"]) != names:
+            raise ValueError(f"the checkpoint's configuration has not just {sorted(names)}")
+        codec = cls(cls.Config(**checkpoint["config"]))
+        try:
+            codec.load_state_dict(checkpoint["weights"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the checkpoint's weights do not fit: {str(error).splitlines()[1].strip()}"
+            ) from None
+        return codec.to(memory_format=torch.channels_last)
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # Training
+
+    def lmbda(self, quality: Tensor) -> Tensor:
+        """The weight of the distortion (MSE in 8-bit levels squared) against the rate (bpp)."""
+        low, high = self.LMBDA
+        position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY)
+        return low * (high / low) ** position
+
+    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, 3, H, W] in 0 to 1, sides multiples of STRIDE, and quality [B], to x_hat, like
+        x, and the differentiable rate in bits per pixel, [B]."""
+        raise NotImplementedError
+
+    # Coding
+
+    def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
+        """x [1, 3, H, W] to latents, each [1, C, H / s, W / s] under its stride s."""
+        raise NotImplementedError
+
+    def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
+        """What ``decode_latents`` gave, [1, C, h, w], to x_hat [1, 3, H, W]."""
+        raise NotImplementedError
+
+    def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
+        """One tile's latents to bytes."""
+        raise NotImplementedError
+
+    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+        """One tile's bytes to its latent [1, C, h, w]; ValueError if they cannot be that."""
+        raise NotImplementedError
+
+    def quality_tensor(self, quality: int, device: torch.device | None = None) -> Tensor:
+        return torch.tensor([quality], dtype=torch.float32, device=device or self.device)
+
+    @torch.inference_mode()
+    def compress(self, image: Tensor, quality: int) -> bytes:
+        """uint8 image [3, H, W], any size from 1x1 up, to a payload."""
+        height, width = (padded(length, self.STRIDE) for length in image.shape[1:])
+        level = self.quality_tensor(quality)
+        payload = bytearray()
+        for tile in tiles(height, width, self.TILE):
+            around = tile.grown(self.MARGIN, height, width)
+            x = window(image, around).to(self.device)[None] / 255
+            latents = self.analyse(x.contiguous(memory_format=torch.channels_last), level)
+            latents = {stride: tile.crop(y, stride, around) for stride, y in latents.items()}
+            chunk = self.encode_latents(latents, level)
+            payload += pack_number(len(chunk)) + chunk
+        return bytes(payload)
+
+    @torch.inference_mode()
+    def decompress(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
+        """A payload to the uint8 image [3, height, width]; ValueError if it is damaged."""
+        latent = self.decode_payload(payload, height, width, quality)
+        level = self.quality_tensor(quality)
+        full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
+        image = torch.empty(3, height, width, dtype=torch.uint8)
+        for tile in tiles(*full, self.TILE):
+            around = tile.grown(self.MARGIN, *full)
+            x_hat = self.synthesise(around.crop(latent, self.LATENT_STRIDE).to(self.device), level)
+            x_hat = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
+            target = image[:, tile.top : tile.bottom, tile.left : tile.right]
+            target.copy_(x_hat[:, : target.shape[1], : target.shape[2]])
+        return image
+
+    @torch.inference_mode()
+    def decode_payload(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
+        """The latent [1, C, h, w] of the whole padded picture, on the CPU."""
+        full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
+        level = self.quality_tensor(quality)
+        reader = Reader(payload)
+        latent = None
+        for tile in tiles(*full, self.TILE):
+            chunk = bytes(reader.bytes(reader.number()))
+            part = self.decode_latents(chunk, *tile.size, level)
+            if latent is None:
+                shape = [length // self.LATENT_STRIDE for length in full]
+                latent = part.new_empty(1, part.shape[1], *shape)
+            tile.crop(latent, self.LATENT_STRIDE).copy_(part)
+        reader.finish()
+        return latent

@@ -1,0 +1,227 @@
+"""The entropy model's networks: hyper-synthesis and context model.
+
+Everything here is written once and runs in two arithmetics, which the input's type selects:
+
+* float32 (or bfloat16): training.
+* float64: coding, in fixed point. A tensor then holds whole numbers, the value times
+  2^FRACTION_BITS; weights are rounded to steps of 2^-WEIGHT_BITS. All sums stay below 2^53,
+  so they are exact in any order, on any processor, with any number of threads. Encoder and
+  decoder thus agree on every probability (Ballé, Johnston, Minnen 2019, "Integer networks
+  for data compression with latent-variable models"; the rounding is done after training).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.entropy import SCALES
+from model.layers import QualityTable
+from model.quantizers import round_straight_through
+
+FRACTION_BITS = 6
+WEIGHT_BITS = 10
+LIMIT = 2.0**15  # activations and weights are clipped to +-LIMIT of their steps
+
+# Pass k codes, at phase p of each 2x2 square of positions, the channel group p ^ ORDER[k]:
+# every group goes on from a position to its diagonal neighbour, then to the other two.
+ORDER = (0, 3, 1, 2)
+PHASES = (0, 1, 2, 3)
+
+
+def is_exact(x: Tensor) -> bool:
+    return x.dtype == torch.float64
+
+
+def fixed(weight: Tensor, bits: int = WEIGHT_BITS) -> Tensor:
+    """Weights as whole numbers of steps of 2^-bits, in float64."""
+    return (weight.double() * 2.0**bits).round()
+
+
+def shift(x: Tensor) -> Tensor:
+    """From products of activations and weights back to activations: rounded and clipped."""
+    return torch.floor((x + 2.0 ** (WEIGHT_BITS - 1)) / 2.0**WEIGHT_BITS).clamp(-LIMIT, LIMIT)
+
+
+class Pointwise(nn.Conv2d):
+    """1x1 convolution [B, C, H, W] to [B, D, H, W], a matrix product in fixed point."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_exact(x):
+            return super().forward(x)
+        weight = fixed(self.weight[:, :, 0, 0]).clamp(-LIMIT, LIMIT)
+        bias = fixed(self.bias, WEIGHT_BITS + FRACTION_BITS)
+        return shift(weight @ x.flatten(2) + bias[:, None]).unflatten(2, x.shape[2:])
+
+
+class Depthwise(nn.Conv2d):
+    """Depthwise 3x3 convolution, [B, C, H, W] to the same; nine shifted products in fixed point."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        nn.init.dirac_(self.weight, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_exact(x):
+            return super().forward(x)
+        weight = fixed(self.weight).clamp(-LIMIT, LIMIT)
+        total = fixed(self.bias, WEIGHT_BITS + FRACTION_BITS)[:, None, None]
+        height, width = x.shape[2:]
+        padded = F.pad(x, (1, 1, 1, 1))
+        for i in range(3):
+            for j in range(3):
+                window = padded[:, :, i : i + height, j : j + width]
+                total = total + window * weight[:, :, i, j, None]
+        return shift(total)
+
+
+class QualityBias(QualityTable):
+    """``x + b(quality)``."""
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        if not is_exact(x):
+            return x + super().forward(quality)
+        return x + self.exact(quality)
+
+    def exact(self, quality: Tensor) -> Tensor:
+        """``b`` in fixed point, [B, C, 1, 1], for whole ``quality``: linear in integers."""
+        points = fixed(self.points, FRACTION_BITS).long()
+        position = (quality.long() - 1) * (len(points) - 1)
+        low = (position // 99).clamp(max=len(points) - 2)
+        weight = (position - 99 * low)[:, None]
+        total = points[low] * (99 - weight) + points[low + 1] * weight
+        return torch.div(total, 99, rounding_mode="floor").double()[:, :, None, None]
+
+
+class ContextBlock(nn.Module):
+    """``x + W2 relu(W1 dw(x))``: [B, C, H, W] to the same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.depthwise = Depthwise(channels)
+        self.expand = Pointwise(channels, channels)
+        self.project = Pointwise(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.relu(self.expand(self.depthwise(x))))
+
+
+class HyperSynthesis(nn.Module):
+    """Hyper-latent [B, Z, H/64, W/64] to features [B, D, H/16, W/16]."""
+
+    def __init__(self, hyper_channels: int, channels: int, rate_points: int):
+        super().__init__()
+        self.head = Pointwise(hyper_channels, channels)
+        self.quality = QualityBias(rate_points, channels)
+        self.block1 = ContextBlock(channels)
+        self.up1 = Pointwise(channels, 4 * channels)
+        self.block2 = ContextBlock(channels)
+        self.up2 = Pointwise(channels, 4 * channels)
+        self.block3 = ContextBlock(channels)
+
+    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
+        x = self.block1(self.quality(self.head(z_hat), quality))
+        x = self.block2(F.relu(F.pixel_shuffle(self.up1(x), 2)))
+        return self.block3(F.relu(F.pixel_shuffle(self.up2(x), 2)))
+
+
+def split_phases(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, 4, C, H/2, W/2], the four positions of each 2x2 square."""
+    x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # B C H/2 2 W/2 2
+    return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 2)
+
+
+def merge_phases(x: Tensor) -> Tensor:
+    """The inverse of ``split_phases``."""
+    x = x.unflatten(1, (2, 2)).permute(0, 3, 4, 1, 5, 2)
+    return x.flatten(4, 5).flatten(2, 3)
+
+
+class ContextPass(nn.Module):
+    """Mean and scale of the symbols that one pass codes, from all that is known before it."""
+
+    def __init__(self, latent_channels: int, channels: int, first: bool):
+        super().__init__()
+        self.known = None if first else Pointwise(latent_channels, channels)
+        self.around = None if first else Depthwise(channels)
+        self.hidden = Pointwise(channels, channels)
+        self.heads = nn.ModuleList(Pointwise(channels, latent_channels // 2) for _ in PHASES)
+
+    def forward(self, features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B, D, h, w], known [B, M, h, w] with zeros where nothing is known yet.
+
+        Returns mean and scale logits, [B, 4, M/4, h/2, w/2] each: for every phase, those of
+        the channel group that this pass codes there.
+        """
+        x = features
+        if self.known is not None:
+            x = x + self.around(self.known(known))
+        x = split_phases(F.relu(self.hidden(F.relu(x))))
+        if not is_exact(x):
+            x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
+        with torch.autocast(x.device.type, enabled=False):
+            out = [head(x[:, phase]) for phase, head in enumerate(self.heads)]
+        return torch.stack(out, dim=1).chunk(2, dim=2)
+
+
+def scale_index(logits: Tensor) -> Tensor:
+    """Index into the table of scales from a scale logit: real-valued, or whole if exact."""
+    if not is_exact(logits):
+        return (8 * logits + SCALES / 3).clamp(0, SCALES - 1)
+    steps = 2**FRACTION_BITS // 8  # of a logit, for one index
+    middle = round((SCALES / 3 + 0.5) * steps)
+    return torch.floor((logits + middle) / steps).clamp(0, SCALES - 1)
+
+
+class ContextModel(nn.Module):
+    """Four passes over the latent, each sees what the earlier ones coded, near and far.
+
+    Spatial and channel-wise context at once, in four parallel steps: the quadtree partition
+    of Li, Li, Lu 2023, "Neural video compression with diverse contexts",
+    https://arxiv.org/abs/2302.14402.
+    """
+
+    def __init__(self, latent_channels: int, channels: int):
+        super().__init__()
+        self.groups = len(PHASES)
+        self.passes = nn.ModuleList(
+            ContextPass(latent_channels, channels, first=k == 0) for k in range(len(ORDER))
+        )
+
+    def coded_groups(self, step: int) -> list[int]:
+        """The channel group that pass ``step`` codes at each phase."""
+        return [phase ^ ORDER[step] for phase in PHASES]
+
+    def forward(self, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: y [B, M, h, w] to its rounded version (straight-through), and the means
+        and scale logits of all its elements, in phases: [B, 4, 4, M/4, h/2, w/2]."""
+        y = split_phases(y).unflatten(2, (self.groups, -1))
+        known = torch.zeros_like(y)
+        means, scales = torch.zeros_like(y), torch.zeros_like(y)
+        for step, context_pass in enumerate(self.passes):
+            here = (slice(None), list(PHASES), self.coded_groups(step))
+            mean, scale = context_pass(features, merge_phases(known.flatten(2, 3)))
+            y_hat = round_straight_through(y[here] - mean) + mean
+            known, means, scales = known.clone(), means.clone(), scales.clone()
+            known[here], means[here], scales[here] = y_hat, mean, scale
+        return merge_phases(known.flatten(2, 3)), means, scales
+
+    def code(self, features: Tensor, symbols_of) -> Tensor:
+        """Coding, in fixed point: features [1, D, h, w] to the latent [1, M, h, w] (float32,
+        whole numbers of steps of 2^-FRACTION_BITS).
+
+        ``symbols_of(here, mean, index)`` is called for each pass and returns its symbols; all
+        three are [1, 4, M/4, h/2, w/2], ``here`` says where in y, split into phases and groups.
+        """
+        batch, _, height, width = features.shape
+        group = self.passes[0].heads[0].out_channels // 2
+        latent = features.new_zeros(batch, 4, self.groups, group, height // 2, width // 2)
+        for step, context_pass in enumerate(self.passes):
+            here = (slice(None), list(PHASES), self.coded_groups(step))
+            known = merge_phases(latent.flatten(2, 3)).clamp(-LIMIT, LIMIT)
+            mean, scale = context_pass(features, known)
+            symbols = symbols_of(here, mean, scale_index(scale).to(torch.uint8))
+            latent[here] = symbols * 2**FRACTION_BITS + mean
+        return merge_phases(latent.flatten(2, 3)).float()

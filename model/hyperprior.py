@@ -1,0 +1,198 @@
+"""The deep codec: residual transforms, a hyperprior, a context model, one model for all rates."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.codec import Codec
+from model.context import (
+    FRACTION_BITS,
+    LIMIT,
+    ContextModel,
+    HyperSynthesis,
+    QualityBias,
+    scale_index,
+    split_phases,
+)
+from model.entropy import SymbolCoder, gaussian_bits
+from model.layers import Down, QualityTable, ResidualBlock, Up
+from model.quantizers import round_straight_through
+
+
+@dataclass(frozen=True)
+class HyperpriorConfig:
+    channels8: int = 160  # width at 1/8 of the resolution
+    channels16: int = 320  # width at 1/16
+    latent: int = 256  # channels of y, at 1/16
+    hyper: int = 64  # channels of z, at 1/64
+    context: int = 192  # width of the entropy model's networks
+    analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
+    synthesis_blocks: tuple[int, int] = (4, 3)  # at 1/16 and at 1/8
+    rate_points: int = 8
+
+
+def blocks(count: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+
+
+class AnalysisTransform(nn.Module):
+    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step."""
+
+    def __init__(self, config: HyperpriorConfig):
+        super().__init__()
+        at8, at16 = config.analysis_blocks
+        self.down8 = Down(3, config.channels8, 8)
+        self.blocks8 = blocks(at8, config.channels8)
+        self.down16 = Down(config.channels8, config.channels16)
+        self.gain16 = QualityTable(config.rate_points, config.channels16)
+        self.blocks16 = blocks(at16, config.channels16)
+        self.latent = nn.Conv2d(config.channels16, config.latent, 1)
+        self.gain = QualityTable(config.rate_points, config.latent)
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        x = self.blocks8(self.down8(x - 0.5))
+        x = self.blocks16(self.down16(x) * self.gain16(quality).exp())
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 is coarser than a step
+            return self.latent(x.float()) * self.gain(quality).exp()
+
+
+class SynthesisTransform(nn.Module):
+    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]."""
+
+    def __init__(self, config: HyperpriorConfig):
+        super().__init__()
+        at16, at8 = config.synthesis_blocks
+        self.gain = QualityTable(config.rate_points, config.latent)
+        self.latent = nn.Conv2d(config.latent, config.channels16, 1)
+        self.blocks16 = blocks(at16, config.channels16)
+        self.gain16 = QualityTable(config.rate_points, config.channels16)
+        self.up8 = Up(config.channels16, config.channels8)
+        self.blocks8 = blocks(at8, config.channels8)
+        self.up1 = Up(config.channels8, 3, 8)
+
+    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        x = self.blocks16(self.latent(y_hat * self.gain(quality).exp()))
+        x = self.blocks8(self.up8(x * self.gain16(quality).exp()))
+        return self.up1(x).float() + 0.5
+
+
+class HyperAnalysis(nn.Module):
+    """y [B, M, H/16, W/16] to z [B, Z, H/64, W/64]."""
+
+    def __init__(self, config: HyperpriorConfig):
+        super().__init__()
+        width = config.context
+        self.gain = QualityTable(config.rate_points, config.latent)
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.latent, width, 1),
+            ResidualBlock(width),
+            Down(width, width),
+            ResidualBlock(width),
+            Down(width, config.hyper),
+        )
+
+    def forward(self, y: Tensor, quality: Tensor) -> Tensor:
+        return self.layers(y * self.gain(quality).exp()).float()
+
+
+class HyperpriorCodec(Codec):
+    """Mean-scale hyperprior with a four-pass context model and variable rate.
+
+    Ballé et al. 2018, "Variational image compression with a scale hyperprior",
+    https://arxiv.org/abs/1802.01436; Minnen, Ballé, Toderici 2018, "Joint autoregressive and
+    hierarchical priors for learned image compression", https://arxiv.org/abs/1809.02736.
+    """
+
+    arch = "hyperprior"
+    Config = HyperpriorConfig
+    LMBDA = (0.0004, 0.16)
+    STRIDE = 64
+    LATENT_STRIDE = 16
+    TILE = 2048
+    MARGIN = 128
+    DEFAULT_QUALITY = 50
+
+    def __init__(self, config: HyperpriorConfig = HyperpriorConfig()):
+        super().__init__(config)
+        self.analysis = AnalysisTransform(config)
+        self.synthesis = SynthesisTransform(config)
+        self.hyper_analysis = HyperAnalysis(config)
+        self.hyper_synthesis = HyperSynthesis(config.hyper, config.context, config.rate_points)
+        self.context = ContextModel(config.latent, config.context)
+        self.coder = SymbolCoder()
+        self.z_scale = QualityBias(config.rate_points, config.hyper)
+        self.start_gains()
+
+    def start_gains(self) -> None:
+        """Quantization steps proportional to 1 / sqrt(lmbda), as high-rate theory has it."""
+        half_span = math.log(self.LMBDA[1] / self.LMBDA[0]) / 4
+        ramp = torch.linspace(-half_span, half_span, self.config.rate_points)[:, None]
+        with torch.no_grad():
+            self.analysis.gain.points.add_(ramp + 2)
+            self.synthesis.gain.points.sub_(ramp + 2)
+            self.hyper_analysis.gain.points.sub_(ramp)
+
+    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.analysis(x, quality)
+        z = self.hyper_analysis(y, quality)
+        features = self.hyper_synthesis(round_straight_through(z), quality)
+        y_hat, means, scales = self.context(features, y)
+
+        z_logits = self.z_scale(torch.zeros_like(z), quality)
+        z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
+        y_phases = split_phases(y).unflatten(2, means.shape[2:4])
+        y_bits = gaussian_bits(self.noisy(y_phases - means), scale_index(scales))
+        bits = z_bits.flatten(1).sum(1) + y_bits.flatten(1).sum(1)
+        return self.synthesis(y_hat, quality), bits / (x.shape[2] * x.shape[3])
+
+    def noisy(self, x: Tensor) -> Tensor:
+        """Additive uniform noise stands for rounding while training (Ballé et al. 2017)."""
+        return x + torch.rand_like(x) - 0.5 if self.training else x.round()
+
+    # Coding: from here to the coder everything but ``analyse`` and ``synthesise`` is exact.
+
+    def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
+        y = self.analysis(x, quality)
+        return {16: y, 64: self.hyper_analysis(y, quality).round()}
+
+    def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
+        return self.synthesis(latent / 2.0**FRACTION_BITS, quality)
+
+    def z_index(self, height: int, width: int, quality: Tensor) -> np.ndarray:
+        """Scale index of each element of a tile's z, uint8 [1, Z, height / 64, width / 64]."""
+        shape = (1, self.config.hyper, height // 64, width // 64)
+        logits = self.z_scale(torch.zeros(shape, dtype=torch.float64), quality)
+        return scale_index(logits).to(torch.uint8).numpy()
+
+    def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
+        y, z = latents[16].double().cpu(), latents[64].double().cpu()
+        y = split_phases(y).unflatten(2, (self.context.groups, -1))
+        parts = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
+
+        def quantize(here, mean: Tensor, index: Tensor) -> Tensor:
+            symbols = (y[here] - mean / 2**FRACTION_BITS).round()
+            parts.append((symbols.numpy(), index.numpy()))
+            return symbols
+
+        self.code_latent(z, quality, quantize)
+        return self.coder.encode(parts)
+
+    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+        decoder = self.coder.decoder(chunk)
+        z = torch.from_numpy(decoder.decode(self.z_index(height, width, quality.cpu()))).double()
+
+        def decode(here, mean: Tensor, index: Tensor) -> Tensor:
+            return torch.from_numpy(decoder.decode(index.numpy())).double()
+
+        latent = self.code_latent(z, quality, decode)
+        decoder.finish()
+        return latent
+
+    def code_latent(self, z: Tensor, quality: Tensor, symbols_of) -> Tensor:
+        """What encoder and decoder do alike: z to the latent, in steps of 2^-FRACTION_BITS."""
+        z = (z * 2**FRACTION_BITS).clamp(-LIMIT, LIMIT)
+        features = self.hyper_synthesis(z, quality.cpu())
+        return self.context.code(features, symbols_of)

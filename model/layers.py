@@ -1,0 +1,94 @@
+"""Building blocks that both codecs are made of."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GDN(nn.Module):
+    """Generalized divisive normalization, or its inverse.
+
+    ``y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)``; the inverse multiplies instead.
+    Ballé, Laparra, Simoncelli 2016, "Density modeling of images using a generalized
+    normalization transformation", https://arxiv.org/abs/1511.06281.
+
+    Parameters are kept as square roots, so that beta and gamma stay positive.
+    Input and output: [B, C, H, W].
+    """
+
+    BETA_MIN = 1e-6
+
+    def __init__(self, channels: int, inverse: bool = False):
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.ones(channels))
+        self.gamma = nn.Parameter((0.1 * torch.eye(channels) + 1e-4).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma = self.gamma.square()[:, :, None, None]
+        norm = F.conv2d(x * x, gamma, self.beta.square() + self.BETA_MIN)
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+class ResidualBlock(nn.Module):
+    """Depthwise 3x3 for what is around, a gated 1x1 feed-forward for what it means.
+
+    ``x + W2 (silu(a) * b)`` with ``a, b = W1 dw(x)``: the feed-forward half of the
+    depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in
+    Shazeer 2020, https://arxiv.org/abs/2002.05202. Input and output: [B, C, H, W].
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+        # Start as the identity, nearly: a deep stack then trains from the first step.
+        nn.init.dirac_(self.depthwise.weight, groups=channels)
+        nn.init.normal_(self.project.weight, std=0.1 / math.sqrt(channels))
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.expand(self.depthwise(x)).chunk(2, dim=1)
+        return x + self.project(F.silu(a) * b)
+
+
+class Down(nn.Sequential):
+    """[B, C, H, W] to [B, D, H / factor, W / factor]: pixel-unshuffle, then 1x1."""
+
+    def __init__(self, channels: int, out_channels: int, factor: int = 2):
+        super().__init__(
+            nn.PixelUnshuffle(factor), nn.Conv2d(channels * factor**2, out_channels, 1)
+        )
+
+
+class Up(nn.Sequential):
+    """[B, C, H, W] to [B, D, factor * H, factor * W]: 1x1, then pixel-shuffle."""
+
+    def __init__(self, channels: int, out_channels: int, factor: int = 2):
+        super().__init__(
+            nn.Conv2d(channels, out_channels * factor**2, 1), nn.PixelShuffle(factor)
+        )
+
+
+class QualityTable(nn.Module):
+    """One vector per rate point, interpolated linearly over quality 1 to 100.
+
+    Used for gain vectors in the log domain (Cui et al. 2021, "Asymmetric gained deep image
+    compression", https://arxiv.org/abs/2003.02012): one set of weights serves every rate.
+    """
+
+    def __init__(self, points: int, channels: int):
+        super().__init__()
+        self.points = nn.Parameter(torch.zeros(points, channels))
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """quality: [B] in 1 to 100. Returns [B, C, 1, 1]."""
+        last = len(self.points) - 1
+        position = (quality.float() - 1) / 99 * last
+        low = position.floor().clamp(0, last - 1)
+        weight = (position - low)[:, None]
+        low = low.long()
+        return torch.lerp(self.points[low], self.points[low + 1], weight)[:, :, None, None]

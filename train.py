@@ -1,0 +1,90 @@
+"""Train a codec on a folder of pictures.
+
+examples:
+  python train.py --dataset_path ./dataset/
+  python train.py --arch hyperprior --num_of_epochs 200 --save_at ./out/hyperprior/
+  python train.py --checkpoint_path ./out/last.tar --num_of_epochs 300
+  torchrun --nproc_per_node 4 train.py --dataset_path ./dataset/
+
+last.tar in --save_at resumes a run exactly; best.tar is the same codec at its best validation
+loss, small enough to ship: copy it over out/main.tar to make it the scripts' default.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from utils.console import make_parser, number, run
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--dataset_path", type=Path, default=Path("./dataset/"),
+        help="root directory of training images, searched recursively")
+    add("--checkpoint_path", type=Path,
+        help="go on from this checkpoint; one without optimiser state is fine-tuned")
+    add("--save_at", type=Path, default=Path("./out/"), help="directory for last.tar and best.tar")
+    add("--file_format", help="only train on images with this extension (default: all readable)")
+    add("--num_of_epochs", type=number(int, 1), default=100,
+        help="epoch to stop training at; the learning rate falls to zero towards it")
+    add("--batch_size", type=number(int, 1), default=8, help="batch size, of each process")
+    add("--validation_split", type=number(float, 0, 1, open_end=True), default=0.05,
+        help="fraction of the pictures held out for validation")
+    add("--lr_rate", type=number(float, 0), default=2.5e-3, help="peak learning rate")
+    add("--arch", help="architecture: binary or hyperprior (default: the checkpoint's, or binary)")
+    add("--crop_size", type=number(int, 0), default=256,
+        help="side of the random crops; 0 trains on whole pictures")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    return parser.parse_args()
+
+
+def main(args) -> int:
+    import torch
+
+    from model import codec_class
+    from utils.checkpoints import load_checkpoint
+    from utils.data import training_loaders
+    from utils.devices import data_parallel, pick_device, processes
+    from utils.training import DivergedError, Trainer
+
+    checkpoint = load_checkpoint(args.checkpoint_path) if args.checkpoint_path else None
+    arch = args.arch or (checkpoint["arch"] if checkpoint else "binary")
+    if checkpoint and checkpoint["arch"] != arch:
+        raise ValueError(f"{args.checkpoint_path} holds a {checkpoint['arch']} codec, not {arch}")
+    torch.manual_seed(args.seed)
+    codec_type = codec_class(arch)
+    codec = codec_type.from_checkpoint(checkpoint) if checkpoint else codec_type()
+    if args.crop_size % codec.STRIDE:
+        raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {arch}")
+
+    device = pick_device(args.device)
+    rank, world = processes()
+    train_loader, validation_loader = training_loaders(args, codec.STRIDE, rank, world)
+    with data_parallel(codec.to(device), device) as model:
+        trainer = Trainer(codec, model, device, args)
+        trainer.resume(checkpoint)
+        if rank == 0:
+            print(trainer.description(train_loader, validation_loader))
+        try:
+            for epoch in range(trainer.epoch, args.num_of_epochs):
+                start = time.perf_counter()
+                trained = trainer.train_epoch(epoch, train_loader)
+                validated = trainer.validate(validation_loader)
+                trainer.record(epoch, trained, validated, time.perf_counter() - start)
+                if rank == 0:
+                    print(trainer.summary())
+                    trainer.save(args.save_at)
+        except DivergedError as error:
+            print(f"train.py: error: {error}; {trainer.kept(args.save_at)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"\nstopped; {trainer.kept(args.save_at)}", file=sys.stderr)
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

@@ -1,0 +1,49 @@
+"""Devices and processes that the networks run on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else MPS, else the CPU. ValueError if unusable."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device '{name}' is not usable here ({str(error).splitlines()[0]})")
+    return device
+
+
+def mixed_precision(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def processes() -> tuple[int, int]:
+    """This process's rank and their number, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def data_parallel(codec: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """The codec as it is; under torchrun, wrapped so that all processes train it together."""
+    if processes()[1] == 1:
+        yield codec
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield DistributedDataParallel(codec, [device.index] if device.type == "cuda" else None)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,66 @@
+"""Files and folders: what to work on, where results go, and that they appear whole."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.images import normalize_extension, readable_extensions
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator:
+    """A binary stream whose content appears at ``path`` whole, or not at all.
+
+    Written beside the target, synced, then renamed over it; on any exception, Ctrl-C
+    included, the half-written file is removed and ``path`` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp's own mode is private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def find_files(source: Path, extensions: set[str], recursive: bool) -> list[Path]:
+    """Files of these extensions (normalized) in a folder, sorted; or ``source`` itself, a file.
+
+    Raises FileNotFoundError where there is no such folder or file. Symbolic links to folders
+    are not followed, so a loop of them ends nothing; hidden files are left alone.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    found = []
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(folders) if recursive else []
+        for name in names:
+            if normalize_extension(Path(name).suffix) in extensions and not name.startswith("."):
+                found.append(Path(folder, name))
+    return sorted(found)
+
+
+def image_extensions(file_format: str | None) -> set[str]:
+    """The extensions to look for: one format's, or those of every readable image."""
+    return {normalize_extension(file_format)} if file_format else readable_extensions()
+
+
+def output_path(path: Path, source: Path, out_folder: Path, extension: str) -> Path:
+    """``source/sub/photo.png`` to ``out_folder/sub/photo.<extension>``."""
+    relative = path.relative_to(source) if path != source else Path(path.name)
+    return out_folder / relative.with_suffix(f".{extension}")

@@ -1,0 +1,187 @@
+"""Pixels: reading any picture that Pillow reads, writing any that it writes."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+# Pillow's own error level. Our readers take the limit as an argument and check it before any
+# pixel is decoded, so Pillow's warning at half of it would only be noise.
+MAX_PIXELS = 178_956_970
+Image.MAX_IMAGE_PIXELS = None
+
+# Lossy formats at the best quality that is still of sensible size; others need no options.
+SAVE_OPTIONS = {
+    "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+    "WEBP": {"lossless": True, "exact": True},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "PNG": {"optimize": False},
+}
+ALIASES = {"jpeg": "jpg", "tif": "tiff"}
+
+
+@dataclass
+class Picture:
+    """A picture as the codecs see it.
+
+    ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``: uint8 [H, W] or None.
+    ``icc``: the ICC profile that the pixels are in, or None. ``notices``: what was changed
+    while reading, in words.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[:2]
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """uint8 [H, W, 3], grey repeated."""
+        if self.pixels.ndim == 3:
+            return self.pixels
+        return np.repeat(self.pixels[:, :, None], 3, axis=2)
+
+
+def normalize_extension(extension: str) -> str:
+    """``.JPEG`` to ``jpg``: without dot and case, one spelling for each format."""
+    extension = extension.lower().lstrip(".")
+    return ALIASES.get(extension, extension)
+
+
+def readable_extensions() -> set[str]:
+    return {
+        normalize_extension(extension)
+        for extension, name in Image.registered_extensions().items()
+        if name in Image.OPEN
+    }
+
+
+def writable_format(extension: str) -> str:
+    """Pillow's name of the format that ``extension`` stands for; ValueError if it writes none."""
+    wanted = normalize_extension(extension)
+    for known, name in Image.registered_extensions().items():
+        if normalize_extension(known) == wanted and name in Image.SAVE:
+            return name
+    raise ValueError(f"Pillow writes no format with the extension '{wanted}'")
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture of any mode as 8-bit grey or RGB, with its alpha and profile beside it.
+
+    Raises OSError or ValueError where the file cannot be read as a picture, ValueError where
+    it has more than ``max_pixels`` pixels.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ValueError(
+                f"{width}x{height} pixels are more than the limit of {max_pixels} (--max_pixels)"
+            )
+        notices = []
+        if getattr(image, "n_frames", 1) > 1:
+            notices.append("only the first frame is kept")
+            image.seek(0)
+        if "16" in str([tile[3] for tile in image.tile]) or image.mode.startswith("I"):
+            notices.append("16 bits per channel are reduced to 8")
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        icc = image.info.get("icc_profile")
+        image = to_8_bit(image)
+    alpha = None
+    if image.mode in ("LA", "RGBA"):
+        alpha = np.asarray(image.getchannel("A"))
+        image = image.convert(image.mode[:-1])
+    if icc is not None and icc[16:20] != {"RGB": b"RGB ", "L": b"GRAY"}[image.mode]:
+        icc = None
+    return Picture(np.asarray(image), alpha, icc, notices)
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """The picture in mode L, LA, RGB or RGBA."""
+    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("CMYK", "LAB"):
+        return through_profile(image)
+    if image.mode == "La":
+        return image.convert("LA")
+    if image.mode == "L" and "transparency" in image.info:
+        return image.convert("LA")
+    has_alpha = "transparency" in image.info or image.mode in ("PA", "RGBa")
+    return image.convert("RGBA" if has_alpha else "RGB")
+
+
+def through_profile(image: Image.Image) -> Image.Image:
+    """CMYK or Lab to sRGB, by the picture's own profile where it has a usable one."""
+    if image.mode == "LAB":
+        source = ImageCms.createProfile("LAB")
+    elif "icc_profile" in image.info:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    else:
+        return image.convert("RGB")
+    try:
+        return ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except ImageCms.PyCMSError:
+        return image.convert("RGB")
+
+
+def write_picture(picture: Picture, stream, extension: str) -> list[str]:
+    """Write into a binary stream in the format that ``extension`` names.
+
+    Returns notices of what the format could not hold. Raises ValueError for a format that
+    Pillow does not write, OSError where it cannot write this picture in it.
+    """
+    name = writable_format(extension)
+    notices = []
+    image = Image.fromarray(picture.pixels)
+    if picture.alpha is not None:
+        if keeps_alpha(name):
+            image = image.convert("RGB") if not keeps_mode(name, "LA") else image
+            image.putalpha(Image.fromarray(picture.alpha))
+        else:
+            notices.append(f"{normalize_extension(extension)} has no alpha channel: dropped")
+    if not keeps_mode(name, image.mode):
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    options = dict(SAVE_OPTIONS.get(name, {}))
+    if picture.icc is not None:
+        options["icc_profile"] = picture.icc
+    image.save(stream, format=name, **options)
+    return notices
+
+
+def round_trip(name: str, probe: Image.Image) -> Image.Image | None:
+    """What a format makes of a picture, None if it cannot write it."""
+    stream = io.BytesIO()
+    try:
+        probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}))
+        stream.seek(0)
+        return Image.open(stream)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def keeps_mode(name: str, mode: str) -> bool:
+    """Whether a format comes back in the mode it was written in."""
+    read = round_trip(name, Image.new(mode, (16, 16)))
+    return read is not None and read.mode == mode
+
+
+def keeps_alpha(name: str) -> bool:
+    """Whether a half-transparent picture comes back half transparent."""
+    read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))
+    return read is not None and read.mode == "RGBA" and read.getpixel((8, 8))[3] == 100

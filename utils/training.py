@@ -1,0 +1,224 @@
+"""The training loop: rate-distortion optimisation of any codec, epoch by epoch."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils.checkpoints import save_checkpoint
+from utils.devices import mixed_precision, processes
+from utils.files import atomic_write
+from utils.optimizer import FastSOAP
+
+WARMUP_STEPS = 200
+DECAY = 0.4  # the last part of the run, in which the learning rate falls to zero
+BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no rate point dominates
+CLIP_NORM = 1.0
+MEASURES = ("loss", "bpp", "psnr")
+# Flags that a run must share with the one it resumes, or it would not be the same run.
+RUN_FLAGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split")
+
+
+class DivergedError(RuntimeError):
+    """The loss is not a number any more."""
+
+
+def learning_rate_factor(step: int, last_step: int) -> float:
+    """Warm up, stay, then fall linearly to zero: a run can be prolonged from its plateau."""
+    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY * last_step)))
+
+
+def rate_distortion(codec: nn.Module, model: nn.Module, x: Tensor, quality: Tensor):
+    """Loss, mean rate (bpp) and mean PSNR (dB) of a batch x [B, 3, H, W] in 0 to 1.
+
+    The loss is the Lagrangian of each sample, balanced over the rate points. ``model`` is the
+    codec itself or its data-parallel wrapping.
+    """
+    x_hat, bpp = model(x, quality)
+    mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
+    lmbda = codec.lmbda(quality)
+    loss = ((bpp + lmbda * mse) / lmbda**BALANCE).mean()
+    psnr = 10 * torch.log10(255**2 / mse.detach().clamp(min=1e-3)).mean()
+    return loss, bpp.detach().mean(), psnr
+
+
+def make_optimizer(codec: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    return FastSOAP(
+        codec.parameters(),
+        lr=learning_rate,
+        betas=(0.95, 0.95),
+        weight_decay=0,
+        precondition_frequency=10,
+        max_precondition_dim=512,
+    )
+
+
+class Mean:
+    """Mean of [loss, bpp, PSNR], weighted by batch size; NaN of nothing."""
+
+    def __init__(self):
+        self.totals, self.count = [0.0] * len(MEASURES), 0
+
+    def add(self, values: list[Tensor], count: int) -> None:
+        self.totals = [t + v.item() * count for t, v in zip(self.totals, values, strict=True)]
+        self.count += count
+
+    @property
+    def values(self) -> list[float]:
+        return [total / self.count if self.count else math.nan for total in self.totals]
+
+
+class Trainer:
+    """Trains ``codec`` by the flags ``args``; ``model`` is it, or its data-parallel wrapping.
+
+    ``epoch`` counts the finished epochs; ``history`` holds a list per measure, of their values.
+    """
+
+    def __init__(self, codec, model: nn.Module, device: torch.device, args):
+        self.codec, self.model, self.device = codec, model, device
+        self.run = {name: getattr(args, name) for name in RUN_FLAGS}
+        self.seed, self.epochs = args.seed, args.num_of_epochs
+        self.optimizer = make_optimizer(codec, args.lr_rate)
+        self.epoch = self.first_epoch = 0
+        self.history: dict[str, list[float]] = {}
+        self.origin = "from scratch"
+
+    def resume(self, checkpoint: dict | None) -> None:
+        """Go on from a training state, or fine-tune where the checkpoint holds only weights."""
+        if checkpoint is None:
+            return
+        if "optimizer" not in checkpoint:
+            self.origin = "fine-tuning (the checkpoint has no optimiser state)"
+            return
+        self.epoch = self.first_epoch = checkpoint["epoch"]
+        if self.epoch >= self.epochs:
+            raise ValueError(
+                f"the checkpoint is at epoch {self.epoch} already, --num_of_epochs is {self.epochs}"
+            )
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.history = checkpoint["history"]
+        self.origin = f"resumed at epoch {self.epoch}"
+        changed = [
+            f"{name} {checkpoint['run'][name]} -> {value}"
+            for name, value in self.run.items()
+            if checkpoint["run"].get(name) != value
+        ]
+        if changed:
+            self.origin += f" with other flags ({', '.join(changed)})"
+
+    def description(self, train: DataLoader, validation: DataLoader) -> str:
+        weights = sum(weight.numel() for weight in self.codec.parameters())
+        return (
+            f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
+            f"{len(train.dataset)} pictures to train on, {len(validation.dataset)} to validate, "
+            f"{len(train)} steps an epoch, on {self.device}"
+        )
+
+    def forward(self, model: nn.Module, batch: list[Tensor]):
+        x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed_precision(self.device)):
+            return rate_distortion(self.codec, model, x, quality)
+
+    def train_epoch(self, epoch: int, loader: DataLoader) -> list[float]:
+        """Mean loss, bpp and PSNR of an epoch, counted from 0."""
+        rank, _ = processes()
+        # Noise and stochastic bits depend on the epoch alone: a resumed run repeats them.
+        torch.manual_seed(hash((self.seed, epoch, rank)))
+        self.model.train()
+        loader.sampler.epoch = epoch
+        mean, last_step = Mean(), self.epochs * len(loader)
+        bar = tqdm(loader, f"epoch {epoch + 1}/{self.epochs}", leave=False, disable=rank > 0)
+        for step, batch in enumerate(bar, start=epoch * len(loader)):
+            if batch is None:
+                raise ValueError("none of the training pictures can be read")
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.run["lr_rate"] * learning_rate_factor(step, last_step)
+            measures = self.forward(self.model, batch)
+            loss = measures[0]
+            if not loss.isfinite():
+                raise DivergedError(f"the loss is {loss.item()} at step {step + 1}")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.codec.parameters(), CLIP_NORM)
+            self.optimizer.step()
+            mean.add(measures, len(batch[0]))
+            bar.set_postfix(loss=f"{mean.values[0]:.3f}", refresh=False)
+        return mean.values
+
+    @torch.no_grad()
+    def validate(self, loader: DataLoader) -> list[float]:
+        """Mean loss, bpp and PSNR over the validation pictures, quantized as when encoding."""
+        self.codec.eval()
+        mean = Mean()
+        for batch in loader:
+            if batch is not None:
+                mean.add(self.forward(self.codec, batch), len(batch[0]))
+        return mean.values
+
+    def record(self, epoch: int, trained: list[float], validated: list[float], seconds: float):
+        """Append an epoch to the history."""
+        row = {"epoch": epoch + 1}
+        row |= {f"train_{name}": value for name, value in zip(MEASURES, trained)}
+        row |= {f"validation_{name}": value for name, value in zip(MEASURES, validated)}
+        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 1)}
+        for name, value in row.items():
+            self.history.setdefault(name, []).append(value)
+        self.epoch = epoch + 1
+
+    def summary(self) -> str:
+        last = {name: values[-1] for name, values in self.history.items()}
+        return (
+            f"epoch {last['epoch']}/{self.epochs}: train {last['train_loss']:.3f}, validation "
+            f"{last['validation_loss']:.3f} ({last['validation_bpp']:.3f} bpp, "
+            f"{last['validation_psnr']:.2f} dB), rate {last['learning_rate']:.2e}, "
+            f"{last['seconds']:.0f} s"
+        )
+
+    def save(self, folder: Path) -> None:
+        """last.tar, to resume from; best.tar, to ship, if this epoch was the best; the plot."""
+        weights = self.codec.state_dict()
+        checkpoint = {
+            "arch": self.codec.arch,
+            "config": self.codec.config_dict(),
+            "history": self.history,
+        }
+        state = {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), "run": self.run}
+        save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
+        # Without a validation split, the training loss has to do.
+        losses = self.history["validation_loss"]
+        if math.isnan(losses[-1]):
+            losses = self.history["train_loss"]
+        if losses[-1] <= min(losses):
+            half = {name: weight.half() for name, weight in weights.items()}
+            save_checkpoint(folder / "best.tar", {**checkpoint, "weights": half})
+        plot_history(self.history, folder / "history.png")
+
+    def kept(self, folder: Path) -> str:
+        """What is left of a run that ends early, in words."""
+        if self.epoch == self.first_epoch:
+            return "no epoch was finished, nothing was saved"
+        return f"the state of epoch {self.epoch} is in {folder / 'last.tar'}"
+
+
+def plot_history(history: dict[str, list[float]], path: Path) -> None:
+    """Loss, rate and PSNR over the epochs, training and validation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(12, 3.5), layout="constrained")
+    units = {"loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)"}
+    for axis, name in zip(axes, MEASURES):
+        for part in ("train", "validation"):
+            axis.plot(history["epoch"], history[f"{part}_{name}"], label=part)
+        axis.set(xlabel="epoch", ylabel=units[name])
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=100)
+    pyplot.close(figure)
