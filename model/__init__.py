@@ -2,9 +2,10 @@
 
 from importlib import import_module
 
+# Name, the number that stands for it in files, and where it lives. Numbers are never reused.
 ARCHITECTURES = {
-    "binary": "model.binary:BinaryCodec",
-    "hyperprior": "model.hyperprior:HyperpriorCodec",
+    "binary": (1, "model.binary:BinaryCodec"),
+    "hyperprior": (2, "model.hyperprior:HyperpriorCodec"),
 }
 
 
@@ -12,5 +13,11 @@ def codec_class(arch: str):
     """The codec class of an architecture; ValueError if there is none of that name."""
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture '{arch}', expected one of {list(ARCHITECTURES)}")
-    module, name = ARCHITECTURES[arch].split(":")
+    module, name = ARCHITECTURES[arch][1].split(":")
     return getattr(import_module(module), name)
+
+
+def load_codec(checkpoint: dict, device="cpu"):
+    """The codec that a checkpoint holds, ready to code; ValueError if its parts do not fit."""
+    codec = codec_class(checkpoint["arch"]).from_checkpoint(checkpoint)
+    return codec.to(device).eval().requires_grad_(False)

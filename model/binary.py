@@ -13,6 +13,9 @@ from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
 from model.payload import Reader
 from model.quantizers import binarize, straight_through
 
+NOISE = 0.25  # of the stochastic binarization while training: see binarize
+CELL = 2  # positions of the latent, in each direction, that share one importance
+
 
 @dataclass(frozen=True)
 class BinaryConfig:
@@ -79,7 +82,7 @@ class BinaryCodec(Codec):
     arch = "binary"
     Config = BinaryConfig
     LMBDA = (0.0012, 0.02)
-    STRIDE = 8
+    STRIDE = 16
     LATENT_STRIDE = 8
     TILE = 1024
     MARGIN = 32
@@ -93,47 +96,56 @@ class BinaryCodec(Codec):
         self.importance_bias = QualityTable(config.rate_points, 1)
 
     def importance(self, logit: Tensor, quality: Tensor) -> Tensor:
-        """Groups used at each position, real numbers in 0 to ``levels``: [B, 1, h, w]."""
-        return self.levels * torch.sigmoid(logit + self.importance_bias(quality))
+        """Groups used in each cell, real numbers in 0 to ``levels``: [B, 1, h/2, w/2]."""
+        logit = F.avg_pool2d(logit, CELL) + self.importance_bias(quality)
+        return self.levels * torch.sigmoid(logit)
 
     def mask(self, used: Tensor) -> Tensor:
-        """[B, 1, h, w] groups used to [B, bits, h, w] of 0 and 1, straight-through."""
+        """Groups used, [B, 1, h/2, w/2], to [B, bits, h, w] of 0 and 1, straight-through."""
         start = torch.arange(self.levels, device=used.device)[None, :, None, None]
         soft = (used - start).clamp(0, 1)
         hard = (used.round() > start).to(used.dtype)
-        return straight_through(hard, soft).repeat_interleave(self.config.group, dim=1)
+        mask = straight_through(hard, soft).repeat_interleave(self.config.group, dim=1)
+        return F.interpolate(mask, scale_factor=CELL, mode="nearest")
 
-    def map_bits(self, used: Tensor) -> Tensor:
-        """About what lzma pays for the map, in bits [B]: a Laplacian's code length for the
-        difference of each position from its left and upper neighbours' mean."""
-        guess = (F.pad(used, (1, 0, 0, 0))[..., :-1] + F.pad(used, (0, 0, 1, 0))[..., :-1, :]) / 2
-        return (1 + 2 * (used - guess).abs()).log2().sum((1, 2, 3)) + 0.5 * used[0].numel()
+    def rate(self, used: Tensor) -> Tensor:
+        """Bits [B] that the used groups and the map itself take.
+
+        The map: about what lzma pays for the difference of neighbours, measured as
+        1 + 1.5 log2(1 + 2 |difference|).
+        """
+        across = (used[..., 1:] - used[..., :-1]).abs()
+        down = (used[..., 1:, :] - used[..., :-1, :]).abs()
+        difference = torch.cat([across.flatten(1), down.flatten(1)], dim=1)
+        map_bits = used[0].numel() + 1.5 * (1 + 2 * difference).log2().sum(1) / 2
+        return CELL**2 * self.config.group * used.sum((1, 2, 3)) + map_bits
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         logits, importance = self.analysis(x, quality)
         used = self.importance(importance, quality)
-        bits = binarize(logits, stochastic=self.training) * self.mask(used)
-        rate = self.config.group * used.sum((1, 2, 3)) + self.map_bits(used)
-        return self.synthesis(bits, quality), rate / (x.shape[2] * x.shape[3])
+        bits = binarize(logits, NOISE if self.training else 0.0) * self.mask(used)
+        bpp = self.rate(used) / (x.shape[2] * x.shape[3])
+        return self.synthesis(bits, quality), bpp
 
     # Coding
 
     def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
         logits, importance = self.analysis(x, quality)
         used = self.importance(importance, quality)
-        return {8: binarize(logits, stochastic=False) * self.mask(used)}
+        return {8: binarize(logits) * self.mask(used)}
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float(), quality)
 
     def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
         bits = latents[8][0].to(torch.int8).cpu().numpy()
-        used = np.count_nonzero(bits, axis=0) // self.config.group
+        used = np.count_nonzero(bits[:, ::CELL, ::CELL], axis=0) // self.config.group
         return pack_map(used) + pack_bits(bits)
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
         reader = Reader(chunk)
-        used = unpack_map(reader, height // 8, width // 8, self.levels)
+        used = unpack_map(reader, height // 16, width // 16, self.levels)
+        used = used.repeat(CELL, axis=0).repeat(CELL, axis=1)
         bits = unpack_bits(reader, used * self.config.group, self.config.bits)
         reader.finish()
         return torch.from_numpy(bits)[None]

@@ -57,7 +57,8 @@ def predict(used: np.ndarray) -> np.ndarray:
 def pack_map(used: np.ndarray) -> bytes:
     """Importance map [h, w], whole numbers below 128."""
     difference = (used - predict(used)).astype(np.int64)
-    return pack_section((2 * np.abs(difference) - (difference > 0)).astype(np.uint8).tobytes(), (0, 4))
+    folded = 2 * np.abs(difference) - (difference > 0)  # 0, 1, -1, 2, -2 to 0, 1, 2, 3, 4
+    return pack_section(folded.astype(np.uint8).tobytes(), (0, 4))
 
 
 def unpack_map(reader: Reader, height: int, width: int, levels: int) -> np.ndarray:
@@ -72,16 +73,24 @@ def unpack_map(reader: Reader, height: int, width: int, levels: int) -> np.ndarr
 
 
 def pack_bits(bits: np.ndarray) -> bytes:
-    """Bits [C, h, w], -1 or 1 where used and 0 elsewhere, position after position, densely."""
-    bits = bits.reshape(len(bits), -1).T
-    return pack_section(np.packbits(bits[bits != 0] > 0).tobytes(), (0,))
+    """Bits [C, h, w], -1 or 1 where used and 0 elsewhere, densely: position after position or
+    channel after channel, whichever lzma makes shorter; a first byte says which (0 or 1)."""
+    rows = bits.reshape(len(bits), -1)
+    streams = [pack_section(np.packbits(x[x != 0] > 0).tobytes(), (0,)) for x in (rows.T, rows)]
+    shorter = min((0, 1), key=lambda layout: len(streams[layout]))
+    return bytes([shorter]) + streams[shorter]
 
 
 def unpack_bits(reader: Reader, used: np.ndarray, channels: int) -> np.ndarray:
     """Bits, int8 [channels, h, w], of which the first ``used`` [h, w] are there."""
-    total = int(used.sum())
-    packed = unpack_section(reader, -(-total // 8))
-    mask = np.arange(channels) < used.reshape(-1, 1)
+    layout, total = reader.bytes(1)[0], int(used.sum())
+    if layout > 1:
+        raise ValueError("damaged payload: unknown layout of the bits")
+    signs = np.unpackbits(unpack_section(reader, -(-total // 8)), count=total)
+    mask = np.arange(channels)[:, None] < used.reshape(1, -1)
     bits = np.zeros(mask.shape, np.int8)
-    bits[mask] = 2 * np.unpackbits(packed, count=total).astype(np.int8) - 1
-    return np.ascontiguousarray(bits.T).reshape(channels, *used.shape)
+    if layout == 0:
+        bits.T[mask.T] = 2 * signs.astype(np.int8) - 1
+    else:
+        bits[mask] = 2 * signs.astype(np.int8) - 1
+    return bits.reshape(channels, *used.shape)

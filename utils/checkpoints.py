@@ -6,8 +6,7 @@ hyper-parameters), ``weights`` (float16 or float32) and ``history``. A training 
 """
 
 import hashlib
-import pickle
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -33,9 +32,10 @@ def load_checkpoint(path: Path) -> dict:
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError,
-            KeyError, AttributeError, TypeError, IndexError, OSError) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged ({first_line(error)})")
+    except Exception as error:  # torch raises many kinds on a file that is not one
+        raise ValueError(
+            f"{path} is not a checkpoint, or is damaged ({first_line(error)})"
+        ) from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a checkpoint of this project")
     for key, kind in KEYS.items():
@@ -60,8 +60,40 @@ def first_line(error: Exception) -> str:
 
 def fingerprint(checkpoint: dict) -> int:
     """64 bits that name the architecture, its configuration and every weight."""
-    digest = hashlib.sha256(repr((checkpoint["arch"], sorted(checkpoint["config"].items()))).encode())
+    named = checkpoint["arch"], sorted(checkpoint["config"].items())
+    digest = hashlib.sha256(repr(named).encode())
     for name, weight in sorted(checkpoint["weights"].items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
     return int.from_bytes(digest.digest()[:8], "big")
+
+
+class Shelf:
+    """Finds the codec that made a file: ``model``'s, or that of another .tar beside it.
+
+    ``build`` makes a codec of a checkpoint; each is built once, when it is first asked for.
+    """
+
+    def __init__(self, model: Path, build: Callable):
+        self.model, self.build = model, build
+        checkpoint = load_checkpoint(model)
+        self.own = fingerprint(checkpoint)
+        self.codecs = {self.own: build(checkpoint)}
+        self.unseen = sorted(set(model.parent.glob("*.tar")) - {model})
+
+    def codec(self, wanted: int):
+        """The codec of fingerprint ``wanted``; ValueError if there is none."""
+        while wanted not in self.codecs and self.unseen:
+            try:
+                checkpoint = load_checkpoint(self.unseen.pop(0))
+            except (OSError, ValueError):
+                continue  # some other .tar
+            name = fingerprint(checkpoint)
+            if name == wanted:
+                self.codecs[name] = self.build(checkpoint)
+        if wanted not in self.codecs:
+            raise ValueError(
+                f"made by checkpoint {wanted:016x}, but {self.model} is {self.own:016x} and no "
+                "other .tar beside it fits"
+            )
+        return self.codecs[wanted]

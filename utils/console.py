@@ -32,11 +32,18 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that encode, decode and test have alike."""
+    add = parser.add_argument
+    add("--recursive", action="store_true", help="go into sub-folders, mirrored in the output")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps: where the networks run")
+    add("--max_pixels", type=number(int, 1), default=178_956_970,
+        help="refuse larger pictures, which may be bombs")  # fmt: skip
+
+
+def add_skip_existing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--recursive", action="store_true", help="go into sub-folders, mirrored in the output"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps: where the networks run"
+        "--skip_existing",
+        action="store_true",
+        help="resume: keep intact outputs of the same checkpoint and settings, redo all others",
     )
 
 

@@ -2,11 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.images import normalize_extension, readable_extensions
+from utils.jobs import Tally
+
+UMASK = os.umask(0)  # the only way to read it is to set it; once, before there are threads
+os.umask(UMASK)
 
 
 @contextmanager
@@ -23,17 +27,11 @@ def atomic_write(path: Path) -> Iterator:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp's own mode is private
+        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's own mode is private
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def find_files(source: Path, extensions: set[str], recursive: bool) -> list[Path]:
@@ -60,7 +58,20 @@ def image_extensions(file_format: str | None) -> set[str]:
     return {normalize_extension(file_format)} if file_format else readable_extensions()
 
 
-def output_path(path: Path, source: Path, out_folder: Path, extension: str) -> Path:
-    """``source/sub/photo.png`` to ``out_folder/sub/photo.<extension>``."""
-    relative = path.relative_to(source) if path != source else Path(path.name)
-    return out_folder / relative.with_suffix(f".{extension}")
+def plan_outputs(
+    paths: Iterable[Path], source: Path, out_folder: Path, extension: str, tally: Tally
+) -> dict[Path, Path]:
+    """Where each file's result goes: ``source/sub/photo.png`` to
+    ``out_folder/sub/photo.<extension>``. A file whose result would overwrite another one's
+    of the same run has failed, by name."""
+    outputs: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        relative = path.relative_to(source) if path != source else Path(path.name)
+        output = out_folder / relative.with_suffix(f".{extension}")
+        if output in taken:
+            tally.fail(path, f"its result would overwrite that of {taken[output].name}")
+        else:
+            outputs[path] = output
+            taken[output] = path
+    return outputs

@@ -49,6 +49,16 @@ class Picture:
         return np.repeat(self.pixels[:, :, None], 3, axis=2)
 
 
+def to_picture(
+    rgb: np.ndarray, grey: bool, alpha: np.ndarray | None = None, icc: bytes | None = None
+) -> Picture:
+    """A decoded uint8 [H, W, 3] array as the kind of picture that was encoded."""
+    if grey:
+        # The three channels are as many noisy views of one: their mean is the best of them.
+        rgb = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
+    return Picture(rgb.astype(np.uint8), alpha, icc)
+
+
 def normalize_extension(extension: str) -> str:
     """``.JPEG`` to ``jpg``: without dot and case, one spelling for each format."""
     extension = extension.lower().lstrip(".")
@@ -96,11 +106,23 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         image = to_8_bit(image)
     alpha = None
     if image.mode in ("LA", "RGBA"):
-        alpha = np.asarray(image.getchannel("A"))
+        alpha = np.array(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
     if icc is not None and icc[16:20] != {"RGB": b"RGB ", "L": b"GRAY"}[image.mode]:
         icc = None
-    return Picture(np.asarray(image), alpha, icc, notices)
+    return Picture(np.array(image), alpha, icc, notices)
+
+
+def is_intact(output: Path, source: Path, size: tuple[int, int]) -> bool:
+    """Whether ``output`` is a whole picture of that (height, width), newer than ``source``."""
+    try:
+        if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
+            return False
+        with Image.open(output) as image:
+            image.load()
+            return (image.height, image.width) == size
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.checkpoints import save_checkpoint
-from utils.devices import mixed_precision, processes
+from utils.devices import fast_precision, processes
 from utils.files import atomic_write
 from utils.optimizer import FastSOAP
 
@@ -120,7 +120,7 @@ class Trainer:
     def forward(self, model: nn.Module, batch: list[Tensor]):
         x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed_precision(self.device)):
+        with fast_precision(self.device):
             return rate_distortion(self.codec, model, x, quality)
 
     def train_epoch(self, epoch: int, loader: DataLoader) -> list[float]:

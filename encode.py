@@ -1,0 +1,105 @@
+"""Compress images to .xfr files.
+
+examples:
+  python encode.py
+  python encode.py --image_folder ./photos/ --out_folder ./packed/ --recursive --quality 70
+  python encode.py --model ./out/hyperprior.tar --target_bpp 0.25
+  python encode.py --image_folder ./photo.png --model ./out/hyperprior.tar --max_bytes 20000
+"""
+
+from pathlib import Path
+
+from utils.console import add_shared_arguments, add_skip_existing, make_parser, number, run
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
+    add("--image_folder", type=Path, default=Path("./out/original/"),
+        help="directory of images to compress, or one image")
+    add("--out_folder", type=Path, default=Path("./out/compressed/"),
+        help="directory for the .xfr files")
+    add("--file_format", help="only encode images with this extension (default: all readable)")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--quality", type=number(int, 1, 100), default=50,
+        help="1 (smallest) to 100 (best)")
+    target.add_argument("--target_bpp", type=number(float, 0),
+        help="instead: the best quality of at most so many bits per pixel")
+    target.add_argument("--max_bytes", type=number(int, 1),
+        help="instead: the best quality of at most so many bytes for each picture")
+    target.add_argument("--target_psnr", type=number(float, 0),
+        help="instead: the lowest quality of at least so many dB")
+    add_shared_arguments(parser)
+    add_skip_existing(parser)
+    return parser.parse_args()
+
+
+def main(args) -> int:
+    import torch
+
+    from model import ARCHITECTURES, load_codec
+    from utils.bitstream import REQUESTS, Xfr, intact, pack, unpack
+    from utils.checkpoints import fingerprint, load_checkpoint
+    from utils.devices import fast_precision, pick_device
+    from utils.files import atomic_write, find_files, image_extensions, plan_outputs
+    from utils.images import Picture, read_picture, to_picture
+    from utils.jobs import Skip, Tally, run_job
+    from utils.metrics import psnr
+    from utils.targets import choose_quality
+
+    checkpoint = load_checkpoint(args.model)
+    device = pick_device(args.device)
+    codec = load_codec(checkpoint, device)
+    made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
+    given = [(name, getattr(args, name)) for name in REQUESTS]
+    request = next((pair for pair in given if pair[1] is not None), None)
+    tally = Tally("encoded")
+    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive)
+    outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
+
+    def load(path: Path) -> Picture:
+        picture = read_picture(path, args.max_pixels)
+        settings = (*made_by, picture.size, request or args.quality)
+        if args.skip_existing and intact(outputs[path], settings):
+            raise Skip
+        for notice in picture.notices:
+            tally.notice(path, notice)
+        return picture
+
+    def compute(path: Path, picture: Picture) -> tuple[bytes, Picture]:
+        image = torch.from_numpy(picture.rgb).permute(2, 0, 1)
+        height, width = picture.size
+        grey = picture.pixels.ndim == 2
+
+        def encode(quality: int) -> bytes:
+            with fast_precision(device):
+                payload = codec.compress(image, quality)
+            extras = (picture.alpha, picture.icc, request)
+            return pack(Xfr(*made_by, width, height, grey, quality, payload, *extras))
+
+        def decoded_psnr(quality: int) -> float:
+            payload = unpack(encode(quality), args.max_pixels).payload
+            rgb = codec.decompress(payload, height, width, quality).permute(1, 2, 0).numpy()
+            return psnr(picture.pixels, to_picture(rgb, grey).pixels)
+
+        quality = args.quality
+        if request is not None:
+            size = lambda quality: len(encode(quality))  # noqa: E731
+            quality = choose_quality(request, height * width, size, decoded_psnr)
+        return encode(quality), picture
+
+    def save(path: Path, result: tuple[bytes, Picture]) -> None:
+        data, picture = result
+        with atomic_write(outputs[path]) as stream:
+            stream.write(data)
+        height, width = picture.size
+        tally.add(path.stat().st_size, len(data), height * width)
+
+    run_job(outputs, tally, load, compute, save)
+    print(tally.summary(compressed=tally.bytes_out))
+    return tally.exit_code
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

@@ -1,0 +1,78 @@
+"""Score decoded images against their originals: PSNR, SSIM, MS-SSIM, bits per pixel.
+
+examples:
+  python test.py
+  python test.py --file_format png --out_file_name png.csv
+  python test.py --folder_path_original ./photos/ --folder_path_compressed ./packed/ \\
+      --folder_path_reconstructed ./unpacked/ --recursive
+"""
+
+from pathlib import Path
+
+from utils.console import add_shared_arguments, make_parser, run
+
+SCORES = Path("./out/scores/")
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--folder_path_original", type=Path, default=Path("./out/original/"),
+        help="original images")
+    add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"),
+        help=".xfr files")
+    add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
+        help="decoded images")
+    add("--out_file_name", default="scores.csv", help=f"name of the CSV written under {SCORES}/")
+    add("--file_format", default="bmp",
+        help="extension by which an original is matched to its reconstruction")
+    add_shared_arguments(parser)
+    return parser.parse_args()
+
+
+def main(args) -> int:
+    from utils.devices import pick_device
+    from utils.files import find_files, image_extensions, plan_outputs
+    from utils.images import normalize_extension
+    from utils.jobs import Tally, run_job
+    from utils.scores import Score, average_line, score_picture, write_scores
+
+    if Path(args.out_file_name).name != args.out_file_name:
+        raise ValueError(f"--out_file_name is a name in {SCORES}, not a path")
+    device, tally = pick_device(args.device), Tally("scored")
+    root, extension = args.folder_path_original, normalize_extension(args.file_format)
+    originals = find_files(root, image_extensions(None), args.recursive)
+    compressed = plan_outputs(originals, root, args.folder_path_compressed, "xfr", tally)
+    reconstructed = plan_outputs(
+        compressed, root, args.folder_path_reconstructed, extension, tally
+    )
+    for folder, kind, expected in (
+        (args.folder_path_compressed, "xfr", compressed),
+        (args.folder_path_reconstructed, extension, reconstructed),
+    ):
+        for path in find_files(folder, {kind}, args.recursive):
+            if path not in set(expected.values()):
+                tally.fail(path, "there is no original for it")
+    scores: list[Score] = []
+
+    def compute(path: Path, _: None) -> Score:
+        name = path.relative_to(root).as_posix() if path != root else path.name
+        return score_picture(
+            name, path, compressed[path], reconstructed[path], args.max_pixels, device
+        )
+
+    def save(path: Path, score: Score) -> None:
+        scores.append(score)
+        tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
+
+    run_job(reconstructed, tally, lambda path: None, compute, save)
+    if not scores:
+        raise ValueError("nothing to score: encode and decode first, or see --file_format")
+    write_scores(SCORES / args.out_file_name, scores)
+    print(tally.summary(compressed=tally.bytes_out))
+    print(average_line(scores), "->", SCORES / args.out_file_name)
+    return tally.exit_code
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

@@ -1,0 +1,127 @@
+"""Work on many files: reading, computing and writing overlap; failures stay with their file."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+IN_FLIGHT = 4  # files that are read ahead, and as many that are being written
+
+
+class Skip(Exception):
+    """Raised by ``load``: this file's result is there already."""
+
+
+@dataclass
+class Tally:
+    """What became of a job: numbers for the closing summary, failures for the exit code."""
+
+    verb: str
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    pixels: int = 0
+    notices: set[str] = field(default_factory=set)
+    start: float = field(default_factory=time.perf_counter)
+
+    def fail(self, path: Path, error: BaseException | str) -> None:
+        self.failed += 1
+        reason = str(error).strip() or type(error).__name__
+        tqdm.write(f"failed: {printable(path)}: {reason.splitlines()[0]}", file=sys.stderr)
+
+    def notice(self, path: Path, notice: str) -> None:
+        """Told at its first file only."""
+        if notice not in self.notices:
+            self.notices.add(notice)
+            tqdm.write(f"note: {printable(path)}: {notice} (told once)", file=sys.stderr)
+
+    def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
+        self.done += 1
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.pixels += pixels
+
+    def summary(self, compressed: int) -> str:
+        """``compressed``: which of the two byte counts is that of the .xfr files."""
+        seconds = time.perf_counter() - self.start
+        parts = [f"{self.done} {self.verb}"]
+        parts += [f"{self.skipped} skipped"] if self.skipped else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        text = ", ".join(parts)
+        if self.done:
+            other = self.bytes_in + self.bytes_out - compressed
+            text += (
+                f": {self.bytes_in:,} bytes in, {self.bytes_out:,} out, ratio "
+                f"{other / compressed:.2f}, {8 * compressed / self.pixels:.3f} bpp, "
+                f"{seconds / self.done:.2f} s a picture"
+            )
+        return text
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.failed else 0
+
+
+def printable(path: Path) -> str:
+    """A path for messages: names that are not valid UTF-8 are shown, not raised about."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def run_job(
+    paths: Collection[Path], tally: Tally, load: Callable, compute: Callable, save: Callable
+) -> None:
+    """``save(path, compute(path, load(path)))`` for every path, with a progress bar.
+
+    ``compute`` runs here, one file at a time; ``load`` and ``save`` run in threads beside it, for
+    at most IN_FLIGHT files each, so that memory is bounded. Any of them may raise: then that
+    file has failed, and the others go on.
+    """
+    bar = tqdm(total=len(paths), unit="picture", disable=not paths)
+    queue = iter(paths)
+    loading: deque[tuple[Path, Future]] = deque()
+    saving: deque[tuple[Path, Future]] = deque()
+    readers, writers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+
+    def attempt(path: Path, function: Callable, *args) -> tuple | None:
+        """(result,), or None where the file has failed or is skipped."""
+        try:
+            return (function(*args),)
+        except Skip:
+            tally.skipped += 1
+        except Exception as error:  # a reader of foreign files may raise nearly anything
+            tally.fail(path, error)
+        bar.update()
+        return None
+
+    def settle(limit: int) -> None:
+        """Wait until at most ``limit`` files are being written."""
+        while len(saving) > limit:
+            path, future = saving.popleft()
+            if attempt(path, future.result):
+                bar.update()
+
+    try:
+        while True:
+            for path in islice(queue, IN_FLIGHT - len(loading)):
+                loading.append((path, readers.submit(load, path)))
+            if not loading:
+                break
+            path, future = loading.popleft()
+            if loaded := attempt(path, future.result):
+                if computed := attempt(path, compute, path, *loaded):
+                    saving.append((path, writers.submit(save, path, *computed)))
+            settle(IN_FLIGHT - 1)
+        settle(0)
+    finally:
+        # On Ctrl-C: what is being written is finished, what has not begun is dropped.
+        readers.shutdown(cancel_futures=True)
+        writers.shutdown(cancel_futures=True)
+        bar.close()

@@ -1,0 +1,74 @@
+"""Figures: how close a reconstruction is to its original."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW, SIGMA = 11, 1.5
+MIN_SSIM_SIDE = 7
+MIN_MS_SSIM_SIDE = (WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
+
+
+def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 arrays of one shape, over all their
+    channels at once; infinite if they are equal."""
+    difference = original.astype(np.int32) - reconstruction
+    mse = np.mean(np.square(difference), dtype=np.float64)
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ssim(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
+    """Structural similarity of two uint8 [H, W, 3] arrays, mean over channels, as Wang et al.
+    2004 define it (Gaussian window of sigma 1.5); None below 7 pixels of a side."""
+    if min(original.shape[:2]) < MIN_SSIM_SIDE:
+        return None
+    options = {"gaussian_weights": True, "sigma": SIGMA, "use_sample_covariance": False}
+    if min(original.shape[:2]) < WINDOW:
+        options = {"win_size": MIN_SSIM_SIDE}
+    return float(
+        structural_similarity(original, reconstruction, channel_axis=2, data_range=255, **options)
+    )
+
+
+@torch.inference_mode()
+def ms_ssim(original: np.ndarray, reconstruction: np.ndarray, device="cpu") -> float | None:
+    """Multi-scale structural similarity of two uint8 [H, W, 3] arrays, mean over channels; None
+    below 161 pixels of a side. Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity
+    for image quality assessment": five scales, 2x2 averages between them."""
+    if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
+        return None
+    x, y = (
+        torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[:, None].float()
+        for image in (original, reconstruction)
+    )
+    offsets = torch.arange(WINDOW, device=device) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    window /= window.sum()
+    result = torch.ones(len(x), device=device)
+    for scale, weight in enumerate(MS_SSIM_WEIGHTS):
+        if scale:
+            x, y = (F.avg_pool2d(image, 2) for image in (x, y))
+        luminance, structure = ssim_terms(x, y, window)
+        last = scale == len(MS_SSIM_WEIGHTS) - 1
+        term = luminance * structure if last else structure
+        result *= term.mean((1, 2, 3)).clamp(min=0) ** weight
+    return float(result.mean())
+
+
+def ssim_terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """The luminance term, and that of contrast and structure, at each position."""
+
+    def blur(image: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(image, window[None, None, None]), window[None, None, :, None])
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance, (2 * covariance + c2) / (var_x + var_y + c2)

@@ -1,0 +1,84 @@
+"""Scores of a folder of pictures, and the CSV that holds them."""
+
+import csv
+import io
+import math
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from utils.files import atomic_write
+from utils.images import read_picture
+from utils.metrics import ms_ssim, psnr, ssim
+
+
+@dataclass
+class Score:
+    """A row of the CSV. Rates in bytes and bits per pixel, PSNR in dB; None is left empty."""
+
+    file: str
+    width: float
+    height: float
+    original_bytes: float
+    compressed_bytes: float
+    compression_ratio: float
+    bpp: float
+    psnr: float | None
+    ssim: float | None
+    ms_ssim: float | None
+
+
+def score_picture(
+    name: str, original: Path, compressed: Path, reconstructed: Path, max_pixels: int, device
+) -> Score:
+    """Score one picture, from its three files. OSError or ValueError where one does not fit."""
+    for path in (compressed, reconstructed):
+        if not path.is_file():
+            raise FileNotFoundError(f"its partner {path} is missing")
+    first, second = (read_picture(path, max_pixels) for path in (original, reconstructed))
+    if first.size != second.size:
+        (h1, w1), (h2, w2) = first.size, second.size
+        raise ValueError(f"{w1}x{h1}, but its reconstruction is {w2}x{h2}")
+    height, width = first.size
+    before, after = original.stat().st_size, compressed.stat().st_size
+    return Score(
+        name, width, height, before, after, before / after, 8 * after / (width * height),
+        psnr(first.rgb, second.rgb), ssim(first.rgb, second.rgb),
+        ms_ssim(first.rgb, second.rgb, device),
+    )  # fmt: skip
+
+
+def average(scores: list[Score]) -> Score:
+    """The mean over pictures, column by column, of what is there and finite."""
+
+    def mean(values: list) -> float | None:
+        values = [value for value in values if value is not None and math.isfinite(value)]
+        return sum(values) / len(values) if values else None
+
+    columns = list(zip(*(astuple(score)[1:] for score in scores), strict=True))
+    return Score("average", *(mean(column) for column in columns))
+
+
+def write_scores(path: Path, scores: list[Score]) -> None:
+    """One row a picture, sorted by name, and the average."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Score)])
+    for score in [*scores, average(scores)]:
+        writer.writerow([cell(value) for value in astuple(score)])
+    with atomic_write(path) as stream:
+        stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def average_line(scores: list[Score]) -> str:
+    """The averages of the measures, in words."""
+    mean = average(scores)
+    shown = {"PSNR": (mean.psnr, " dB"), "SSIM": (mean.ssim, ""), "MS-SSIM": (mean.ms_ssim, "")}
+    return ", ".join(f"{k} {v:.4g}{unit}" for k, (v, unit) in shown.items() if v is not None)
+
+
+def cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else "inf"
+    return str(value)
