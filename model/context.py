@@ -2,12 +2,13 @@
 
 Everything here is written once and runs in two arithmetics, which the input's type selects:
 
-* float32 (or bfloat16): training.
-* float64: coding, in fixed point. A tensor then holds whole numbers, the value times
-  2^FRACTION_BITS; weights are rounded to steps of 2^-WEIGHT_BITS. All sums stay below 2^53,
-  so they are exact in any order, on any processor, with any number of threads. Encoder and
-  decoder thus agree on every probability (Ballé, Johnston, Minnen 2019, "Integer networks
-  for data compression with latent-variable models"; the rounding is done after training).
+* floating point: training.
+* int32: coding, in fixed point. A tensor then holds values times 2^FRACTION_BITS; weights are
+  rounded to steps of 2^-WEIGHT_BITS. Matrix products run in float64, where all sums of whole
+  numbers stay below 2^53 and are exact, in any order, on any processor, with any number of
+  threads. Encoder and decoder thus agree on every probability (Ballé, Johnston, Minnen 2019,
+  "Integer networks for data compression with latent-variable models"; here the rounding is
+  done after training).
 """
 
 import torch
@@ -20,7 +21,9 @@ from model.quantizers import round_straight_through
 
 FRACTION_BITS = 6
 WEIGHT_BITS = 10
-LIMIT = 2.0**15  # activations and weights are clipped to +-LIMIT of their steps
+LIMIT = 2**15  # activations are clipped to +-LIMIT steps, the weights of products too
+DEPTHWISE_LIMIT = 2**12  # nine products of it with LIMIT, and a bias, fit into int32
+BIAS_LIMIT = 2**29
 
 # Pass k codes, at phase p of each 2x2 square of positions, the channel group p ^ ORDER[k]:
 # every group goes on from a position to its diagonal neighbour, then to the other two.
@@ -29,52 +32,73 @@ PHASES = (0, 1, 2, 3)
 
 
 def is_exact(x: Tensor) -> bool:
-    return x.dtype == torch.float64
+    return not x.is_floating_point()
 
 
-def fixed(weight: Tensor, bits: int = WEIGHT_BITS) -> Tensor:
-    """Weights as whole numbers of steps of 2^-bits, in float64."""
-    return (weight.double() * 2.0**bits).round()
+def fixed(weight: Tensor, bits: int, limit: int) -> Tensor:
+    """Weights as whole numbers of steps of 2^-bits, clipped to +-limit, in float64 on the CPU."""
+    return (weight.detach().cpu().double() * 2.0**bits).round().clamp(-limit, limit)
 
 
-def shift(x: Tensor) -> Tensor:
-    """From products of activations and weights back to activations: rounded and clipped."""
-    return torch.floor((x + 2.0 ** (WEIGHT_BITS - 1)) / 2.0**WEIGHT_BITS).clamp(-LIMIT, LIMIT)
+class FixedPointConv(nn.Conv2d):
+    """A convolution with a second forward in fixed point; its whole weights are made once."""
 
+    weight_limit: int
 
-class Pointwise(nn.Conv2d):
-    """1x1 convolution [B, C, H, W] to [B, D, H, W], a matrix product in fixed point."""
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.whole = None
 
-    def __init__(self, channels: int, out_channels: int):
-        super().__init__(channels, out_channels, 1)
+    def train(self, mode: bool = True):
+        self.whole = None  # the weights are about to change, or have just done so
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_exact(x):
             return super().forward(x)
-        weight = fixed(self.weight[:, :, 0, 0]).clamp(-LIMIT, LIMIT)
-        bias = fixed(self.bias, WEIGHT_BITS + FRACTION_BITS)
-        return shift(weight @ x.flatten(2) + bias[:, None]).unflatten(2, x.shape[2:])
+        if self.whole is None:
+            weight = fixed(self.weight, WEIGHT_BITS, self.weight_limit)
+            self.whole = weight, fixed(self.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)
+        return self.exact(x, *self.whole)
+
+    def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class Depthwise(nn.Conv2d):
+class Pointwise(FixedPointConv):
+    """1x1 convolution [B, C, H, W] to [B, D, H, W]; in fixed point B is 1, a matrix product."""
+
+    weight_limit = LIMIT
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, 1)
+
+    def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        bias = bias + 2.0 ** (WEIGHT_BITS - 1)  # floor then rounds to the nearest
+        total = torch.addmm(bias[:, None], weight[:, :, 0, 0], x[0].flatten(1).double())
+        rounded = total.mul_(2.0**-WEIGHT_BITS).floor_().clamp_(-LIMIT, LIMIT)
+        return rounded.int().unflatten(1, x.shape[2:])[None]
+
+
+class Depthwise(FixedPointConv):
     """Depthwise 3x3 convolution, [B, C, H, W] to the same; nine shifted products in fixed point."""
+
+    weight_limit = DEPTHWISE_LIMIT
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1, groups=channels)
         nn.init.dirac_(self.weight, groups=channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not is_exact(x):
-            return super().forward(x)
-        weight = fixed(self.weight).clamp(-LIMIT, LIMIT)
-        total = fixed(self.bias, WEIGHT_BITS + FRACTION_BITS)[:, None, None]
+    def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight, bias = weight.int(), bias.int()
         height, width = x.shape[2:]
         padded = F.pad(x, (1, 1, 1, 1))
+        total = (bias + 2 ** (WEIGHT_BITS - 1))[None, :, None, None].expand_as(x).clone()
         for i in range(3):
             for j in range(3):
                 window = padded[:, :, i : i + height, j : j + width]
-                total = total + window * weight[:, :, i, j, None]
-        return shift(total)
+                total.addcmul_(window, weight[:, :, i, j, None])
+        return (total >> WEIGHT_BITS).clamp_(-LIMIT, LIMIT)
 
 
 class QualityBias(QualityTable):
@@ -87,12 +111,12 @@ class QualityBias(QualityTable):
 
     def exact(self, quality: Tensor) -> Tensor:
         """``b`` in fixed point, [B, C, 1, 1], for whole ``quality``: linear in integers."""
-        points = fixed(self.points, FRACTION_BITS).long()
+        points = fixed(self.points, FRACTION_BITS, LIMIT).long()
         position = (quality.long() - 1) * (len(points) - 1)
         low = (position // 99).clamp(max=len(points) - 2)
         weight = (position - 99 * low)[:, None]
         total = points[low] * (99 - weight) + points[low + 1] * weight
-        return torch.div(total, 99, rounding_mode="floor").double()[:, :, None, None]
+        return torch.div(total, 99, rounding_mode="floor").int()[:, :, None, None]
 
 
 class ContextBlock(nn.Module):
@@ -172,7 +196,7 @@ def scale_index(logits: Tensor) -> Tensor:
         return (8 * logits + SCALES / 3).clamp(0, SCALES - 1)
     steps = 2**FRACTION_BITS // 8  # of a logit, for one index
     middle = round((SCALES / 3 + 0.5) * steps)
-    return torch.floor((logits + middle) / steps).clamp(0, SCALES - 1)
+    return torch.div(logits + middle, steps, rounding_mode="floor").clamp(0, SCALES - 1)
 
 
 class ContextModel(nn.Module):
@@ -209,19 +233,24 @@ class ContextModel(nn.Module):
         return merge_phases(known.flatten(2, 3)), means, scales
 
     def code(self, features: Tensor, symbols_of) -> Tensor:
-        """Coding, in fixed point: features [1, D, h, w] to the latent [1, M, h, w] (float32,
-        whole numbers of steps of 2^-FRACTION_BITS).
+        """Coding, in fixed point: features [1, D, h, w] to the latent [1, M, h, w], in steps of
+        2^-FRACTION_BITS.
 
-        ``symbols_of(here, mean, index)`` is called for each pass and returns its symbols; all
-        three are [1, 4, M/4, h/2, w/2], ``here`` says where in y, split into phases and groups.
+        ``symbols_of(parts, mean, index)`` is called for each pass and returns its symbols: all
+        of them, like mean and index, [1, 4, M/4, h/2, w/2]. ``parts`` are four indices into the
+        latent, one a phase: where its channel group is at this pass.
         """
-        batch, _, height, width = features.shape
         group = self.passes[0].heads[0].out_channels // 2
-        latent = features.new_zeros(batch, 4, self.groups, group, height // 2, width // 2)
+        shape = (1, self.groups * group, *features.shape[2:])
+        latent = torch.zeros(shape, dtype=torch.int32)
         for step, context_pass in enumerate(self.passes):
-            here = (slice(None), list(PHASES), self.coded_groups(step))
-            known = merge_phases(latent.flatten(2, 3)).clamp(-LIMIT, LIMIT)
-            mean, scale = context_pass(features, known)
-            symbols = symbols_of(here, mean, scale_index(scale).to(torch.uint8))
-            latent[here] = symbols * 2**FRACTION_BITS + mean
-        return merge_phases(latent.flatten(2, 3)).float()
+            parts = [
+                (..., slice(g * group, (g + 1) * group), slice(i, None, 2), slice(j, None, 2))
+                for g, (i, j) in zip(self.coded_groups(step), ((0, 0), (0, 1), (1, 0), (1, 1)))
+            ]
+            mean, scale = context_pass(features, latent.clamp(-LIMIT, LIMIT))
+            symbols = symbols_of(parts, mean, scale_index(scale).to(torch.uint8))
+            values = symbols * 2**FRACTION_BITS + mean
+            for phase, part in enumerate(parts):
+                latent[part] = values[:, phase]
+        return latent

@@ -13,6 +13,7 @@ SCALES = 64  # number of scales that there is a table for
 MIN_SCALE, MAX_SCALE = 0.11, 256.0  # geometric between them
 MIN_LIKELIHOOD = 2.0**-20
 MAX_REACH = 511  # symbols beyond +-this are always escaped
+MAX_SYMBOL = 2**24  # far beyond what any picture gives; a latent of it still fits into int32
 TABLE_BITS = 20  # the counts of a table sum up to 2^TABLE_BITS
 
 
@@ -96,17 +97,19 @@ class SymbolCoder(nn.Module):
         return self.reach_array, self.models
 
     def encode(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
-        """Parts of (whole numbers, scale index as uint8), arrays of one shape each, to bytes."""
+        """Parts of (whole numbers up to MAX_SYMBOL, scale index as uint8), arrays of one shape each,
+        to bytes."""
         reach, models = self.prepare()
         runs, escapes = [], bytearray()
         for values, index in parts:
             order, ends = grouped(index)
-            values = values.ravel()[order].astype(np.int64)
+            values = values.ravel()[order].astype(np.int32)
             limit = reach[index.ravel()[order]]
-            beyond = np.abs(values) > limit
+            symbols = values + limit
+            beyond = np.flatnonzero(np.abs(values) > limit)
             for value, r in zip(values[beyond].tolist(), limit[beyond].tolist()):
                 escapes += pack_number(2 * (abs(value) - r - 1) + (value < 0))
-            symbols = np.where(beyond, 2 * limit + 1, values + limit).astype(np.int32)
+            symbols[beyond] = 2 * limit[beyond] + 1
             runs += [(run, k) for k, run in enumerate(np.split(symbols, ends)) if len(run)]
         coder = constriction.stream.stack.AnsCoder()
         for run, k in reversed(runs):
@@ -131,7 +134,7 @@ class SymbolDecoder:
         self.coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype("u4"))
 
     def decode(self, index: np.ndarray) -> np.ndarray:
-        """The whole numbers, int64, of scale indices ``index`` (uint8), in its shape."""
+        """The whole numbers, int32, of scale indices ``index`` (uint8), in its shape."""
         order, ends = grouped(index)
         counts = np.diff(ends, prepend=0, append=index.size)
         runs = [
@@ -140,10 +143,12 @@ class SymbolDecoder:
             if count
         ]
         limit = self.reach[index.ravel()[order]]
-        values = np.concatenate(runs).astype(np.int64) - limit
+        values = np.concatenate(runs) - limit
         for position in np.flatnonzero(values > limit):
             number = self.escapes.number()
             magnitude = number // 2 + int(limit[position]) + 1
+            if magnitude > MAX_SYMBOL:
+                raise ValueError("damaged payload: a symbol is too large")
             values[position] = -magnitude if number % 2 else magnitude
         out = np.empty_like(values)
         out[order] = values

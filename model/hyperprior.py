@@ -17,7 +17,7 @@ from model.context import (
     scale_index,
     split_phases,
 )
-from model.entropy import SymbolCoder, gaussian_bits
+from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
 from model.layers import Down, QualityTable, ResidualBlock, Up
 from model.quantizers import round_straight_through
 
@@ -159,34 +159,34 @@ class HyperpriorCodec(Codec):
         return {16: y, 64: self.hyper_analysis(y, quality).round()}
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
-        return self.synthesis(latent / 2.0**FRACTION_BITS, quality)
+        return self.synthesis(latent.float() / 2**FRACTION_BITS, quality)
 
     def z_index(self, height: int, width: int, quality: Tensor) -> np.ndarray:
         """Scale index of each element of a tile's z, uint8 [1, Z, height / 64, width / 64]."""
         shape = (1, self.config.hyper, height // 64, width // 64)
-        logits = self.z_scale(torch.zeros(shape, dtype=torch.float64), quality)
+        logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality)
         return scale_index(logits).to(torch.uint8).numpy()
 
     def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
-        y, z = latents[16].double().cpu(), latents[64].double().cpu()
-        y = split_phases(y).unflatten(2, (self.context.groups, -1))
-        parts = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
+        y, z = latents[16].cpu(), latents[64].int().cpu()
+        coded = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
 
-        def quantize(here, mean: Tensor, index: Tensor) -> Tensor:
-            symbols = (y[here] - mean / 2**FRACTION_BITS).round()
-            parts.append((symbols.numpy(), index.numpy()))
+        def quantize(parts: list, mean: Tensor, index: Tensor) -> Tensor:
+            here = torch.stack([y[part] for part in parts], dim=1)
+            symbols = (here - mean / 2**FRACTION_BITS).round().clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
+            coded.append((symbols.numpy(), index.numpy()))
             return symbols
 
         self.code_latent(z, quality, quantize)
-        return self.coder.encode(parts)
+        return self.coder.encode(coded)
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
         decoder = self.coder.decoder(chunk)
-        z = torch.from_numpy(decoder.decode(self.z_index(height, width, quality.cpu()))).double()
 
-        def decode(here, mean: Tensor, index: Tensor) -> Tensor:
-            return torch.from_numpy(decoder.decode(index.numpy())).double()
+        def decode(parts: list, mean: Tensor, index: Tensor) -> Tensor:
+            return torch.from_numpy(decoder.decode(index.numpy()))
 
+        z = torch.from_numpy(decoder.decode(self.z_index(height, width, quality.cpu())))
         latent = self.code_latent(z, quality, decode)
         decoder.finish()
         return latent
