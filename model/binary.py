@@ -81,7 +81,7 @@ class BinaryCodec(Codec):
 
     arch = "binary"
     Config = BinaryConfig
-    LMBDA = (0.0012, 0.02)
+    LMBDA = (0.0008, 0.05)
     STRIDE = 16
     LATENT_STRIDE = 8
     TILE = 1024

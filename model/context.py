@@ -58,10 +58,17 @@ class FixedPointConv(nn.Conv2d):
             return super().forward(x)
         if self.whole is None:
             weight = fixed(self.weight, WEIGHT_BITS, self.weight_limit)
-            self.whole = weight, fixed(self.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)
+            bias = fixed(self.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)
+            bias += 2 ** (WEIGHT_BITS - 1)  # rounding down then rounds to the nearest
+            self.whole = self.prepare(weight, bias)
         return self.exact(x, *self.whole)
 
+    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole weights and biases, float64, in the form that ``exact`` takes."""
+        raise NotImplementedError
+
     def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x, int32 in steps of 2^-FRACTION_BITS, to the output in the same steps."""
         raise NotImplementedError
 
 
@@ -73,11 +80,15 @@ class Pointwise(FixedPointConv):
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, 1)
 
+    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        # Scaled by a power of two, which stays exact, so that the product needs no shift.
+        scale = 2.0**-WEIGHT_BITS
+        return weight[:, :, 0, 0].mul(scale), bias[:, None].mul(scale)
+
     def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        bias = bias + 2.0 ** (WEIGHT_BITS - 1)  # floor then rounds to the nearest
-        total = torch.addmm(bias[:, None], weight[:, :, 0, 0], x[0].flatten(1).double())
-        rounded = total.mul_(2.0**-WEIGHT_BITS).floor_().clamp_(-LIMIT, LIMIT)
-        return rounded.int().unflatten(1, x.shape[2:])[None]
+        total = (weight @ x[0].flatten(1).double()).add_(bias)
+        total.floor_().clamp_(-LIMIT, LIMIT)
+        return total.int().unflatten(1, x.shape[2:])[None]
 
 
 class Depthwise(FixedPointConv):
@@ -89,11 +100,13 @@ class Depthwise(FixedPointConv):
         super().__init__(channels, channels, 3, padding=1, groups=channels)
         nn.init.dirac_(self.weight, groups=channels)
 
+    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.int(), bias[:, None, None].int()
+
     def exact(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        weight, bias = weight.int(), bias.int()
         height, width = x.shape[2:]
-        padded = F.pad(x, (1, 1, 1, 1))
-        total = (bias + 2 ** (WEIGHT_BITS - 1))[None, :, None, None].expand_as(x).clone()
+        padded = F.pad(x.clamp(-LIMIT, LIMIT), (1, 1, 1, 1))  # residual sums may exceed it
+        total = bias.expand_as(x).clone()
         for i in range(3):
             for j in range(3):
                 window = padded[:, :, i : i + height, j : j + width]

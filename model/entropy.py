@@ -97,7 +97,7 @@ class SymbolCoder(nn.Module):
         return self.reach_array, self.models
 
     def encode(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
-        """Parts of (whole numbers up to MAX_SYMBOL, scale index as uint8), arrays of one shape each,
+        """Parts of (whole numbers up to MAX_SYMBOL, scale index as uint8), each of one shape,
         to bytes."""
         reach, models = self.prepare()
         runs, escapes = [], bytearray()
