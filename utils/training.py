@@ -14,7 +14,7 @@ from utils.files import atomic_write
 from utils.optimizer import FastSOAP
 
 WARMUP_STEPS = 200
-DECAY = 0.4  # the last part of the run, in which the learning rate falls to zero
+DECAY = 0.8  # the last part of the run, in which the learning rate falls to zero
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no rate point dominates
 CLIP_NORM = 1.0
 MEASURES = ("loss", "bpp", "psnr")

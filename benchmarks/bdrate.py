@@ -1,0 +1,71 @@
+"""Bjontegaard's delta rate: how many more bits one codec needs than another at equal PSNR.
+
+G. Bjontegaard 2001, "Calculation of average PSNR differences between RD-curves", VCEG-M33: the
+mean distance of two curves of log rate over PSNR. Between their points the curves are piecewise
+cubic (PCHIP), as in the common test conditions of the JCT-VC (F. Bossen 2013, JCTVC-L1100), not
+one cubic as in 2001: so there may be any number of points, and nothing overshoots between them.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Two or more points, rate (any unit, above 0) and PSNR (dB) both rising; ValueError if not."""
+
+    rate: tuple[float, ...]
+    psnr: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.rate) < 2 or len(self.rate) != len(self.psnr) or min(self.rate) <= 0:
+            raise ValueError("a curve has two or more points, and rates above 0")
+        if min(np.diff(self.rate)) <= 0 or min(np.diff(self.psnr)) <= 0:
+            raise ValueError("a curve's rate and PSNR both rise from point to point")
+
+    @property
+    def log_rate(self) -> PchipInterpolator:
+        """Natural logarithm of the rate over PSNR; NaN outside of the points."""
+        return PchipInterpolator(self.psnr, np.log(self.rate), extrapolate=False)
+
+    def rate_at(self, psnr: float) -> float | None:
+        """The rate that reaches ``psnr``, None outside of the points."""
+        rate = math.exp(self.log_rate(psnr))
+        return None if math.isnan(rate) else rate
+
+
+def rising(points: Iterable[tuple[float, float]]) -> Curve:
+    """The curve of (rate, PSNR) points, without those that cost more for no higher PSNR, and
+    without infinite ones.
+
+    >>> rising([(2, 31), (1, 30), (3, 31), (4, 33), (9, float("inf"))]).rate
+    (1, 2, 4)
+    """
+    kept: list[tuple[float, float]] = []
+    for rate, psnr in sorted(points, key=lambda point: (point[0], -point[1])):
+        if math.isfinite(psnr) and (not kept or psnr > kept[-1][1]):
+            kept.append((rate, psnr))
+    return Curve(*zip(*kept)) if kept else Curve((), ())
+
+
+def bd_rate(
+    anchor: Curve, test: Curve, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float, float]:
+    """The mean difference of ``test``'s rate to ``anchor``'s in per cent (negative: it saves),
+    and the range of PSNR that it is the mean over: what ``low`` to ``high`` (dB) and both curves
+    have in common. ValueError if that is nothing.
+
+    >>> percent, low, high = bd_rate(Curve((1, 2), (30, 33)), Curve((2, 4), (30, 33)), 31)
+    >>> round(percent, 6), low, high
+    (100.0, 31, 33)
+    """
+    low = max(low, anchor.psnr[0], test.psnr[0])
+    high = min(high, anchor.psnr[-1], test.psnr[-1])
+    if low >= high:
+        raise ValueError("the curves have no PSNR in common")
+    areas = [float(curve.log_rate.integrate(low, high)) for curve in (anchor, test)]
+    return 100 * math.expm1((areas[1] - areas[0]) / (high - low)), low, high

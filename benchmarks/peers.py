@@ -1,0 +1,102 @@
+"""The codecs that are compared, behind one interface: ours, and those that Pillow writes.
+
+Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (of ours with
+the checkpoint's fingerprint), its ``settings``, the file's ``extension``,
+``write(picture, setting, path)``, and ``read(path)``, which gives uint8 RGB [H, W, 3]. Alpha and
+ICC profile are left out everywhere: bytes are those of the pixels and the header.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model import ARCHITECTURES, load_codec
+from utils.bitstream import Xfr, pack, unpack
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.devices import fast_precision
+from utils.images import Picture, read_picture, round_trip, to_picture
+
+
+class Ours:
+    """A checkpoint of this project, coding as encode.py and decode.py do."""
+
+    extension = "xfr"
+
+    def __init__(self, model: Path, qualities: list[int], device: torch.device):
+        checkpoint = load_checkpoint(model)
+        self.codec = load_codec(checkpoint, device)
+        self.made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
+        self.name, self.label = model.stem, f"{model.stem} (ours)"
+        self.key = f"{model.stem}-{self.made_by[1]:016x}"
+        self.default = self.codec.DEFAULT_QUALITY
+        self.settings = sorted({*qualities, self.default})
+
+    def write(self, picture: Picture, quality: int, path: Path) -> None:
+        height, width = picture.size
+        with fast_precision(self.codec.device):
+            payload = self.codec.compress(torch.from_numpy(picture.rgb).permute(2, 0, 1), quality)
+        grey = picture.pixels.ndim == 2
+        path.write_bytes(pack(Xfr(*self.made_by, width, height, grey, quality, payload)))
+
+    def read(self, path: Path) -> np.ndarray:
+        xfr = unpack(path.read_bytes())
+        image = self.codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
+        return to_picture(image.permute(1, 2, 0).numpy(), xfr.grey).rgb
+
+
+@dataclass
+class Peer:
+    """A codec of Pillow's. ``format``: Pillow's name; ``options``: of a setting, for ``save``."""
+
+    name: str
+    label: str
+    format: str
+    extension: str
+    settings: list[int]
+    options: Callable[[int], dict]
+
+    def write(self, picture: Picture, setting: int, path: Path) -> None:
+        Image.fromarray(picture.rgb).save(path, self.format, **self.options(setting))
+
+    def read(self, path: Path) -> np.ndarray:
+        return read_picture(path).rgb
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def available(self) -> bool:
+        """Whether this Pillow writes it and reads it back."""
+        return round_trip(self.format, Image.new("RGB", (16, 16))) is not None
+
+
+def make_peers() -> list[Peer]:
+    """All of Pillow's codecs that are compared, available or not."""
+    try:
+        import_module("pillow_jxl")  # adds JPEG XL to Pillow's formats
+    except ImportError:
+        pass
+    qualities = [5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95]
+    # JPEG and WebP subsample the chroma (4:2:0), as they do by default.
+    # JPEG 2000 is told how many times smaller than 24 bits per pixel the file shall be, the same
+    # for every picture. In averages over pictures that flatters it a little: the others spend
+    # most on difficult pictures, where bits buy the least PSNR.
+    ratios = [240, 160, 120, 80, 60, 48, 40, 32, 24, 20, 16, 12, 8]
+    return [
+        Peer("jpeg", "JPEG", "JPEG", "jpg", qualities,
+             lambda q: {"quality": q, "optimize": True, "progressive": True}),
+        Peer("webp", "WebP", "WEBP", "webp", [0, 1, *qualities],
+             lambda q: {"quality": q, "method": 6}),
+        Peer("avif", "AVIF 4:4:4", "AVIF", "avif", [1, *qualities],
+             lambda q: {"quality": q, "subsampling": "4:4:4", "speed": 6}),
+        Peer("jpeg2000", "JPEG 2000", "JPEG2000", "jp2", ratios,
+             lambda r: {"irreversible": True, "quality_mode": "rates", "quality_layers": [r]}),
+        Peer("jpegxl", "JPEG XL", "JXL", "jxl", [1, *qualities],
+             lambda q: {"quality": q, "effort": 7}),
+    ]  # fmt: skip

@@ -1,0 +1,71 @@
+"""What was measured: a CSV, a row for each picture, codec and setting; later runs go on with it."""
+
+import csv
+import io
+import os
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from utils.scores import cell
+
+
+@dataclass
+class Row:
+    """``picture``: its folder's name and its own; ``bytes``: of the file; PSNR in dB, of 8-bit
+    RGB. A measure that the picture is too small for is None, an empty cell."""
+
+    codec: str
+    setting: int
+    picture: str
+    bytes: int
+    bpp: float
+    psnr: float
+    ssim: float | None
+    ms_ssim: float | None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return self.codec, self.setting, self.picture
+
+
+def to_line(values) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def from_cells(cells: list[str]) -> Row:
+    codec, setting, picture, size, *measures = cells
+    bpp, psnr, ssim, ms_ssim = (float(text) if text else None for text in measures)
+    return Row(codec, int(setting), picture, int(size), bpp, psnr, ssim, ms_ssim)
+
+
+class Results:
+    """The rows of the CSV at ``path``, by key. A row that is added is on disk at once."""
+
+    HEADER = to_line(field.name for field in fields(Row))
+
+    def __init__(self, path: Path):
+        """Reads what is there; ValueError if it is not such a CSV."""
+        self.path = path
+        self.rows: dict[tuple[str, int, str], Row] = {}
+        data = path.read_bytes() if path.exists() else b""
+        if not data.startswith(self.HEADER) and not self.HEADER.startswith(data):
+            raise ValueError(f"{path} is another kind of CSV")
+        whole = data[: data.rfind(b"\n") + 1]
+        text = whole[len(self.HEADER) :].decode("utf-8", "surrogateescape")
+        try:
+            rows = map(from_cells, csv.reader(io.StringIO(text, newline="")))
+            self.rows = {row.key: row for row in rows}
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}: a damaged row ({error})") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(whole) < len(data):  # a run that was killed may leave half a line
+            os.truncate(path, len(whole))
+        if not whole:
+            path.write_bytes(self.HEADER)
+
+    def add(self, row: Row) -> None:
+        with self.path.open("ab") as stream:
+            stream.write(to_line(map(cell, astuple(row))))
+        self.rows[row.key] = row

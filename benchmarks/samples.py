@@ -1,0 +1,79 @@
+"""A picture beside what is left of it: the original, and each codec at about equal bytes.
+
+examples:
+  python benchmarks/samples.py out/original/chelsea.png
+  python benchmarks/samples.py photo.png --bpp 0.25 --crop 384 256 --out comparison.png
+
+Every reconstruction is that of a file on disk, with the bytes of that file; each codec's quality
+is the best of at most --bpp.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
+
+from utils.console import make_parser, number, run
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("picture", metavar="PICTURE", type=Path, help="the picture")
+    add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel")
+    add("--crop", type=number(int, 16), nargs=2, default=[320, 240], metavar=("WIDTH", "HEIGHT"),
+        help="part of the picture that is shown, from its middle")
+    add("--out", type=Path, default=Path("./benchmarks/figures/samples.png"), help="the figure")
+    return parser.parse_args()
+
+
+def main(args) -> int:
+    import tempfile
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from benchmarks.peers import Ours, make_peers
+    from utils.devices import pick_device
+    from utils.files import atomic_write
+    from utils.images import read_picture
+    from utils.metrics import psnr
+    from utils.targets import best_quality_within
+
+    picture = read_picture(args.picture)
+    height, width = picture.size
+    models = [path for path in (Path("out/main.tar"), Path("out/hyperprior.tar")) if path.is_file()]
+    codecs = [peer for peer in make_peers() if peer.name == "jpeg"]
+    codecs += [Ours(model, [], pick_device("auto")) for model in models]
+    panels = [(f"original\n{args.picture.stat().st_size:,} bytes", picture.rgb)]
+    with tempfile.TemporaryDirectory() as folder:
+        for codec in codecs:
+            file = Path(folder, f"picture.{codec.extension}")
+
+            def bpp(quality: int, codec=codec, file=file) -> float:
+                codec.write(picture, quality, file)
+                return 8 * file.stat().st_size / (height * width)
+
+            bpp(best_quality_within(args.bpp, "bpp", bpp))
+            decoded, size = codec.read(file), file.stat().st_size
+            label = f"{codec.label}\n{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
+            panels.append((label, decoded))
+    wide, high = args.crop
+    top, left = max(height - high, 0) // 2, max(width - wide, 0) // 2
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.2 * len(panels), 3.2 * high / wide + 0.5), layout="constrained"
+    )
+    for axis, (label, rgb) in zip(axes, panels):
+        axis.imshow(rgb[top : top + high, left : left + wide])
+        axis.set_title(label, fontsize=9)
+        axis.axis("off")
+    with atomic_write(args.out) as stream:
+        figure.savefig(stream, format="png", dpi=100)
+    print(f"-> {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, parse_args())
