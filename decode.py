@@ -87,8 +87,7 @@ def main(args) -> int:
         tally.add(size, written, height * width)
 
     run_job(outputs, tally, load, compute, save)
-    print(tally.summary(compressed=tally.bytes_in))
-    return tally.exit_code
+    return tally.finish(compressed="bytes_in")
 
 
 if __name__ == "__main__":

@@ -97,8 +97,7 @@ def main(args) -> int:
         tally.add(path.stat().st_size, len(data), height * width)
 
     run_job(outputs, tally, load, compute, save)
-    print(tally.summary(compressed=tally.bytes_out))
-    return tally.exit_code
+    return tally.finish(compressed="bytes_out")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def main(args) -> int:
     from model import codec_class
     from utils.checkpoints import load_checkpoint
     from utils.data import training_loaders
-    from utils.devices import data_parallel, pick_device, processes
+    from utils.devices import data_parallel, pick_device
+    from utils.processes import processes
     from utils.training import DivergedError, Trainer
 
     checkpoint = load_checkpoint(args.checkpoint_path) if args.checkpoint_path else None

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.processes import processes
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else MPS, else the CPU. ValueError if unusable."""
@@ -35,11 +37,6 @@ def mixed_precision(device: torch.device) -> bool:
 def fast_precision(device: torch.device) -> torch.autocast:
     """A context in which the networks run in bfloat16 where that is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision(device))
-
-
-def processes() -> tuple[int, int]:
-    """This process's rank and their number, as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def plan_outputs(
         relative = path.relative_to(source) if path != source else Path(path.name)
         output = out_folder / relative.with_suffix(f".{extension}")
         if output in taken:
-            tally.fail(path, f"its result would overwrite that of {taken[output].name}")
+            tally.fail_for_all(path, f"its result would overwrite that of {taken[output].name}")
         else:
             outputs[path] = output
             taken[output] = path

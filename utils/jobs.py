@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.processes import draw, gather, processes
+
 IN_FLIGHT = 4  # files that are read ahead, and as many that are being written
 
 
@@ -37,6 +39,11 @@ class Tally:
         reason = str(error).strip() or type(error).__name__
         tqdm.write(f"failed: {printable(path)}: {reason.splitlines()[0]}", file=sys.stderr)
 
+    def fail_for_all(self, path: Path, reason: str) -> None:
+        """What every process of a job sees alike: rank 0 tells and counts it."""
+        if processes()[0] == 0:
+            self.fail(path, reason)
+
     def notice(self, path: Path, notice: str) -> None:
         """Told at its first file only."""
         if notice not in self.notices:
@@ -49,25 +56,36 @@ class Tally:
         self.bytes_out += bytes_out
         self.pixels += pixels
 
+    def finish(self, compressed: str) -> int:
+        """Print the summary of all processes of the job, and return the exit code.
+
+        ``compressed``: which byte count is that of the .xfr files, "bytes_in" or "bytes_out".
+        Of several processes, rank 0 speaks for all once they are done; the others exit with 0,
+        since torchrun would take another code for a crash and stop the rest.
+        """
+        counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels")
+        gathered = gather("tally", [getattr(self, name) for name in counts])
+        if not gathered:
+            return 0
+        for name, total in zip(counts, map(sum, zip(*gathered))):
+            setattr(self, name, total)
+        print(self.summary(getattr(self, compressed)))
+        return 1 if self.failed else 0
+
     def summary(self, compressed: int) -> str:
-        """``compressed``: which of the two byte counts is that of the .xfr files."""
-        seconds = time.perf_counter() - self.start
+        """In words; ``compressed``: bytes of the .xfr files."""
         parts = [f"{self.done} {self.verb}"]
         parts += [f"{self.skipped} skipped"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        text = ", ".join(parts)
-        if self.done:
-            other = self.bytes_in + self.bytes_out - compressed
-            text += (
-                f": {self.bytes_in:,} bytes in, {self.bytes_out:,} out, ratio "
-                f"{other / compressed:.2f}, {8 * compressed / self.pixels:.3f} bpp, "
-                f"{seconds / self.done:.2f} s a picture"
-            )
-        return text
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.failed else 0
+        if not self.done:
+            return ", ".join(parts)
+        other = self.bytes_in + self.bytes_out - compressed
+        seconds = (time.perf_counter() - self.start) / self.done
+        return (
+            f"{', '.join(parts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, ratio "
+            f"{other / compressed:.2f}, {8 * compressed / self.pixels:.3f} bpp, "
+            f"{seconds:.2f} s a picture"
+        )
 
 
 def printable(path: Path) -> str:
@@ -84,8 +102,9 @@ def run_job(
     at most IN_FLIGHT files each, so that memory is bounded. Any of them may raise: then that
     file has failed, and the others go on.
     """
-    bar = tqdm(total=len(paths), unit="picture", disable=not paths)
-    queue = iter(paths)
+    rank, world = processes()
+    bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
+    queue = draw(list(paths))
     loading: deque[tuple[Path, Future]] = deque()
     saving: deque[tuple[Path, Future]] = deque()
     readers, writers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)

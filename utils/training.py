@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.checkpoints import save_checkpoint
-from utils.devices import fast_precision, processes
+from utils.devices import fast_precision
 from utils.files import atomic_write
 from utils.optimizer import FastSOAP
+from utils.processes import processes
 
 WARMUP_STEPS = 200
 DECAY = 0.8  # the last part of the run, in which the learning rate falls to zero
