@@ -10,6 +10,7 @@ examples:
 from pathlib import Path
 
 from utils.console import add_shared_arguments, add_skip_existing, make_parser, number, run
+from utils.targets import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
 
 
 def parse_args():
@@ -22,8 +23,8 @@ def parse_args():
         help="directory for the .xfr files")
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--quality", type=number(int, 1, 100), default=50,
-        help="1 (smallest) to 100 (best)")
+    target.add_argument("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
+        default=DEFAULT_QUALITY, help="1 (smallest) to 100 (best)")
     target.add_argument("--target_bpp", type=number(float, 0),
         help="instead: the best quality of at most so many bits per pixel")
     target.add_argument("--max_bytes", type=number(int, 1),

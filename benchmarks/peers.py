@@ -20,6 +20,7 @@ from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.devices import fast_precision
 from utils.images import Picture, read_picture, round_trip, to_picture
+from utils.targets import DEFAULT_QUALITY
 
 
 class Ours:
@@ -33,7 +34,7 @@ class Ours:
         self.made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
         self.name, self.label = model.stem, f"{model.stem} (ours)"
         self.key = f"{model.stem}-{self.made_by[1]:016x}"
-        self.default = self.codec.DEFAULT_QUALITY
+        self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:

@@ -86,7 +86,6 @@ class BinaryCodec(Codec):
     LATENT_STRIDE = 8
     TILE = 1024
     MARGIN = 32
-    DEFAULT_QUALITY = 50
 
     def __init__(self, config: BinaryConfig = BinaryConfig()):
         super().__init__(config)

@@ -31,7 +31,6 @@ class Codec(nn.Module):
     LATENT_STRIDE: int  # pixels for one position of the latent
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # a multiple of STRIDE
-    DEFAULT_QUALITY: int
 
     def __init__(self, config):
         super().__init__()

@@ -111,9 +111,8 @@ class HyperpriorCodec(Codec):
     LMBDA = (0.0004, 0.16)
     STRIDE = 64
     LATENT_STRIDE = 16
-    TILE = 2048
+    TILE = 1024
     MARGIN = 128
-    DEFAULT_QUALITY = 50
 
     def __init__(self, config: HyperpriorConfig = HyperpriorConfig()):
         super().__init__(config)
