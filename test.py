@@ -2,6 +2,7 @@
 
 examples:
   python test.py
+  python test.py --report
   python test.py --file_format png --out_file_name png.csv
   python test.py --folder_path_original ./photos/ --folder_path_compressed ./packed/ \\
       --folder_path_reconstructed ./unpacked/ --recursive
@@ -26,6 +27,8 @@ def parse_args():
     add("--out_file_name", default="scores.csv", help=f"name of the CSV written under {SCORES}/")
     add("--file_format", default="bmp",
         help="extension by which an original is matched to its reconstruction")
+    add("--report", action="store_true",
+        help="also write a page to compare the pictures by eye, beside the CSV as .html")
     add_shared_arguments(parser)
     return parser.parse_args()
 
@@ -35,10 +38,16 @@ def main(args) -> int:
     from utils.files import find_files, image_extensions, plan_outputs
     from utils.images import normalize_extension
     from utils.jobs import Tally, run_job
-    from utils.scores import Score, average_line, score_picture, write_scores
+    from utils.processes import processes
+    from utils.report import write_report
+    from utils.scores import Score, average_line, gather_scores, score_picture, write_scores
 
     if Path(args.out_file_name).name != args.out_file_name:
         raise ValueError(f"--out_file_name is a name in {SCORES}, not a path")
+    table = SCORES / args.out_file_name
+    page = table.with_suffix(".html")
+    if args.report and table.suffix.lower() == ".html":
+        raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
     device, tally = pick_device(args.device), Tally("scored")
     root, extension = args.folder_path_original, normalize_extension(args.file_format)
     originals = find_files(root, image_extensions(None), args.recursive)
@@ -52,8 +61,8 @@ def main(args) -> int:
     ):
         for path in find_files(folder, {kind}, args.recursive):
             if path not in set(expected.values()):
-                tally.fail(path, "there is no original for it")
-    scores: list[Score] = []
+                tally.fail_for_all(path, "there is no original for it")
+    pictures: list[tuple[Score, Path, Path]] = []
 
     def compute(path: Path, _: None) -> Score:
         name = path.relative_to(root).as_posix() if path != root else path.name
@@ -62,16 +71,23 @@ def main(args) -> int:
         )
 
     def save(path: Path, score: Score) -> None:
-        scores.append(score)
+        pictures.append((score, path, reconstructed[path]))
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
 
     run_job(reconstructed, tally, lambda path: None, compute, save)
-    if not scores:
+    code = tally.finish(compressed="bytes_out")
+    pictures = gather_scores(pictures)
+    if processes()[0] > 0:
+        return code
+    if not pictures:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")
-    write_scores(SCORES / args.out_file_name, scores)
-    print(tally.summary(compressed=tally.bytes_out))
-    print(average_line(scores), "->", SCORES / args.out_file_name)
-    return tally.exit_code
+    scores = [score for score, *_ in pictures]
+    write_scores(table, scores)
+    print(average_line(scores), "->", table)
+    if args.report:
+        write_report(page, pictures, args.max_pixels)
+        print("report ->", page)
+    return code
 
 
 if __name__ == "__main__":

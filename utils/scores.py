@@ -9,6 +9,7 @@ from pathlib import Path
 from utils.files import atomic_write
 from utils.images import read_picture
 from utils.metrics import ms_ssim, psnr, ssim
+from utils.processes import gather
 
 
 @dataclass
@@ -45,6 +46,14 @@ def score_picture(
         psnr(first.rgb, second.rgb), ssim(first.rgb, second.rgb),
         ms_ssim(first.rgb, second.rgb, device),
     )  # fmt: skip
+
+
+def gather_scores(pictures: list[tuple[Score, Path, Path]]) -> list[tuple[Score, Path, Path]]:
+    """The (score, original, reconstruction) of all processes, by name, in rank 0; [] elsewhere."""
+    rows = [(astuple(score), *map(str, paths)) for score, *paths in pictures]
+    gathered = [row for rows in gather("scores", rows) for row in rows]
+    gathered.sort(key=lambda row: row[1])
+    return [(Score(*score), Path(first), Path(second)) for score, first, second in gathered]
 
 
 def average(scores: list[Score]) -> Score:

@@ -1,0 +1,255 @@
+import base64
+import io
+import math
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import colour, save_png
+from PIL import Image
+
+from utils import report
+from utils.report import write_report
+from utils.scores import Score
+
+HOSTILE = [
+    '"><script>document.title = "taken"</script>.png',
+    "'\" onerror='alert(1)' $bpp ${psnr} <!-- end -->.png",
+    "</title></style></script><img src=x onerror=alert(1)>.png",
+    os.fsdecode(b"caf\xe9 & co.png"),
+]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update"
+).split()
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: how many of each element, the sources, the text."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source, self.elements, self.images, self.words = path.read_text("utf-8"), {}, [], ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements[tag] = self.elements.get(tag, 0) + 1
+        if tag == "img":
+            self.images.append(dict(attributes)["src"])
+        assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def opened(uri: str) -> Image.Image:
+    kind, _, data = uri.partition(",")
+    assert kind == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def pictures(folder: Path, names: list[str], height: int = 40, width: int = 60, **values) -> list:
+    """As many (score, original, reconstruction), the files all the same two."""
+    pixels = colour(height, width)
+    first = save_png(folder / "first.png", pixels)
+    second = save_png(folder / "second.png", np.minimum(pixels, 245) + 10)
+    numbers = {"psnr": 30.0, "ssim": 0.9, "ms_ssim": None} | values
+    score = (width, height, 7200, 900, 8.0, 3.0)
+    return [(Score(name, *score, **numbers), first, second) for name in names]
+
+
+@pytest.fixture
+def page(tmp_path):
+    def build(listed: list) -> Page:
+        write_report(tmp_path / "report.html", listed, 10**8)
+        return Page(tmp_path / "report.html")
+
+    return build
+
+
+def test_hostile_names_stay_text(page, tmp_path):
+    plain = page(pictures(tmp_path, ["a.png"] * len(HOSTILE)))
+    hostile = page(pictures(tmp_path, HOSTILE))
+    assert hostile.elements == plain.elements
+    for name in HOSTILE[:-1]:
+        assert hostile.words.count(name) == 3  # row, heading, label
+    assert hostile.words.count("caf\\udce9 & co.png") == 3
+
+
+def test_page_needs_no_network(page, tmp_path):
+    built = page(pictures(tmp_path, HOSTILE))
+    assert not re.search(r"https?:|//\w+\.\w", built.source)
+    assert not {"link", "iframe", "base", "form", "object"} & set(built.elements)
+    assert "default-src 'none'; img-src data:;" in built.source
+    assert "unsafe" not in built.source
+
+
+def test_images_are_those_of_the_files(page, tmp_path):
+    built = page(pictures(tmp_path, ["a.png"]))
+    original, reconstruction, error = (np.asarray(opened(uri)) for uri in built.images)
+    assert original.shape == (40, 60, 3)
+    assert abs(reconstruction.mean() - original.mean() - 10) < 1
+    assert abs(error.mean() - 10 * report.AMPLIFY) < 2
+    assert f"{report.AMPLIFY} times amplified" in built.words
+
+
+def test_pictures_are_capped_in_number(page, tmp_path):
+    names = [f"{index}.png" for index in range(report.MAX_SHOWN + 3)]
+    built = page(pictures(tmp_path, names))
+    assert built.elements["article"] == report.MAX_SHOWN
+    assert built.elements["tr"] == len(names) + 2
+    assert len(built.images) == 3 * report.MAX_SHOWN
+    assert f"The first {report.MAX_SHOWN} of {len(names)}" in built.words
+    assert built.source.count('href="#picture-') == report.MAX_SHOWN
+
+
+@pytest.mark.parametrize("shape", [(300, 2000), (2000, 3)])
+def test_pictures_are_capped_in_size_and_it_is_said(page, tmp_path, shape):
+    built = page(pictures(tmp_path, ["large.png"], *shape))
+    assert {max(opened(uri).size) for uri in built.images} == {report.MAX_SIDE}
+    assert "Reduced to 48\u202f% from" in built.words
+    assert "Reduced" not in page(pictures(tmp_path, ["small.png"])).words
+
+
+def test_missing_and_infinite_scores(page, tmp_path):
+    built = page(pictures(tmp_path, ["a.png"], psnr=math.inf, ssim=None))
+    assert '<td data-key="Infinity">∞</td>' in built.source
+    assert '<td data-key="">–</td>' in built.source
+
+
+def test_a_failure_leaves_the_old_page(page, tmp_path):
+    page(pictures(tmp_path, ["a.png"]))
+    before = (tmp_path / "report.html").read_bytes()
+    listed = pictures(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(FileNotFoundError):
+        page([listed[0], (listed[1][0], tmp_path / "gone.png", listed[1][2])])
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_script_writes_it_beside_the_csv(workplace, script):
+    for name in ("a", "b"):
+        save_png(workplace / f"out/original/{name}.png", colour(40, 60))
+        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
+        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(exist_ok=True)
+        (workplace / f"out/compressed/{name}.xfr").write_bytes(bytes(100))
+    assert script("test", "--device", "cpu").code == 0
+    assert not (workplace / "out/scores/scores.html").exists()
+    done = script("test", "--device", "cpu", "--report", "--out_file_name", "mine.csv")
+    assert done.code == 0, done.err
+    assert "mine.html" in done.out
+    assert Page(workplace / "out/scores/mine.html").elements["article"] == 2
+    refused = script("test", "--device", "cpu", "--report", "--out_file_name", "mine.html")
+    assert refused.code == 1 and "overwrite" in refused.err
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver (environment: CHROMIUM, CHROMEDRIVER)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def show(browser, page, tmp_path):
+    """Open a page of these pictures, in a window as wide as a small phone."""
+
+    def run(listed: list):
+        page(listed)
+        size = {"width": 320, "height": 600, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get((tmp_path / "report.html").as_uri())
+        return browser
+
+    yield run
+    assert browser.get_log("browser") == []  # neither errors nor what the policy refused
+
+
+def clip(browser) -> str:
+    script = "return getComputedStyle(document.querySelector('.stage img + img')).clipPath"
+    return browser.execute_script(script)
+
+
+def rows(browser) -> list[str]:
+    script = "return Array.from(document.querySelectorAll('tbody th'), (th) => th.textContent)"
+    return browser.execute_script(script)
+
+
+def test_slider_moves_by_keyboard_and_by_pointer(show, tmp_path):
+    from selenium.webdriver import ActionChains, Keys
+
+    browser = show(pictures(tmp_path, ["a.png"]))
+    slider = browser.find_element("css selector", ".stage input")
+    assert clip(browser) == "inset(0px 0px 0px 50%)"
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert clip(browser) == "inset(0px 0px 0px 51%)"
+    assert slider.get_attribute("aria-valuetext") == "51 % original"
+    outline = "return getComputedStyle(document.querySelector('.stage')).outlineStyle"
+    assert browser.execute_script(outline) == "solid"
+    slider.send_keys(Keys.HOME)
+    assert clip(browser) == "inset(0px 0px 0px 0%)"
+    ActionChains(browser).drag_and_drop_by_offset(slider, 60, 0).perform()
+    position = float(clip(browser).split()[-1].rstrip("%)"))
+    width = browser.execute_script("return document.querySelector('.stage').offsetWidth")
+    assert abs(position - (50 + 100 * 60 / width)) < 1
+
+
+def test_headers_sort_by_click_and_by_keyboard(show, tmp_path):
+    from selenium.webdriver import Keys
+
+    listed = pictures(tmp_path, ["img10.png", "img9.png", "b.png", "a.png"])
+    for (score, *_), psnr in zip(listed, (9.5, 30.0, math.inf, None)):
+        score.psnr = psnr
+    browser = show(listed)
+    headers = browser.find_elements("css selector", "thead th")
+    states = lambda: [header.get_attribute("aria-sort") for header in headers]  # noqa: E731
+    assert rows(browser) == ["a.png", "b.png", "img9.png", "img10.png"]
+    assert states() == ["ascending"] + [None] * 7
+    headers[3].find_element("tag name", "button").click()
+    assert rows(browser) == ["img10.png", "img9.png", "b.png", "a.png"]
+    headers[3].find_element("tag name", "button").send_keys(Keys.ENTER)
+    assert rows(browser) == ["b.png", "img9.png", "img10.png", "a.png"]  # missing stays last
+    assert states() == [None] * 3 + ["descending"] + [None] * 4
+    headers[0].find_element("tag name", "button").send_keys(Keys.SPACE)
+    assert rows(browser) == ["a.png", "b.png", "img9.png", "img10.png"]
+
+
+def test_page_fits_a_small_phone_and_runs_no_strange_script(show, tmp_path):
+    wide = pictures(tmp_path, [*HOSTILE, "long" * 60 + ".png"], 300, 1200)
+    browser = show(wide)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 320
+    assert browser.title == "report: 5 pictures"
+    assert rows(browser)[1].endswith(".png")
+    loaded = "return Promise.all(Array.from(document.images, (image) => image.decode()))"
+    browser.execute_script(loaded)
+
+
+def test_policy_refuses_a_script_and_a_picture_from_elsewhere(show, tmp_path):
+    browser = show(pictures(tmp_path, ["a.png"]))
+    browser.execute_async_script(
+        """const done = arguments[0], image = new Image();
+        const script = document.createElement("script");
+        script.textContent = "document.title = 'taken'";
+        document.body.append(script);
+        image.onload = image.onerror = () => done();
+        image.src = "first.png";
+        document.body.append(image);"""
+    )
+    assert browser.title == "report: 1 picture"
+    refused = [entry["message"] for entry in browser.get_log("browser")]
+    assert any("script-src" in message for message in refused)
+    assert any("img-src" in message for message in refused)
