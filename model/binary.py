@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.codec import Codec
+from model.codec import Codec, check_range
 from model.layers import GDN, QualityTable
 from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
 from model.payload import Reader
@@ -23,6 +23,14 @@ class BinaryConfig:
     bits: int = 96  # at most so many bits for a position of the latent
     group: int = 4  # bits that the importance map switches together
     rate_points: int = 6
+
+    def __post_init__(self):
+        check_range("filters", self.filters, 1, 1024, length=2)
+        check_range("bits", self.bits, 1, 1024)
+        check_range("group", self.group, 1, 128)
+        check_range("rate_points", self.rate_points, 2, 64)
+        if self.bits % self.group or self.bits // self.group > 127:
+            raise ValueError("the configuration's bits are not up to 127 times its group")
 
 
 class AnalysisTransform(nn.Module):

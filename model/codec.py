@@ -11,6 +11,15 @@ from model.tiling import padded, tiles, window
 MIN_QUALITY, MAX_QUALITY = 1, 100
 
 
+def check_range(name: str, value, low: int, high: int, length: int | None = None) -> None:
+    """ValueError unless ``value`` is a whole number in low to high, or a tuple of ``length``."""
+    values = (value,) if length is None else value
+    whole = isinstance(values, tuple) and len(values) == (length or 1)
+    if not whole or not all(type(v) is int and low <= v <= high for v in values):
+        kind = "a whole number" if length is None else f"a tuple of {length} whole numbers"
+        raise ValueError(f"the configuration's {name} is not {kind} in {low} to {high}")
+
+
 class Codec(nn.Module):
     """A learned image codec: what the four scripts need to know, and no more.
 
@@ -38,17 +47,30 @@ class Codec(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> "Codec":
-        """The codec that a checkpoint holds; ValueError if configuration or weights misfit."""
+        """The codec that a checkpoint holds; ValueError if configuration or weights misfit.
+
+        The network is first built without memory, and no larger than its weights really are.
+        """
+        config, weights = checkpoint["config"], checkpoint["weights"]
         names = {field.name for field in fields(cls.Config)}
-        if set(checkpoint["config"]) != names:
+        if set(config) != names:
             raise ValueError(f"the checkpoint's configuration has not just {sorted(names)}")
-        codec = cls(cls.Config(**checkpoint["config"]))
-        try:
-            codec.load_state_dict(checkpoint["weights"])
-        except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint's weights do not fit: {str(error).splitlines()[1].strip()}"
-            ) from None
+        config = cls.Config(**config)
+        with torch.device("meta"):
+            expected = cls(config).state_dict()
+        if set(weights) != set(expected):
+            odd = min(set(weights) ^ set(expected), key=repr)
+            raise ValueError(f"the checkpoint's weights do not fit: {odd!r:.80}")
+        for name, weight in expected.items():
+            found = weights[name]
+            fits = found.is_floating_point() == weight.is_floating_point() and found.is_cpu
+            if found.shape != weight.shape or not fits:
+                raise ValueError(
+                    f"the checkpoint's weights do not fit: {name} is {found.dtype} "
+                    f"{list(found.shape)}, not {weight.dtype} {list(weight.shape)}"
+                )
+        codec = cls(config)
+        codec.load_state_dict(weights)
         return codec.to(memory_format=torch.channels_last)
 
     def config_dict(self) -> dict:

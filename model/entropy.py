@@ -70,11 +70,12 @@ class SymbolCoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        index = torch.arange(SCALES, dtype=torch.float64)
+        index = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         reach = (6 * scale_of(index)).ceil().clamp(max=MAX_REACH).int()
         counts = []
         for i, r in zip(index, reach.tolist()):
-            inside = gaussian_likelihood(torch.arange(-r, r + 1, dtype=torch.float64), i)
+            symbols = torch.arange(-r, r + 1, dtype=torch.float64, device="cpu")
+            inside = gaussian_likelihood(symbols, i)
             likelihood = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
             counts.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
         self.register_buffer("reach", reach)
@@ -82,8 +83,15 @@ class SymbolCoder(nn.Module):
         self.models = None
 
     def _load_from_state_dict(self, *args, **kwargs):
-        self.models = None  # made anew from the tables that are being loaded
         super()._load_from_state_dict(*args, **kwargs)
+        self.models = None  # made anew from the tables that have been loaded
+        reach, counts = self.reach.long(), self.counts.long()
+        sizes = 2 * reach + 2
+        if reach.min() < 0 or reach.max() > MAX_REACH or sizes.sum() != len(counts):
+            raise ValueError("the checkpoint's probability tables have not the size they say")
+        totals = [table.sum().item() for table in counts.split(sizes.tolist())]
+        if counts.min() < 1 or max(totals) >= 2**24:
+            raise ValueError("the checkpoint's probability tables have counts out of range")
 
     def prepare(self) -> tuple[np.ndarray, list]:
         """The reaches, and the library's model for each table; made at first use."""

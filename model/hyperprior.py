@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.codec import Codec
+from model.codec import Codec, check_range
 from model.context import (
     FRACTION_BITS,
     LIMIT,
@@ -32,6 +32,15 @@ class HyperpriorConfig:
     analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (4, 3)  # at 1/16 and at 1/8
     rate_points: int = 8
+
+    def __post_init__(self):
+        for name in ("channels8", "channels16", "latent", "hyper", "context"):
+            check_range(name, getattr(self, name), 1, 1024)
+        for name in ("analysis_blocks", "synthesis_blocks"):
+            check_range(name, getattr(self, name), 0, 16, length=2)
+        check_range("rate_points", self.rate_points, 2, 64)
+        if self.latent % 4:
+            raise ValueError("the configuration's latent is not a multiple of 4")
 
 
 def blocks(count: int, channels: int) -> nn.Sequential:

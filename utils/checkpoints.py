@@ -15,6 +15,7 @@ from torch import Tensor
 from utils.files import atomic_write
 
 FORMAT = 1
+DTYPES = (torch.float16, torch.float32, torch.int32)
 KEYS = {"format": int, "arch": str, "config": dict, "weights": dict, "history": dict}
 
 
@@ -46,10 +47,10 @@ def load_checkpoint(path: Path) -> dict:
             f"{path} is a checkpoint of format {checkpoint['format']}, this program reads {FORMAT}"
         )
     for name, weight in checkpoint["weights"].items():
-        if not isinstance(weight, Tensor):
-            raise ValueError(f"{path}: weight '{name}' is not a tensor")
+        if not isinstance(weight, Tensor) or weight.dtype not in DTYPES:
+            raise ValueError(f"{path}: weight {name!r:.80} is not a tensor of {DTYPES}")
         if weight.is_floating_point() and not weight.isfinite().all():
-            raise ValueError(f"{path}: weight '{name}' has values that are not finite")
+            raise ValueError(f"{path}: weight {name!r:.80} has values that are not finite")
     return checkpoint
 
 
