@@ -12,7 +12,7 @@ ARCHITECTURES = {
 def codec_class(arch: str):
     """The codec class of an architecture; ValueError if there is none of that name."""
     if arch not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {arch!r:.40}, expected one of {list(ARCHITECTURES)}")
+        raise ValueError(f"unknown architecture {arch!r:.40}, not one of {list(ARCHITECTURES)}")
     module, name = ARCHITECTURES[arch][1].split(":")
     return getattr(import_module(module), name)
 
