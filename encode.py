@@ -24,7 +24,7 @@ def parse_args():
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
-        default=DEFAULT_QUALITY, help="1 (smallest) to 100 (best)")
+        help=f"1 (smallest) to 100 (best); {DEFAULT_QUALITY} without any of these four")
     target.add_argument("--target_bpp", type=number(float, 0),
         help="instead: the best quality of at most so many bits per pixel")
     target.add_argument("--max_bytes", type=number(int, 1),
@@ -53,6 +53,7 @@ def main(args) -> int:
     device = pick_device(args.device)
     codec = load_codec(checkpoint, device)
     made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
+    quality = args.quality or DEFAULT_QUALITY
     given = [(name, getattr(args, name)) for name in REQUESTS]
     request = next((pair for pair in given if pair[1] is not None), None)
     tally = Tally("encoded")
@@ -61,7 +62,7 @@ def main(args) -> int:
 
     def load(path: Path) -> Picture:
         picture = read_picture(path, args.max_pixels)
-        settings = (*made_by, picture.size, request or args.quality)
+        settings = (*made_by, picture.size, request or quality)
         if args.skip_existing and intact(outputs[path], settings):
             raise Skip
         for notice in picture.notices:
@@ -84,11 +85,10 @@ def main(args) -> int:
             rgb = codec.decompress(payload, height, width, quality).permute(1, 2, 0).numpy()
             return psnr(picture.pixels, to_picture(rgb, grey).pixels)
 
-        quality = args.quality
-        if request is not None:
-            size = lambda quality: len(encode(quality))  # noqa: E731
-            quality = choose_quality(request, height * width, size, decoded_psnr)
-        return encode(quality), picture
+        if request is None:
+            return encode(quality), picture
+        size = lambda quality: len(encode(quality))  # noqa: E731
+        return encode(choose_quality(request, height * width, size, decoded_psnr)), picture
 
     def save(path: Path, result: tuple[bytes, Picture]) -> None:
         data, picture = result

@@ -64,7 +64,8 @@ def main(args) -> int:
     device = pick_device(args.device)
     rank, world = processes()
     train_loader, validation_loader = training_loaders(args, codec.STRIDE, rank, world)
-    with data_parallel(codec.to(device), device) as model:
+    codec = codec.to(device, memory_format=torch.channels_last)
+    with data_parallel(codec, device) as model:
         trainer = Trainer(codec, model, device, args)
         trainer.resume(checkpoint)
         if rank == 0:

@@ -19,5 +19,7 @@ def codec_class(arch: str):
 
 def load_codec(checkpoint: dict, device="cpu"):
     """The codec that a checkpoint holds, ready to code; ValueError if its parts do not fit."""
+    import torch
+
     codec = codec_class(checkpoint["arch"]).from_checkpoint(checkpoint)
-    return codec.to(device).eval().requires_grad_(False)
+    return codec.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

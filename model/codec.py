@@ -71,7 +71,7 @@ class Codec(nn.Module):
                 )
         codec = cls(config)
         codec.load_state_dict(weights)
-        return codec.to(memory_format=torch.channels_last)
+        return codec
 
     def config_dict(self) -> dict:
         return asdict(self.config)
@@ -150,13 +150,14 @@ class Codec(nn.Module):
         full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
         level = self.quality_tensor(quality)
         reader = Reader(payload)
+        # All chunks must be there before memory is taken for what they hold.
+        chunks = [(tile, reader.bytes(reader.number())) for tile in tiles(*full, self.TILE)]
+        reader.finish()
         latent = None
-        for tile in tiles(*full, self.TILE):
-            chunk = bytes(reader.bytes(reader.number()))
-            part = self.decode_latents(chunk, *tile.size, level)
+        for tile, chunk in chunks:
+            part = self.decode_latents(bytes(chunk), *tile.size, level)
             if latent is None:
                 shape = [length // self.LATENT_STRIDE for length in full]
                 latent = part.new_empty(1, part.shape[1], *shape)
             tile.crop(latent, self.LATENT_STRIDE).copy_(part)
-        reader.finish()
         return latent

@@ -9,6 +9,7 @@ from PIL import Image
 from benchmarks.curves import read_published
 from utils.images import read_picture
 from utils.metrics import psnr
+from utils.targets import DEFAULT_QUALITY
 
 SETTINGS = 13  # of JPEG
 
@@ -90,18 +91,18 @@ def test_ours_are_the_files_of_encode(rd, script, checkpoints):
     done = rd("--model", checkpoints["binary"], "--qualities", 1, 100, "--keep", "kept",
               codecs=("ours", "jpeg"))  # fmt: skip
     assert done.code == 0, done.err
-    assert "tiny (ours) at its default quality 50" in done.out
+    assert f"tiny (ours) at its default quality {DEFAULT_QUALITY}" in done.out
     ours = [row for row in rows() if row["codec"] != "jpeg"]
-    assert sorted(int(row["setting"]) for row in ours) == [1, 1, 50, 50, 100, 100]
+    assert sorted(int(row["setting"]) for row in ours) == [1, 1, *[DEFAULT_QUALITY] * 2, 100, 100]
     folders = ["--image_folder", "tiny", "--out_folder", "encoded"]
     assert script("encode", "--model", checkpoints["binary"], *folders).code == 0
     for name in ("colour", "grey"):
-        file = Path("kept", ours[0]["codec"], "50", f"{name}.png.xfr")
+        file = Path("kept", ours[0]["codec"], str(DEFAULT_QUALITY), f"{name}.png.xfr")
         assert file.read_bytes() == Path("encoded", f"{name}.xfr").read_bytes()
 
 
 def test_another_checkpoint_of_that_name_is_measured_anew(rd, workplace):
-    flags = ["--model", "tiny.tar", "--qualities", 50, "--anchor", "tiny"]
+    flags = ["--model", "tiny.tar", "--qualities", DEFAULT_QUALITY, "--anchor", "tiny"]
     for seed in (0, 1):
         save_tiny(workplace / "tiny.tar", seed=seed)
         assert "2 files measured, 0 were" in rd(*flags, codecs=["ours"]).out

@@ -111,7 +111,7 @@ def test_pictures_are_capped_in_number(page, tmp_path):
 def test_pictures_are_capped_in_size_and_it_is_said(page, tmp_path, shape):
     built = page(pictures(tmp_path, ["large.png"], *shape))
     assert {max(opened(uri).size) for uri in built.images} == {report.MAX_SIDE}
-    assert "Reduced to 48\u202f% from" in built.words
+    assert "Reduced to 40\u202f% from" in built.words
     assert "Reduced" not in page(pictures(tmp_path, ["small.png"])).words
 
 

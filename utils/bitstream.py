@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.images import MAX_PIXELS
+from utils.images import MAX_PIXELS, check_size
 
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, REQUEST = 1, 2, 4, 8
 REQUESTS = ("target_bpp", "max_bytes", "target_psnr")
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]
-MAX_ICC = 1 << 22
+MAX_ICC = 1 << 24  # bytes
 
 
 @dataclass
@@ -59,6 +59,8 @@ def pack(xfr: Xfr) -> bytes:
     >>> len(data) - len(b"payload"), unpack(data).width
     (24, 768)
     """
+    if xfr.icc is not None and len(xfr.icc) > MAX_ICC:
+        raise ValueError(f"an ICC profile of {len(xfr.icc)} bytes is longer than {MAX_ICC}")
     flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None)
     flags |= ICC * (xfr.icc is not None) | REQUEST * (xfr.request is not None)
     out = bytearray(MAGIC)
@@ -106,10 +108,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         raise ValueError(f"damaged: quality {quality} is not in 1 to 100")
     if not width or not height:
         raise ValueError(f"damaged: {width}x{height} is no size")
-    if width * height > max_pixels:
-        raise ValueError(
-            f"{width}x{height} pixels are more than the limit of {max_pixels} (--max_pixels)"
-        )
+    check_size(width, height, max_pixels)
     if request is not None:
         if not 1 <= request[0] <= len(REQUESTS):
             raise ValueError(f"damaged: unknown request {request[0]}")

@@ -6,6 +6,7 @@ hyper-parameters), ``weights`` (float16 or float32) and ``history``. A training 
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from utils.files import atomic_write
 
 FORMAT = 1
 DTYPES = (torch.float16, torch.float32, torch.int32)
-KEYS = {"format": int, "arch": str, "config": dict, "weights": dict, "history": dict}
+KEYS = {"format": int, "arch": str, "config": dict, "history": dict}
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -32,7 +33,9 @@ def load_checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever it is, it is one of ours or refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on a file that is not one
         raise ValueError(
             f"{path} is not a checkpoint, or is damaged ({first_line(error)})"
@@ -40,23 +43,43 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a checkpoint of this project")
     for key, kind in KEYS.items():
-        if not isinstance(checkpoint.get(key), kind):
+        if type(checkpoint.get(key)) is not kind:
             raise ValueError(f"{path} is not a checkpoint of this project: no '{key}' in it")
+    if not isinstance(checkpoint.get("weights"), dict):
+        raise ValueError(f"{path} is not a checkpoint of this project: no 'weights' in it")
     if checkpoint["format"] != FORMAT:
         raise ValueError(
             f"{path} is a checkpoint of format {checkpoint['format']}, this program reads {FORMAT}"
         )
+    for name, value in checkpoint["config"].items():
+        if not isinstance(name, str) or not plain(value):
+            raise ValueError(f"{path}: the configuration's {name!r:.40} is not a plain number")
+    checkpoint["weights"] = dict(checkpoint["weights"])  # without what torch hangs on it
+    room = path.stat().st_size
     for name, weight in checkpoint["weights"].items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: a weight's name is not text")
         if not isinstance(weight, Tensor) or weight.dtype not in DTYPES:
             raise ValueError(f"{path}: weight {name!r:.80} is not a tensor of {DTYPES}")
+        # A stranger's tensor may claim more elements than the file has bytes.
+        room -= weight.numel() * weight.element_size()
+        if weight.layout != torch.strided or not weight.is_cpu or room < 0:
+            raise ValueError(f"{path}: weight {name!r:.80} is not stored whole")
         if weight.is_floating_point() and not weight.isfinite().all():
             raise ValueError(f"{path}: weight {name!r:.80} has values that are not finite")
     return checkpoint
 
 
+def plain(value) -> bool:
+    """Whether ``value`` is a number or a short tuple of numbers."""
+    values = value if type(value) is tuple and len(value) <= 16 else (value,)
+    return all(type(v) in (bool, int, float) and abs(v) < 2**63 for v in values)
+
+
 def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    line = lines[0][:200] if lines else type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def fingerprint(checkpoint: dict) -> int:

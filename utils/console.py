@@ -7,7 +7,12 @@ from pathlib import Path
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the examples' lines as they are."""
+    """Shows defaults where there are any, and leaves the examples' lines as they are."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def make_parser(docstring: str) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -161,6 +162,14 @@ def loader(dataset: PictureDataset, batch_size: int, sampler: EpochSampler, work
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
+
+
+def batches(loader: DataLoader) -> Iterator[list[Tensor] | None]:
+    """What ``loader`` loads; its workers' ValueErrors come without their tracebacks."""
+    try:
+        yield from loader
+    except ValueError as error:
+        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
 def training_loaders(args, stride: int, rank: int, world: int) -> tuple[DataLoader, DataLoader]:

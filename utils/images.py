@@ -10,6 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 # Pillow's own error level. Our readers take the limit as an argument and check it before any
 # pixel is decoded, so Pillow's warning at half of it would only be noise.
 MAX_PIXELS = 178_956_970
+MIN_SIDE = 64  # what the networks pad a picture to, at least
 Image.MAX_IMAGE_PIXELS = None
 
 # Lossy formats at the best quality that is still of sensible size; others need no options.
@@ -89,20 +90,16 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     it has more than ``max_pixels`` pixels.
     """
     with Image.open(path) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ValueError(
-                f"{width}x{height} pixels are more than the limit of {max_pixels} (--max_pixels)"
-            )
+        check_size(*image.size, max_pixels)
         notices = []
         if getattr(image, "n_frames", 1) > 1:
             notices.append("only the first frame is kept")
             image.seek(0)
-        if "16" in str([tile[3] for tile in image.tile]) or image.mode.startswith("I"):
+        if is_16_bit(image):
             notices.append("16 bits per channel are reduced to 8")
         image.load()
         image = ImageOps.exif_transpose(image)
-        icc = image.info.get("icc_profile")
+        icc = None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
         image = to_8_bit(image)
     alpha = None
     if image.mode in ("LA", "RGBA"):
@@ -123,6 +120,22 @@ def is_intact(output: Path, source: Path, size: tuple[int, int]) -> bool:
             return (image.height, image.width) == size
     except (OSError, ValueError, SyntaxError):
         return False
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """ValueError for more than ``max_pixels``; very thin pictures count with their padding."""
+    padded = max(width, MIN_SIDE) * max(height, MIN_SIDE)
+    if width * height > max_pixels or padded > max(max_pixels, MAX_PIXELS):
+        raise ValueError(
+            f"{width}x{height} pixels are more than the limit of {max_pixels} (--max_pixels)"
+        )
+
+
+def is_16_bit(image: Image.Image) -> bool:
+    """Whether the file has 16 bits per channel, which Pillow may be about to reduce."""
+    decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+    raw_modes = [value for values in decoders for value in values if isinstance(value, str)]
+    return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -148,17 +161,18 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 def through_profile(image: Image.Image) -> Image.Image:
     """CMYK or Lab to sRGB, by the picture's own profile where it has a usable one."""
-    if image.mode == "LAB":
-        source = ImageCms.createProfile("LAB")
-    elif "icc_profile" in image.info:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-    else:
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK" and profile is None:
         return image.convert("RGB")
     try:
+        if image.mode == "LAB":
+            source = ImageCms.createProfile("LAB")
+        else:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
-    except ImageCms.PyCMSError:
+    except (OSError, ImageCms.PyCMSError):  # the profile is damaged, or is not one for CMYK
         return image.convert("RGB")
 
 

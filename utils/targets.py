@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 
-MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 50
+MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 35
 
 
 class UnreachableError(ValueError):

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.checkpoints import save_checkpoint
+from utils.data import batches
 from utils.devices import fast_precision
 from utils.files import atomic_write
 from utils.optimizer import FastSOAP
@@ -83,7 +84,7 @@ class Trainer:
         self.run = {name: getattr(args, name) for name in RUN_FLAGS}
         self.seed, self.epochs = args.seed, args.num_of_epochs
         self.optimizer = make_optimizer(codec, args.lr_rate)
-        self.epoch = self.first_epoch = 0
+        self.epoch = self.saved_epoch = 0
         self.history: dict[str, list[float]] = {}
         self.origin = "from scratch"
 
@@ -94,7 +95,7 @@ class Trainer:
         if "optimizer" not in checkpoint:
             self.origin = "fine-tuning (the checkpoint has no optimiser state)"
             return
-        self.epoch = self.first_epoch = checkpoint["epoch"]
+        self.epoch = checkpoint["epoch"]
         if self.epoch >= self.epochs:
             raise ValueError(
                 f"the checkpoint is at epoch {self.epoch} already, --num_of_epochs is {self.epochs}"
@@ -132,7 +133,8 @@ class Trainer:
         self.model.train()
         loader.sampler.epoch = epoch
         mean, last_step = Mean(), self.epochs * len(loader)
-        bar = tqdm(loader, f"epoch {epoch + 1}/{self.epochs}", leave=False, disable=rank > 0)
+        title = f"epoch {epoch + 1}/{self.epochs}"
+        bar = tqdm(batches(loader), title, len(loader), leave=False, disable=rank > 0)
         for step, batch in enumerate(bar, start=epoch * len(loader)):
             if batch is None:
                 raise ValueError("none of the training pictures can be read")
@@ -155,7 +157,7 @@ class Trainer:
         """Mean loss, bpp and PSNR over the validation pictures, quantized as when encoding."""
         self.codec.eval()
         mean = Mean()
-        for batch in loader:
+        for batch in batches(loader):
             if batch is not None:
                 mean.add(self.forward(self.codec, batch), len(batch[0]))
         return mean.values
@@ -189,20 +191,24 @@ class Trainer:
         }
         state = {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), "run": self.run}
         save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
+        self.saved_epoch = self.epoch
         # Without a validation split, the training loss has to do.
         losses = self.history["validation_loss"]
         if math.isnan(losses[-1]):
             losses = self.history["train_loss"]
         if losses[-1] <= min(losses):
-            half = {name: weight.half() for name, weight in weights.items()}
+            half = {
+                name: weight.half() if weight.is_floating_point() else weight
+                for name, weight in weights.items()
+            }
             save_checkpoint(folder / "best.tar", {**checkpoint, "weights": half})
         plot_history(self.history, folder / "history.png")
 
     def kept(self, folder: Path) -> str:
         """What is left of a run that ends early, in words."""
-        if self.epoch == self.first_epoch:
+        if not self.saved_epoch:
             return "no epoch was finished, nothing was saved"
-        return f"the state of epoch {self.epoch} is in {folder / 'last.tar'}"
+        return f"the state of epoch {self.saved_epoch} is in {folder / 'last.tar'}"
 
 
 def plot_history(history: dict[str, list[float]], path: Path) -> None:

@@ -1,0 +1,65 @@
+import os
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("calm", deadline=None, derandomize=True, max_examples=40, database=None)
+settings.load_profile("calm")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """A tiny untrained checkpoint of each architecture, each alone in its folder."""
+    from helpers import ARCHS, save_tiny
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {arch: save_tiny(folder / arch / "tiny.tar", arch) for arch in ARCHS}
+
+
+@pytest.fixture
+def script(monkeypatch, capfd):
+    """Run a script of the project in this process, in the folder where the test is.
+
+    Returns its exit code, stdout and stderr, as a shell would see them.
+    """
+
+    def run(name: str, *args) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *map(str, args)])
+        capfd.readouterr()
+        code, message = 0, ""
+        try:
+            runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code, message = end.code or 0, ""
+            if isinstance(code, str):
+                code, message = 1, code
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err + message)
+
+    return run
+
+
+@pytest.fixture
+def shell():
+    """Run a script of the project as a process of its own."""
+    from helpers import run_process
+
+    def run(name: str, *args, cwd=None) -> SimpleNamespace:
+        return run_process([sys.executable, ROOT / f"{name}.py", *args], cwd)
+
+    return run
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,103 @@
+"""Pictures and tiny codecs that the tests make for themselves."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model import codec_class
+from model.binary import BinaryConfig
+from model.hyperprior import HyperpriorConfig
+from utils.checkpoints import save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHS = ("binary", "hyperprior")
+TINY = {
+    "binary": BinaryConfig(filters=(8, 12), bits=16),
+    "hyperprior": HyperpriorConfig(
+        channels8=16, channels16=24, latent=32, hyper=8, context=16,
+        analysis_blocks=(1, 1), synthesis_blocks=(1, 1),
+    ),
+}  # fmt: skip
+
+
+def colour(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3]: a smooth gradient with a disc and a rectangle on it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    slopes = rng.uniform(40, 120, (3, 2))
+    picture = np.stack([60 + a * x + b * y for a, b in slopes], axis=2)
+    picture[(x - 0.4) ** 2 + (y - 0.3) ** 2 < 0.04] = rng.uniform(0, 255, 3)
+    picture[(abs(x - 0.7) < 0.1) & (abs(y - 0.5) < 0.2)] = rng.uniform(0, 255, 3)
+    return picture.clip(0, 255).round().astype(np.uint8)
+
+
+def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [H, W]."""
+    return colour(height, width, seed)[:, :, 0]
+
+
+def save_png(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] to [3, H, W]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def tiny_codec(arch: str, seed: int = 0):
+    """An untrained codec whose rate grows with quality and whose every layer does something."""
+    torch.manual_seed(seed)
+    codec = codec_class(arch)(TINY[arch])
+    with torch.no_grad():
+        for weight in codec.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+        if arch == "binary":
+            codec.importance_bias.points.copy_(torch.linspace(-3, 3, 6)[:, None])
+    return codec.eval().requires_grad_(False)
+
+
+def save_tiny(path: Path, arch: str = "binary", seed: int = 0) -> Path:
+    """A checkpoint to ship: half precision, without optimiser state."""
+    codec = tiny_codec(arch, seed)
+    weights = {
+        name: weight.half() if weight.is_floating_point() else weight
+        for name, weight in codec.state_dict().items()
+    }
+    contents = {"arch": arch, "config": codec.config_dict(), "weights": weights, "history": {}}
+    save_checkpoint(path, contents)
+    return path
+
+
+def run_process(command: list, cwd: Path | None = None, seconds: float = 120) -> SimpleNamespace:
+    """Exit code, stdout and stderr; too late, it is killed with all that it has started."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(list(map(str, command)), cwd=cwd, start_new_session=True, **pipes)
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+
+def torchrun(script: Path, *args) -> SimpleNamespace:
+    """Run a script in two processes that know of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2]
+    return run_process(
+        [*command, "--master_addr", "127.0.0.1", "--master_port", port, script, *args]
+    )

@@ -1,0 +1,406 @@
+import hashlib
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import ARCHS, ROOT, TINY, as_tensor, colour, tiny_codec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import codec_class, load_codec
+from model.context import (
+    BIAS_LIMIT,
+    FRACTION_BITS,
+    LIMIT,
+    WEIGHT_BITS,
+    Depthwise,
+    Pointwise,
+)
+from model.entropy import MAX_SYMBOL
+from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
+from model.payload import Reader, pack_number
+from model.tiling import padded
+from utils.checkpoints import fingerprint, load_checkpoint
+
+SIZES = [(1, 1), (7, 5), (257, 129)]
+CODECS = {arch: tiny_codec(arch) for arch in ARCHS}
+
+
+@pytest.fixture(params=ARCHS)
+def codec(request):
+    return tiny_codec(request.param)
+
+
+def checksum(latent: torch.Tensor) -> str:
+    return hashlib.sha256(latent.contiguous().numpy().tobytes()).hexdigest()
+
+
+# Payloads
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_a_picture_of_any_size_comes_back_in_its_shape(codec, height, width):
+    payload = codec.compress(as_tensor(colour(height, width)), 50)
+    image = codec.decompress(payload, height, width, 50)
+    assert isinstance(payload, bytes)
+    assert image.shape == (3, height, width) and image.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("quality", [1, 37, 100])
+def test_compressing_and_decompressing_are_deterministic(codec, quality):
+    image = as_tensor(colour(70, 90))
+    payloads = {codec.compress(image, quality) for _ in range(3)}
+    assert len(payloads) == 1
+    first, second = (codec.decompress(*payloads, 70, 90, quality) for _ in range(2))
+    assert first.equal(second)
+
+
+def test_a_higher_quality_takes_more_bytes(codec):
+    image = as_tensor(colour(128, 128))
+    small, medium, large = (len(codec.compress(image, quality)) for quality in (1, 50, 100))
+    assert small < medium < large
+
+
+def test_the_binary_decoder_sees_what_the_encoder_saw(monkeypatch):
+    codec, seen = tiny_codec("binary"), []
+    analyse = codec.analyse
+    monkeypatch.setattr(codec, "analyse", lambda *args: seen.append(analyse(*args)) or seen[-1])
+    payload = codec.compress(as_tensor(colour(70, 90)), 50)
+    assert codec.decode_payload(payload, 70, 90, 50).equal(seen[0][8].to(torch.int8))
+
+
+def test_the_hyperprior_decoder_sees_what_the_encoder_saw(monkeypatch):
+    codec, seen = tiny_codec("hyperprior"), []
+    code = codec.code_latent
+    monkeypatch.setattr(codec, "code_latent", lambda *args: seen.append(code(*args)) or seen[-1])
+    payload = codec.compress(as_tensor(colour(70, 90)), 50)
+    assert codec.decode_payload(payload, 70, 90, 50).equal(seen[0])
+    assert seen[0].unique().numel() > 100
+
+
+# Latents
+
+
+def hyperprior_round_trip(y: torch.Tensor, z: torch.Tensor, quality: int) -> None:
+    """The decoder's latent is the encoder's, and within half a step of y."""
+    codec = CODECS["hyperprior"]
+    level, (height, width) = codec.quality_tensor(quality), y.shape[2:]
+    chunk = codec.encode_latents({16: y, 64: z}, level)
+    latent = codec.decode_latents(chunk, 16 * height, 16 * width, level)
+    assert ((latent.double() / 64 - y).abs() <= 0.5 + (1 + y.abs()) * 1e-6).all()
+    assert codec.encode_latents({16: latent.double() / 64, 64: z}, level) == chunk
+
+
+def latents(y_scale: float, z_scale: float, height: int = 4, width: int = 8, seed: int = 0):
+    config, generator = TINY["hyperprior"], torch.Generator().manual_seed(seed)
+    y = y_scale * torch.randn(1, config.latent, height, width, generator=generator)
+    z = z_scale * torch.randn(1, config.hyper, height // 4, width // 4, generator=generator)
+    return y, z.round()
+
+
+@pytest.mark.parametrize("y_scale", [0, 0.01, 1, 30, 1000, 1e6])
+@pytest.mark.parametrize("z_scale", [0, 3, 1e6])
+def test_noise_of_any_scale_comes_back(y_scale, z_scale):
+    hyperprior_round_trip(*latents(y_scale, z_scale), quality=50)
+
+
+@pytest.mark.parametrize("spike", [1, -600, 10**6, -(10**6)])
+def test_a_single_spike_comes_back(spike):
+    y, z = latents(0, 0)
+    y[0, 5, 2, 3] = spike
+    hyperprior_round_trip(y, z, quality=50)
+    y, z = latents(0, 0)
+    z[0, 5, 0, 1] = spike
+    hyperprior_round_trip(y, z, quality=50)
+
+
+@given(
+    st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 3), st.floats(0, 6), st.floats(0, 6),
+    st.integers(1, 100),
+)  # fmt: skip
+def test_random_latents_come_back(seed, rows, columns, y_power, z_power, quality):
+    parts = latents(10**y_power - 1, 10**z_power - 1, 4 * rows, 4 * columns, seed)
+    hyperprior_round_trip(*parts, quality)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(10**6), 10**6) | st.integers(-5, 5), st.integers(0, 63)),
+             min_size=1, max_size=200)
+)  # fmt: skip
+def test_any_symbols_under_any_scale_come_back(pairs):
+    symbols, index = (np.array(column) for column in zip(*pairs))
+    index = index.astype(np.uint8)
+    coder = CODECS["hyperprior"].coder
+    decoder = coder.decoder(coder.encode([(symbols, index), (symbols[::-1], index)]))
+    assert np.array_equal(decoder.decode(index), symbols)
+    assert np.array_equal(decoder.decode(index), symbols[::-1])
+    decoder.finish()
+
+
+def test_a_symbol_too_large_for_a_latent_is_refused():
+    coder, index = CODECS["hyperprior"].coder, np.zeros(1, np.uint8)
+    reader = Reader(coder.encode([(np.array([10_000]), index)]))
+    escapes = reader.bytes(reader.number())
+    assert len(escapes) == len(pack_number(20_000))
+    for number in (2 * MAX_SYMBOL, 2**34, 2**35 - 1):
+        large = pack_number(number)
+        decoder = coder.decoder(pack_number(len(large)) + large + bytes(reader.payload[-4:]))
+        with pytest.raises(ValueError, match="too large"):
+            decoder.decode(index)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.integers(0, 6))
+def test_any_bits_behind_any_map_come_back(seed, height, width, levels):
+    rng = np.random.default_rng(seed)
+    used = rng.integers(0, levels + 1, (height, width))
+    there = np.arange(4 * levels + 1)[:, None, None] < 4 * used
+    bits = np.where(there, rng.choice([-1, 1], there.shape), 0).astype(np.int8)
+    reader = Reader(pack_map(used) + pack_bits(bits))
+    assert np.array_equal(unpack_map(reader, height, width, levels), used)
+    assert np.array_equal(unpack_bits(reader, 4 * used, len(bits)), bits)
+    reader.finish()
+
+
+@pytest.mark.parametrize("used", [[[7]], [[-1]], [[3, 6], [7, 0]]])
+def test_a_map_of_more_groups_than_there_are_is_refused(used):
+    used = np.array(used)
+    with pytest.raises(ValueError, match="importance out of range"):
+        unpack_map(Reader(pack_map(used)), *used.shape, levels=6)
+
+
+# Fixed point
+
+
+def whole(weight: torch.Tensor, bits: int, limit: int) -> torch.Tensor:
+    return (weight.double() * 2**bits).round().clamp(-limit, limit).long()
+
+
+@pytest.mark.parametrize("layer", [Pointwise(300, 20), Depthwise(30)], ids=["1x1", "depthwise"])
+def test_fixed_point_is_exact_up_to_its_limits(layer):
+    generator = torch.Generator().manual_seed(0)
+    layer = layer.eval().requires_grad_(False)
+    for parameter in layer.parameters():
+        parameter.copy_(40 * torch.randn(parameter.shape, generator=generator))
+    shape = (1, layer.in_channels, 6, 7)
+    x = torch.randint(-LIMIT, LIMIT + 1, shape, generator=generator, dtype=torch.int32)
+    weight = whole(layer.weight, WEIGHT_BITS, layer.weight_limit)
+    bias = whole(layer.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)[:, None, None]
+    if isinstance(layer, Pointwise):
+        total = torch.einsum("dc,chw->dhw", weight[:, :, 0, 0], x[0].long())
+    else:
+        parts = F.pad(x[0].long(), (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+        total = (parts * weight[:, 0][:, None, None]).sum((3, 4))
+    assert total.abs().max() > 2**24
+    expected = ((total + bias + 2 ** (WEIGHT_BITS - 1)) >> WEIGHT_BITS).clamp(-LIMIT, LIMIT)
+    assert layer(x).equal(expected.int()[None])
+
+
+# Tiles
+
+
+def small_tiles(codec, monkeypatch) -> None:
+    monkeypatch.setattr(codec, "TILE", 2 * codec.STRIDE)
+
+
+def coded_symbols(codec, monkeypatch, image: torch.Tensor) -> torch.Tensor:
+    """What ``encode_latents`` is given, bits or rounded y, tile after tile."""
+    stride, parts = codec.LATENT_STRIDE, []
+    encode = codec.encode_latents
+
+    def spy(latents, quality):
+        parts.append(latents[stride].round())
+        return encode(latents, quality)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "encode_latents", spy)
+        codec.compress(image, 50)
+    height, width = (padded(length, codec.STRIDE) for length in image.shape[1:])
+    whole = parts[0].new_zeros(1, parts[0].shape[1], height // stride, width // stride)
+    side, position = codec.TILE // stride, 0
+    for top in range(0, whole.shape[2], side):
+        for left in range(0, whole.shape[3], side):
+            whole[:, :, top : top + side, left : left + side] = parts[position]
+            position += 1
+    assert position == len(parts)
+    return whole
+
+
+def test_tiles_hold_the_symbols_that_the_whole_picture_has(codec, monkeypatch):
+    image = as_tensor(colour(330, 450))
+    whole = coded_symbols(codec, monkeypatch, image)
+    small_tiles(codec, monkeypatch)
+    tiled = coded_symbols(codec, monkeypatch, image)
+    assert whole.unique().numel() > 2
+    assert (tiled != whole).double().mean() <= 1e-4
+
+
+def test_tiles_are_synthesised_as_the_whole_picture_is(codec, monkeypatch):
+    image = as_tensor(colour(330, 450))
+    payload = codec.compress(image, 50)
+    latent = codec.decode_payload(payload, 330, 450, 50)
+    whole = codec.decompress(payload, 330, 450, 50)
+    small_tiles(codec, monkeypatch)
+    monkeypatch.setattr(codec, "decode_payload", lambda *_: latent)
+    tiled = codec.decompress(b"", 330, 450, 50)
+    assert (tiled.int() - whole.int()).abs().max() <= 1
+
+
+def test_a_tiled_picture_of_any_size_comes_back(codec, monkeypatch):
+    small_tiles(codec, monkeypatch)
+    side = codec.TILE
+    for height, width in [(side, side), (side + 1, 2 * side - 1), (3 * side, 1)]:
+        payload = codec.compress(as_tensor(colour(height, width)), 50)
+        assert codec.decompress(payload, height, width, 50).shape == (3, height, width)
+
+
+# Damage
+
+
+def decoded_or_refused(codec, payload: bytes, height: int, width: int) -> bool:
+    """Whether it was refused: by a ValueError, the only exception allowed."""
+    try:
+        image = codec.decompress(payload, height, width, 50)
+    except ValueError:
+        return True
+    assert image.shape == (3, height, width) and image.dtype == torch.uint8
+    return False
+
+
+def test_every_truncation_is_refused(codec):
+    payload = codec.compress(as_tensor(colour(60, 70)), 50)
+    for length in range(0, len(payload), 1 + len(payload) // 100):
+        assert decoded_or_refused(codec, payload[:length], 60, 70)
+
+
+def test_bytes_left_over_are_refused(codec):
+    payload = codec.compress(as_tensor(colour(60, 70)), 50)
+    assert decoded_or_refused(codec, payload + b"\0", 60, 70)
+
+
+def test_a_mutated_payload_is_refused_or_gives_a_picture(codec):
+    payload, rng = codec.compress(as_tensor(colour(60, 70)), 50), np.random.default_rng(0)
+    for _ in range(300):
+        mutated = bytearray(payload)
+        for position in rng.integers(0, min(len(payload), rng.choice([8, 10**9])), 3):
+            mutated[position] = rng.integers(256)
+        decoded_or_refused(codec, bytes(mutated), 60, 70)
+
+
+@given(st.sampled_from(ARCHS), st.binary(max_size=100))
+def test_any_payload_at_all_is_refused_or_gives_a_picture(arch, payload):
+    decoded_or_refused(CODECS[arch], payload, 20, 30)
+    decoded_or_refused(CODECS[arch], bytes([len(payload)]) + payload, 20, 30)
+
+
+def test_a_payload_of_another_size_is_refused_or_gives_a_picture(codec):
+    payload = codec.compress(as_tensor(colour(60, 70)), 50)
+    for height, width in [(1, 1), (200, 60), (60, 200), (300, 300)]:
+        decoded_or_refused(codec, payload, height, width)
+
+
+# Machines
+
+
+@pytest.fixture(scope="module")
+def coded(checkpoints):
+    """A payload and the checksum of its decoded latent, per architecture."""
+    results = {}
+    for arch, path in checkpoints.items():
+        codec = load_codec(load_checkpoint(path))
+        payload = codec.compress(as_tensor(colour(200, 300)), 60)
+        latent = checksum(codec.decode_payload(payload, 200, 300, 60))
+        results[arch] = SimpleNamespace(payload=payload, latent=latent, path=path)
+    return results
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_latent_is_the_same_with_any_number_of_threads(coded, arch, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        codec = load_codec(load_checkpoint(coded[arch].path))
+        latent = codec.decode_payload(coded[arch].payload, 200, 300, 60)
+    finally:
+        torch.set_num_threads(before)
+    assert checksum(latent) == coded[arch].latent
+
+
+DECODE = """
+import hashlib, sys
+from pathlib import Path
+from model import load_codec
+from utils.checkpoints import load_checkpoint
+for checkpoint, payload in zip(sys.argv[1::2], sys.argv[2::2]):
+    codec = load_codec(load_checkpoint(Path(checkpoint)))
+    latent = codec.decode_payload(Path(payload).read_bytes(), 200, 300, 60)
+    print(hashlib.sha256(latent.contiguous().numpy().tobytes()).hexdigest())
+"""
+
+
+def test_the_latent_is_the_same_on_an_old_processor(coded, tmp_path):
+    args = []
+    for arch, one in coded.items():
+        (tmp_path / arch).write_bytes(one.payload)
+        args += [one.path, tmp_path / arch]
+    old = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    out = subprocess.run(
+        [sys.executable, "-c", DECODE, *map(str, args)], cwd=ROOT, env={**os.environ, **old},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert out.split() == [one.latent for one in coded.values()]
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_comes_back_with_its_fingerprint(checkpoints):
+    for arch, path in checkpoints.items():
+        checkpoint = load_checkpoint(path)
+        codec = load_codec(checkpoint)
+        assert codec.arch == arch and codec.config == TINY[arch]
+        assert fingerprint(checkpoint) == fingerprint(load_checkpoint(path))
+    assert len({fingerprint(load_checkpoint(path)) for path in checkpoints.values()}) == 2
+
+
+def test_the_fingerprint_changes_with_any_weight(checkpoints):
+    checkpoint = load_checkpoint(checkpoints["binary"])
+    before = fingerprint(checkpoint)
+    next(iter(checkpoint["weights"].values())).view(-1)[0] += 0.01
+    assert fingerprint(checkpoint) != before
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(checkpoints):
+    checkpoint = load_checkpoint(checkpoints["binary"])
+    with pytest.raises(ValueError, match="unknown architecture 'ternary'"):
+        load_codec({**checkpoint, "arch": "ternary"})
+    with pytest.raises(ValueError, match="configuration"):
+        load_codec({**checkpoint, "arch": "hyperprior"})
+    with pytest.raises(ValueError, match="configuration"):
+        load_codec({**checkpoint, "config": {}})
+    with pytest.raises(ValueError, match="weights do not fit"):
+        load_codec({**checkpoint, "weights": {}})
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"])
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, content):
+    (tmp_path / "some.tar").write_bytes(content)
+    with pytest.raises(ValueError, match="some.tar is not a checkpoint"):
+        load_checkpoint(tmp_path / "some.tar")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_gradient_reaches_every_weight(arch):
+    torch.manual_seed(0)
+    codec = codec_class(arch)(TINY[arch])
+    x = as_tensor(colour(128, 128))[None].float() / 255
+    x_hat, bpp = codec(x, torch.tensor([50.0]))
+    assert x_hat.shape == x.shape and bpp.shape == (1,)
+    (x_hat.square().mean() + bpp.sum()).backward()
+    without = [name for name, weight in codec.named_parameters() if weight.grad is None]
+    assert not without

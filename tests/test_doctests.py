@@ -1,0 +1,29 @@
+import doctest
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import model
+import utils.bitstream
+
+PACKAGES = {"model": model.__path__, "utils": [str(Path(utils.bitstream.__file__).parent)]}
+NAMES = [
+    f"{package}.{module.name}"
+    for package, path in PACKAGES.items()
+    for module in pkgutil.iter_modules(path)
+]
+WITH_EXAMPLES = [
+    name for name in NAMES if ">>>" in Path(import_module(name).__file__).read_text("utf-8")
+]
+
+
+def test_there_are_modules_with_examples():
+    assert {"model.entropy", "model.payload", "utils.bitstream"} <= set(WITH_EXAMPLES)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_in_docstrings_are_true(name):
+    result = doctest.testmod(import_module(name))
+    assert result.attempted and not result.failed

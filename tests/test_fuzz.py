@@ -1,0 +1,206 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fuzz_worker import misbehave
+from helpers import ARCHS, as_tensor, colour, tiny_codec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.fuzz import Worker, fuzz, memory_bound, outcome, virtual_bytes, work
+from benchmarks.mutants import Mutants, assemble, dissect, sealed
+from model import ARCHITECTURES
+from model.packing import unpack_bits, unpack_map, unpack_section
+from model.payload import Reader, pack_number
+from utils import bitstream
+from utils.bitstream import Xfr, pack, unpack
+from utils.images import MAX_PIXELS
+
+LIMIT = 1 << 14  # pixels
+CODER = tiny_codec("hyperprior").coder
+needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
+
+
+def refused(function, *args) -> bool:
+    """Whether it raised a ValueError of one line. Any other exception passes through."""
+    try:
+        function(*args)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+        return True
+    return False
+
+
+# Files
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_mutant_is_refused_or_decoded(checkpoints, arch):
+    worker = Worker(work, checkpoints[arch], 0, LIMIT, 256)
+    result = fuzz(worker, range(300), "--seed 0")
+    assert not result.failures
+    ends = sum(result.counts.values(), start=type(result.counts["any"])())
+    assert ends["refused"] > 100 and ends["decoded"] > 20 and ends.total() == 300
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_mutants_depend_on_seed_and_index_alone(arch):
+    made_by = ARCHITECTURES[arch][0], 0
+    first, again, other = (Mutants(tiny_codec(arch), made_by, s, LIMIT) for s in (0, 0, 1))
+    forwards, backwards = range(50), reversed(range(50))
+    mutants = [again.mutant(i) for i in backwards]
+    assert [first.mutant(i) for i in forwards] == mutants[::-1]
+    assert first.mutant(10) != other.mutant(10)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_file_that_is_taken_apart_goes_together_again(arch):
+    for data in Mutants(tiny_codec(arch), (ARCHITECTURES[arch][0], 0), 0, LIMIT).packed:
+        assert assemble(dissect(data)) == data
+
+
+def test_the_command_prints_a_table_and_is_repeatable(shell, checkpoints):
+    result = shell("benchmarks/fuzz", "--model", checkpoints["binary"], "--first", 3, "--count", 40)
+    assert result.code == 0, result.err
+    assert "40 mutants" in result.out and "0 failed" in result.out
+
+
+@needs_proc
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_declared_size_alone_allocates_nothing(arch):
+    codec = tiny_codec(arch)
+    tile = codec.compress(as_tensor(colour(codec.STRIDE, codec.TILE)), 50)
+    width = MAX_PIXELS // codec.STRIDE
+    codec.decompress(tile, codec.STRIDE, codec.TILE, 50)
+    for payload in (tile, 3 * tile):
+        with memory_bound(32), pytest.raises(ValueError, match="damaged payload"):
+            codec.decompress(payload, codec.STRIDE, width, 50)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, MAX_PIXELS), (MAX_PIXELS // 3, 3)])
+def test_a_picture_that_is_mostly_padding_counts_with_its_padding(width, height):
+    """The networks see at least 64 pixels in each direction."""
+    with pytest.raises(ValueError, match=f"{width}x{height} pixels are more than the limit"):
+        unpack(pack(Xfr(1, 0, width, height, False, 50, b"")))
+
+
+# What the fuzzer itself would notice
+
+
+def good(height=2, width=3, **changes):
+    xfr = SimpleNamespace(height=height, width=width, grey=False)
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    return xfr, SimpleNamespace(**{"pixels": pixels, "alpha": None, **changes})
+
+
+def test_what_is_as_it_should_be_is_told_from_what_is_not():
+    def fail(error):
+        raise error
+
+    assert outcome(good, 100) == "decoded"
+    assert outcome(lambda: fail(ValueError("damaged")), 100) == "refused"
+    assert "not one line" in outcome(lambda: fail(ValueError("a\nb")), 100)
+    assert "not one line" in outcome(lambda: fail(ValueError()), 100)
+    assert outcome(lambda: fail(KeyError("a")), 100).startswith("KeyError ('a') in test_fuzz.py:")
+    assert "declared (9, 3, 3)" in outcome(lambda: good(height=9), 100)
+    assert "alpha (1, 1)" in outcome(lambda: good(alpha=np.zeros((1, 1))), 100)
+
+
+@needs_proc
+@pytest.mark.parametrize("allocate", [bytearray, np.empty, torch.empty])
+def test_a_large_allocation_is_noticed(allocate):
+    assert "MemoryError" in (end := outcome(lambda: allocate(1 << 30), 100)) or "allocate" in end
+    assert len(allocate(1 << 28)) == 1 << 28
+
+
+def test_a_hang_and_a_crash_are_noticed_and_the_run_goes_on(tmp_path, capfd):
+    result = fuzz(Worker(misbehave), range(4), "--seed 7", seconds=5, keep=tmp_path)
+    hang, crash = result.failures
+    assert hang == "kind 1: hangs: no answer after 5 s [--seed 7 --first 1 --count 1]"
+    assert crash.startswith("kind 2: the process has died with exit code 9 ")
+    assert "--first 2 --count 1" in crash and hang in capfd.readouterr().err
+    assert result.counts["kind 0"]["refused"] == result.counts["kind 3"]["refused"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.xfr", "2.xfr"]
+    rows = [line.split() for line in result.table().splitlines()]
+    assert rows[2] == ["kind", "1", "0", "0", "1"] and rows[-1] == ["all", "2", "0", "2"]
+
+
+# Arbitrary bytes
+
+
+@given(st.binary(max_size=300), st.integers(0, 15), st.integers(0, 100))
+def test_unpack_of_any_bytes(data, flags, quality):
+    head = b"XFR\x01\x01" + bytes(8) + bytes([flags, quality])
+    for content in (data, b"XFR\x01" + data, head + data, head + b"\x05\x05" + data):
+        refused(unpack, content)
+        refused(unpack, sealed(content))
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(0, 2**35), max_size=5))
+@pytest.mark.parametrize("kind", [Reader, bitstream.Reader])
+def test_readers_of_any_bytes(kind, data, counts):
+    def read():
+        reader = kind(data)
+        for count in counts:
+            assert 0 <= reader.number() < 2**35
+            take = reader.bytes if kind is Reader else reader.take
+            assert len(take(count % 7)) == count % 7
+            take(count)
+
+    refused(read)
+
+
+@given(st.binary(max_size=100), st.integers(0, 300))
+def test_sections_of_any_bytes(data, size):
+    for content in (data, pack_number(len(data)) + b"\0" + data):
+        refused(lambda content=content: len(unpack_section(Reader(content), size)) == size)
+
+
+@st.composite
+def sections(draw) -> bytes:
+    """Whole lzma streams of any bytes, one after the other."""
+    out = draw(st.binary(max_size=1))
+    for content in draw(st.lists(st.binary(max_size=60), max_size=2)):
+        stream = bitstream.section(content)
+        length = Reader(stream).number()
+        out += pack_number(length) + draw(st.sampled_from([b"\0", b"\4"])) + stream[-length:]
+    return out
+
+
+@given(sections() | st.binary(max_size=60), st.integers(1, 9), st.integers(1, 9))
+def test_maps_of_any_bytes(data, height, width):
+    def read():
+        used = unpack_map(Reader(data), height, width, 6)
+        assert used.shape == (height, width) and used.min() >= 0 and used.max() <= 6
+
+    refused(read)
+
+
+@given(sections() | st.binary(max_size=60), st.lists(st.integers(0, 24), min_size=1, max_size=20))
+def test_bits_of_any_bytes(data, used):
+    def read():
+        bits = unpack_bits(Reader(data), np.array([used]), 24)
+        assert bits.shape == (24, 1, len(used)) and np.abs(bits).sum() == sum(used)
+
+    refused(read)
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(min_size=1, max_size=100), max_size=4))
+def test_symbols_of_any_bytes(data, parts):
+    def read():
+        decoder = CODER.decoder(data)
+        for part in parts:
+            index = np.frombuffer(part, np.uint8) % 64
+            values = decoder.decode(index)
+            assert values.shape == index.shape and np.abs(values).max() <= 2**24
+        decoder.finish()
+
+    refused(read)
+
+
+@given(st.lists(st.integers(0, 2**35 - 1), max_size=30), st.lists(st.integers(0, 2**32 - 1)))
+def test_symbols_of_any_escapes_and_words(escapes, words):
+    numbers = b"".join(map(pack_number, escapes))
+    data = pack_number(len(numbers)) + numbers + np.array(words, "<u4").tobytes()
+    refused(lambda: CODER.decoder(data).decode(np.arange(64, dtype=np.uint8)))

@@ -1,0 +1,280 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from helpers import colour, grey
+from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import get_sampling
+
+from utils.images import (
+    Picture,
+    is_intact,
+    normalize_extension,
+    read_picture,
+    writable_format,
+    write_picture,
+)
+
+EXTENSIONS = ["bmp", "png", "jpg", "jpeg", "webp", "tiff", "tif", "ppm", "avif", "gif", "jp2"]
+LOSSLESS = ["bmp", "png", "webp", "tiff", "tif", "ppm"]
+HOLDS_ALPHA = {"png", "webp", "tiff", "tif", "avif", "jp2"}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SHAPE = (24, 38)
+ALPHA = np.linspace(0, 255, SHAPE[0] * SHAPE[1]).astype(np.uint8).reshape(SHAPE)
+
+
+@pytest.fixture
+def reread(tmp_path):
+    """Save a Pillow image and read it as a Picture."""
+
+    def run(image: Image.Image, name: str = "picture.png", **options) -> Picture:
+        image.save(tmp_path / name, **options)
+        return read_picture(tmp_path / name)
+
+    return run
+
+
+def written(picture: Picture, extension: str) -> tuple[Image.Image, list[str]]:
+    stream = io.BytesIO()
+    notices = write_picture(picture, stream, extension)
+    stream.seek(0)
+    image = Image.open(stream)
+    image.load()
+    return image, notices
+
+
+# Reading
+
+
+def test_rgb_is_read_as_it_is(reread):
+    picture = reread(Image.fromarray(colour(*SHAPE)))
+    assert np.array_equal(picture.pixels, colour(*SHAPE))
+    assert picture.alpha is None and picture.icc is None and picture.notices == []
+
+
+def test_grey_stays_grey(reread):
+    picture = reread(Image.fromarray(grey(*SHAPE)))
+    assert np.array_equal(picture.pixels, grey(*SHAPE))
+    assert picture.rgb.shape == (*SHAPE, 3) and picture.size == SHAPE
+
+
+def test_one_bit_becomes_grey(reread):
+    picture = reread(Image.fromarray(grey(*SHAPE) > 100))
+    assert np.array_equal(picture.pixels, 255 * np.uint8(grey(*SHAPE) > 100))
+
+
+def test_palette_becomes_rgb(reread):
+    image = Image.fromarray(colour(*SHAPE)).quantize(16)
+    picture = reread(image)
+    assert np.array_equal(picture.pixels, np.array(image.convert("RGB")))
+    assert picture.alpha is None
+
+
+def test_palette_with_transparency_becomes_rgb_and_alpha(reread):
+    image = Image.fromarray(np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE).astype(np.uint8) % 3)
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture = reread(image, transparency=1)
+    assert picture.pixels.shape == (*SHAPE, 3)
+    assert np.array_equal(picture.alpha, np.where(np.array(image) == 1, 0, 255))
+
+
+def test_rgb_with_a_transparent_colour_has_alpha(reread):
+    pixels = np.zeros((*SHAPE, 3), np.uint8)
+    pixels[5:9] = 1, 2, 3
+    picture = reread(Image.fromarray(pixels), transparency=(1, 2, 3))
+    assert np.array_equal(picture.alpha == 0, (pixels == (1, 2, 3)).all(axis=2))
+
+
+DAMAGED = SRGB[:16] + b"CMYK" + bytes(200)
+
+
+@pytest.mark.parametrize("profile", [None, DAMAGED, SRGB], ids=["no", "a_damaged", "an_rgb"])
+def test_cmyk_with_this_profile_is_converted_and_the_profile_not_kept(reread, profile):
+    image = Image.fromarray(colour(*SHAPE)).convert("CMYK")
+    picture = reread(image, "picture.tif", icc_profile=profile)
+    assert np.array_equal(picture.pixels, colour(*SHAPE))
+    assert not picture.icc
+
+
+def test_lab_is_converted(reread):
+    picture = reread(Image.new("LAB", (8, 8), (255, 128, 128)), "picture.tif")
+    assert picture.pixels.shape == (8, 8, 3) and picture.pixels.min() >= 250
+
+
+def test_16_bit_grey_is_reduced_with_a_notice(reread):
+    values = np.arange(SHAPE[0] * SHAPE[1], dtype=np.uint16).reshape(SHAPE) * 71
+    picture = reread(Image.fromarray(values))
+    assert np.array_equal(picture.pixels, np.round(values / 257))
+    assert picture.notices == ["16 bits per channel are reduced to 8"]
+
+
+def test_16_bit_rgb_is_reduced_with_a_notice(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    wide = colour(*SHAPE).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    header = struct.pack(">IIBBBBB", SHAPE[1], SHAPE[0], 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+    (tmp_path / "wide.png").write_bytes(png + chunk(b"IEND", b""))
+    picture = read_picture(tmp_path / "wide.png")
+    assert np.array_equal(picture.pixels, colour(*SHAPE))
+    assert picture.notices == ["16 bits per channel are reduced to 8"]
+
+
+@pytest.mark.parametrize("width", [38, 54])
+@pytest.mark.parametrize("extension", ["bmp", "tif", "png", "jpg"])
+def test_8_bit_pictures_of_any_width_have_no_notice(reread, extension, width):
+    assert reread(Image.new("RGB", (width, 10)), f"picture.{extension}").notices == []
+
+
+def test_floating_point_is_refused(reread):
+    with pytest.raises(ValueError, match="floating-point"):
+        reread(Image.new("F", (4, 4)), "picture.tif")
+
+
+def test_alpha_of_rgba_is_exact(reread):
+    image = Image.fromarray(np.dstack([colour(*SHAPE), ALPHA]))
+    picture = reread(image)
+    assert np.array_equal(picture.alpha, ALPHA)
+    assert np.array_equal(picture.pixels, colour(*SHAPE))
+
+
+def test_alpha_of_la_is_exact_and_grey_stays_grey(reread):
+    image = Image.fromarray(grey(*SHAPE))
+    image.putalpha(Image.fromarray(ALPHA))
+    picture = reread(image)
+    assert np.array_equal(picture.alpha, ALPHA)
+    assert np.array_equal(picture.pixels, grey(*SHAPE))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(reread, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = colour(*SHAPE)
+    expected = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }[orientation]
+    assert np.array_equal(reread(Image.fromarray(pixels), exif=exif).pixels, expected)
+
+
+def test_the_profile_of_an_rgb_picture_is_kept(reread):
+    assert reread(Image.fromarray(colour(*SHAPE)), icc_profile=SRGB).icc == SRGB
+
+
+def test_a_profile_of_another_colour_space_is_dropped(reread):
+    assert reread(Image.fromarray(grey(*SHAPE)), icc_profile=SRGB).icc is None
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png", "tif"])
+def test_only_the_first_frame_of_an_animation_is_kept_with_a_notice(reread, extension):
+    frames = [Image.new("RGB", (20, 10), c) for c in ("red", "lime", "blue")]
+    options = {"save_all": True, "append_images": frames[1:]}
+    if extension == "webp":
+        options["lossless"] = True
+    picture = reread(frames[0], f"picture.{extension}", **options)
+    assert (picture.pixels == (255, 0, 0)).all()
+    assert picture.notices == ["only the first frame is kept"]
+
+
+def test_more_pixels_than_the_limit_are_refused(tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "picture.png")
+    assert read_picture(tmp_path / "picture.png", 600).size == (20, 30)
+    with pytest.raises(ValueError, match="30x20 pixels are more than the limit of 599"):
+        read_picture(tmp_path / "picture.png", 599)
+
+
+def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path):
+    (tmp_path / "bomb.ppm").write_bytes(b"P6\n100000 100000\n255\n")
+    with pytest.raises(ValueError, match="100000x100000 pixels are more than the limit"):
+        read_picture(tmp_path / "bomb.ppm")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_refused(tmp_path, content):
+    (tmp_path / "picture.png").write_bytes(content)
+    with pytest.raises((OSError, ValueError)):
+        read_picture(tmp_path / "picture.png")
+
+
+def test_a_truncated_picture_is_refused(tmp_path):
+    Image.fromarray(colour(100, 100)).save(tmp_path / "picture.jpg")
+    whole = (tmp_path / "picture.jpg").read_bytes()
+    (tmp_path / "picture.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError):
+        read_picture(tmp_path / "picture.jpg")
+
+
+# Writing
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("pixels", [colour(*SHAPE), grey(*SHAPE)], ids=["colour", "grey"])
+def test_every_format_is_written(extension, pixels):
+    image, notices = written(Picture(pixels), extension)
+    assert image.size == (SHAPE[1], SHAPE[0]) and notices == []
+    same = np.array_equal(np.array(image.convert("RGB")), Picture(pixels).rgb)
+    assert same or extension not in LOSSLESS
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("pixels", [colour(*SHAPE), grey(*SHAPE)], ids=["colour", "grey"])
+def test_alpha_is_dropped_with_a_notice_only_where_the_format_has_none(extension, pixels):
+    image, notices = written(Picture(pixels, ALPHA), extension)
+    if extension in HOLDS_ALPHA:
+        assert notices == []
+        alpha = np.array(image.getchannel("A"), dtype=int)
+        assert abs(alpha - ALPHA).max() <= (8 if extension == "avif" else 0)
+    else:
+        assert notices == [f"{normalize_extension(extension)} has no alpha channel: dropped"]
+        assert "A" not in image.getbands()
+
+
+@pytest.mark.parametrize("extension", ["jpg", "JPEG", ".jpg"])
+def test_jpeg_is_of_quality_95_without_subsampling(extension):
+    image, _ = written(Picture(colour(*SHAPE)), extension)
+    reference = io.BytesIO()
+    Image.fromarray(colour(*SHAPE)).save(reference, "JPEG", quality=95)
+    assert image.format == "JPEG" and get_sampling(image) == 0
+    assert image.quantization == Image.open(reference).quantization
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tiff", "avif"])
+def test_the_profile_is_written(extension):
+    image, _ = written(Picture(colour(*SHAPE), icc=SRGB), extension)
+    assert image.info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("extension", ["xyz", "", "psd"])
+def test_an_extension_that_cannot_be_written_is_refused(extension):
+    with pytest.raises(ValueError, match="Pillow writes no format"):
+        writable_format(extension)
+    with pytest.raises(ValueError):
+        write_picture(Picture(grey(4, 4)), io.BytesIO(), extension)
+
+
+def test_extensions_are_compared_without_dot_and_case():
+    assert normalize_extension(".JPEG") == normalize_extension("jpg") == "jpg"
+    assert normalize_extension("TIF") == normalize_extension(".tiff") == "tiff"
+
+
+def test_an_output_is_intact_if_whole_newer_and_of_the_right_size(tmp_path):
+    source, output = tmp_path / "a.xfr", tmp_path / "a.png"
+    source.write_bytes(b"")
+    assert not is_intact(output, source, (20, 30))
+    Image.new("RGB", (30, 20)).save(output)
+    assert is_intact(output, source, (20, 30))
+    assert not is_intact(output, source, (30, 20))
+    output.write_bytes(output.read_bytes()[:50])
+    assert not is_intact(output, source, (20, 30))

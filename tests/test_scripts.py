@@ -1,0 +1,517 @@
+import csv
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ARCHS, ROOT, colour, grey, save_png, save_tiny, torchrun
+from PIL import Image
+
+from utils.bitstream import unpack
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.images import read_picture
+from utils.metrics import psnr
+from utils.targets import DEFAULT_QUALITY
+
+SCRIPTS = ("train", "encode", "decode", "test")
+COLUMNS = [
+    "file", "width", "height", "original_bytes", "compressed_bytes", "compression_ratio", "bpp",
+    "psnr", "ssim", "ms_ssim",
+]  # fmt: skip
+
+
+@pytest.fixture
+def project(workplace, checkpoints) -> Path:
+    """The current folder, with out/main.tar and two pictures where the scripts look for them."""
+    model = workplace / "out/main.tar"
+    model.parent.mkdir()
+    shutil.copy(checkpoints["binary"], model)
+    save_png(workplace / "out/original/photo.png", colour(48, 70))
+    save_png(workplace / "out/original/sub/deep.png", colour(70, 48, seed=1))
+    return workplace
+
+
+def files(folder: str | Path) -> list[str]:
+    """Every file below a folder, hidden ones included."""
+    folder = Path(folder)
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def only_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def failures(result) -> list[str]:
+    return [line for line in result.err.splitlines() if "failed: " in line]
+
+
+def scores(path: str = "out/scores/scores.csv") -> list[dict]:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return list(csv.DictReader(stream))
+
+
+# The chain
+
+
+def test_encode_decode_and_test_work_on_each_others_results(shell, project):
+    encoded = shell("encode", "--recursive", cwd=project)
+    assert encoded.code == 0 and encoded.out.startswith("2 encoded: ")
+    assert files("out/compressed") == ["photo.xfr", "sub/deep.xfr"]
+    decoded = shell("decode", "--recursive", cwd=project)
+    assert decoded.code == 0 and decoded.out.startswith("2 decoded: ")
+    assert files("out/reconstructed") == ["photo.bmp", "sub/deep.bmp"]
+    tested = shell("test", "--recursive", cwd=project)
+    assert tested.code == 0 and tested.out.startswith("2 scored: ")
+    assert [row["file"] for row in scores()] == ["photo.png", "sub/deep.png", "average"]
+    assert "Traceback" not in encoded.err + decoded.err + tested.err
+
+
+def test_sub_folders_are_left_alone_without_recursive(script, project):
+    assert script("encode").code == 0
+    assert files("out/compressed") == ["photo.xfr"]
+
+
+def test_a_single_file_can_be_given_as_the_folder(script, project):
+    photo = "out/original/sub/deep.png"
+    assert script("encode", "--image_folder", photo, "--out_folder", "packed").code == 0
+    assert files("packed") == ["deep.xfr"]
+    packed = "packed/deep.xfr"
+    assert script("decode", "--compressed_folder", packed, "--out_folder", "plain").code == 0
+    assert files("plain") == ["deep.bmp"]
+    tested = script(
+        "test", "--folder_path_original", photo, "--folder_path_compressed", "packed",
+        "--folder_path_reconstructed", "plain",
+    )  # fmt: skip
+    assert tested.code == 0 and scores()[0]["file"] == "deep.png"
+
+
+@pytest.mark.parametrize("given", ["jpg", ".JPG", "jpeg", ".Jpeg"])
+def test_file_format_is_matched_without_dot_case_and_spelling(script, project, given):
+    for name in ("a.JPG", "b.jpeg", "c.jpg"):
+        Image.fromarray(colour(20, 20)).save(project / "out/original" / name, "JPEG")
+    assert script("encode", "--file_format", given).code == 0
+    assert files("out/compressed") == ["a.xfr", "b.xfr", "c.xfr"]
+
+
+@pytest.mark.parametrize("extension", ["png", ".PNG", "jpeg", "tif", "webp", "ppm"])
+def test_decode_writes_the_format_that_is_asked_for(script, project, extension):
+    script("encode")
+    assert script("decode", "--file_format", extension).code == 0
+    (name,) = files("out/reconstructed")
+    wanted = {"jpeg": "jpg", "tif": "tiff", ".PNG": "png"}.get(extension, extension)
+    assert name == f"photo.{wanted}"
+    assert Image.open(f"out/reconstructed/{name}").size == (70, 48)
+    tested = script("test", "--file_format", extension)
+    assert tested.code == 0 and len(scores()) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_passes_through_all_scripts(script, project):
+    strange = os.fsdecode(b"caf\xe9")
+    (project / "out/original/photo.png").rename(project / f"out/original/{strange}.png")
+    for name in ("encode", "decode", "test"):
+        assert script(name).code == 0
+    assert files("out/reconstructed") == [f"{strange}.bmp"]
+    assert scores()[0]["file"] == f"{strange}.png"
+
+
+def test_two_processes_share_a_folder_and_give_one_summary(script, project):
+    for index in range(10):
+        save_png(project / f"out/original/{index}.png", colour(50, 60, index))
+    Path("out/original/damaged.png").write_bytes(b"damaged")
+    shared = torchrun(ROOT / "encode.py", "--out_folder", "shared")
+    assert shared.out.startswith("11 encoded, 1 failed: ") and shared.out.count("\n") == 1
+    assert shared.code == 1 and shared.err.count("failed: out/original/damaged.png") == 1
+    script("encode", "--out_folder", "alone")
+    assert files("shared") == files("alone") and len(files("alone")) == 11
+    assert all(Path("shared", f).read_bytes() == Path("alone", f).read_bytes()
+               for f in files("alone"))  # fmt: skip
+
+
+# What is kept exactly
+
+
+def test_alpha_comes_back_exactly_in_png(script, project):
+    alpha = np.random.default_rng(0).integers(0, 256, (48, 70), dtype=np.uint8)
+    save_png(project / "out/original/photo.png", np.dstack([colour(48, 70), alpha]))
+    script("encode")
+    assert script("decode", "--file_format", "png").err.count("note:") == 0
+    decoded = read_picture(project / "out/reconstructed/photo.png")
+    assert np.array_equal(decoded.alpha, alpha) and decoded.pixels.ndim == 3
+    assert "note: " in script("decode", "--file_format", "jpg").err
+
+
+def test_grey_stays_grey(script, project):
+    save_png(project / "out/original/photo.png", grey(48, 70))
+    script("encode")
+    assert script("decode").code == 0
+    assert Image.open("out/reconstructed/photo.bmp").mode == "L"
+
+
+def test_the_profile_comes_back(script, project):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=profile)
+    script("encode")
+    script("decode", "--file_format", "png")
+    assert Image.open("out/reconstructed/photo.png").info["icc_profile"] == profile
+
+
+# Files that cannot be done
+
+
+def test_a_second_picture_of_the_same_name_is_refused_by_name(script, project):
+    Image.fromarray(colour(20, 20)).save("out/original/photo.jpg")
+    result = script("encode")
+    assert result.code == 1
+    (line,) = failures(result)
+    assert "photo.png" in line and "photo.jpg" in line
+    assert files("out/compressed") == ["photo.xfr"]
+    assert unpack(Path("out/compressed/photo.xfr").read_bytes()).width == 20
+
+
+def test_a_damaged_picture_is_reported_by_name_and_the_others_are_done(script, project):
+    whole = Path("out/original/photo.png").read_bytes()
+    Path("out/original/a_half.png").write_bytes(whole[: len(whole) // 2])
+    Path("out/original/b_none.png").write_bytes(b"")
+    result = script("encode")
+    assert result.code == 1 and "1 encoded, 2 failed" in result.out
+    assert ["a_half.png" in failures(result)[0], "b_none.png" in failures(result)[1]] == [True] * 2
+    assert files("out/compressed") == ["photo.xfr"]
+
+
+def test_a_damaged_xfr_is_reported_by_name_and_the_others_are_done(script, project):
+    script("encode")
+    data = bytearray(Path("out/compressed/photo.xfr").read_bytes())
+    data[40] ^= 1
+    Path("out/compressed/a_flipped.xfr").write_bytes(data)
+    Path("out/compressed/b_cut.xfr").write_bytes(data[:30])
+    for flags in ([], ["--verify"]):
+        result = script("decode", *flags)
+        assert result.code == 1 and "2 failed" in result.out
+        assert "a_flipped.xfr: damaged: the CRC" in failures(result)[0]
+        assert "b_cut.xfr: truncated" in failures(result)[1]
+        assert files("out/reconstructed") == ([] if flags else ["photo.bmp"])
+        shutil.rmtree("out/reconstructed")
+        Path("out/reconstructed").mkdir()
+
+
+def test_verify_writes_nothing(script, project):
+    script("encode", "--recursive")
+    result = script("decode", "--verify", "--recursive")
+    assert result.code == 0 and "2 verified" in result.out
+    assert not Path("out/reconstructed").exists()
+
+
+def test_pictures_larger_than_max_pixels_are_refused_by_name(script, project):
+    assert script("encode").code == 0
+    result = script("encode", "--max_pixels", 3359)
+    assert result.code == 1 and "photo.png: 70x48 pixels" in only_line(failures(result)[0])
+    result = script("decode", "--max_pixels", 3359)
+    assert result.code == 1 and "photo.xfr: 70x48 pixels" in only_line(failures(result)[0])
+
+
+# Going on where a job was left
+
+
+def test_encode_skips_what_is_intact_and_redoes_what_is_not(script, project):
+    for name in ("cut", "intact", "other"):
+        save_png(project / f"out/original/{name}.png", colour(30, 30))
+    script("encode")
+    packed = Path("out/compressed")
+    good = (packed / "cut.xfr").read_bytes()
+    (packed / "cut.xfr").write_bytes(good[:-1])
+    script("encode", "--image_folder", "out/original/other.png", "--quality", 90)
+    (packed / "photo.xfr").unlink()
+    before = (packed / "intact.xfr").stat().st_mtime_ns
+    result = script("encode", "--skip_existing")
+    assert result.code == 0 and "3 encoded, 1 skipped" in result.out
+    assert (packed / "intact.xfr").stat().st_mtime_ns == before
+    assert (packed / "cut.xfr").read_bytes() == good
+    assert unpack((packed / "other.xfr").read_bytes()).quality == DEFAULT_QUALITY
+
+
+def test_encode_redoes_what_another_checkpoint_made(script, project):
+    script("encode")
+    save_tiny(project / "out/main.tar", seed=1)
+    assert "1 encoded" in script("encode", "--skip_existing").out
+    assert "1 skipped" in script("encode", "--skip_existing").out
+
+
+def test_encode_redoes_what_another_target_made(script, project):
+    target = ["--skip_existing", "--max_bytes"]
+    assert "1 encoded" in script("encode", *target, 3000).out
+    assert "1 skipped" in script("encode", *target, 3000).out
+    assert "1 encoded" in script("encode", *target, 2999).out
+    assert "1 encoded" in script("encode", "--skip_existing").out
+
+
+def test_decode_skips_what_is_intact_and_redoes_what_is_not(script, project):
+    save_png(project / "out/original/cut.png", colour(30, 30))
+    save_png(project / "out/original/old.png", colour(30, 30))
+    script("encode")
+    script("decode")
+    plain = Path("out/reconstructed")
+    good = (plain / "cut.bmp").read_bytes()
+    (plain / "cut.bmp").write_bytes(good[:100])
+    os.utime(plain / "old.bmp", (0, 0))
+    result = script("decode", "--skip_existing")
+    assert result.code == 0 and "2 decoded, 1 skipped" in result.out
+    assert (plain / "cut.bmp").read_bytes() == good
+
+
+# Checkpoints
+
+
+def test_decode_finds_the_checkpoint_that_made_a_file_beside_the_model(script, project):
+    save_tiny(project / "out/other.tar", "hyperprior", seed=1)
+    (project / "out/broken.tar").write_bytes(b"no checkpoint")
+    save_png(project / "out/original/second.png", colour(30, 30))
+    script("encode")
+    script("encode", "--image_folder", "out/original/second.png", "--model", "out/other.tar")
+    for model in ("out/main.tar", "out/other.tar"):
+        result = script("decode", "--model", model)
+        assert result.code == 0 and "2 decoded" in result.out
+
+
+def test_decode_without_the_right_checkpoint_names_both_fingerprints(script, project):
+    script("encode")
+    other = save_tiny(project / "elsewhere/other.tar", seed=1)
+    names = [f"{fingerprint(load_checkpoint(p)):016x}" for p in (project / "out/main.tar", other)]
+    result = script("decode", "--model", other)
+    assert result.code == 1 and "1 failed" in result.out
+    assert all(name in failures(result)[0] for name in ["photo.xfr", *names])
+    assert not Path("out/reconstructed").exists()
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_a_missing_or_wrong_model_is_one_line(script, project, name):
+    result = script(name, "--model", "out/none.tar")
+    assert result.code == 1 and "out/none.tar" in only_line(result.err)
+    result = script(name, "--model", "out/original/photo.png")
+    assert result.code == 1 and "is not a checkpoint" in only_line(result.err)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("encode", "--image_folder"),
+        ("decode", "--compressed_folder"),
+        ("test", "--folder_path_original"),
+    ],
+)
+def test_a_missing_folder_is_one_line(script, project, name, flag):
+    result = script(name, flag, "nowhere")
+    assert result.code == 1 and "nowhere" in only_line(result.err)
+
+
+# Scores
+
+
+def two_pictures(project: Path) -> None:
+    """large.png, decoded without loss, and small.png, each pixel of which is 5 off."""
+    shutil.rmtree("out/original")
+    for name, side, error in (("large", 200, 0), ("small", 40, 5)):
+        pixels = colour(side, side).clip(5, 250)
+        save_png(project / f"out/original/{name}.png", pixels)
+        save_png(project / f"out/reconstructed/{name}.bmp", pixels + np.uint8(error))
+        Path("out/compressed").mkdir(exist_ok=True)
+        Path(f"out/compressed/{name}.xfr").write_bytes(bytes(side))
+
+
+def test_the_csv_has_these_columns_a_row_a_picture_and_an_average(script, project):
+    two_pictures(project)
+    result = script("test", "--out_file_name", "some.csv")
+    assert result.code == 0
+    text = Path("out/scores/some.csv").read_text()
+    assert text.splitlines()[0].split(",") == COLUMNS
+    large, small, average = scores("out/scores/some.csv")
+    assert [row["file"] for row in (large, small, average)] == [
+        "large.png", "small.png", "average",
+    ]  # fmt: skip
+    assert (small["width"], small["height"], small["compressed_bytes"]) == ("40", "40", "40")
+    assert float(small["bpp"]) == 8 * 40 / 1600 and float(large["bpp"]) == 8 * 200 / 40000
+    original = Path("out/original/small.png").stat().st_size
+    assert float(small["compression_ratio"]) == pytest.approx(original / 40, rel=1e-4)
+    for column in ("width", "bpp", "compression_ratio", "ssim"):
+        mean = (float(large[column]) + float(small[column])) / 2
+        assert float(average[column]) == pytest.approx(mean, rel=1e-4)
+
+
+def test_an_infinite_psnr_is_written_and_kept_out_of_the_average(script, project):
+    two_pictures(project)
+    script("test")
+    large, small, average = scores()
+    assert large["psnr"] == "inf"
+    assert float(small["psnr"]) == pytest.approx(10 * np.log10(255**2 / 25), rel=1e-5)
+    assert average["psnr"] == small["psnr"]
+
+
+def test_ms_ssim_is_empty_for_small_pictures_and_kept_out_of_the_average(script, project):
+    two_pictures(project)
+    script("test")
+    large, small, average = scores()
+    assert (large["ms_ssim"], small["ms_ssim"], average["ms_ssim"]) == ("1", "", "1")
+
+
+@pytest.mark.parametrize("missing", ["compressed/small.xfr", "reconstructed/small.bmp"])
+def test_a_missing_partner_is_reported_and_the_others_are_scored(script, project, missing):
+    two_pictures(project)
+    Path("out", missing).unlink()
+    result = script("test")
+    assert result.code == 1 and "1 scored, 1 failed" in result.out
+    assert "small.png" in failures(result)[0] and missing in failures(result)[0]
+    assert [row["file"] for row in scores()] == ["large.png", "average"]
+
+
+def test_a_result_without_an_original_is_reported(script, project):
+    two_pictures(project)
+    Path("out/original/small.png").unlink()
+    result = script("test")
+    assert result.code == 1 and "2 failed" in result.out
+    assert "small.xfr: there is no original" in failures(result)[0]
+    assert "small.bmp: there is no original" in failures(result)[1]
+
+
+def test_a_reconstruction_of_another_size_is_reported(script, project):
+    two_pictures(project)
+    save_png(project / "out/reconstructed/small.bmp", colour(40, 41))
+    result = script("test")
+    assert result.code == 1
+    assert "small.png: 40x40, but its reconstruction is 41x40" in failures(result)[0]
+
+
+def test_nothing_to_score_is_an_error(script, project):
+    script("encode")
+    script("decode", "--file_format", "png")
+    result = script("test")
+    assert result.code == 1 and "nothing to score" in result.err
+
+
+def test_the_csv_stays_in_its_folder(script, project):
+    result = script("test", "--out_file_name", "../some.csv")
+    assert result.code == 1 and "--out_file_name" in only_line(result.err)
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("encode", ["--quality", "0"]),
+        ("encode", ["--quality", "101"]),
+        ("encode", ["--quality", "best"]),
+        ("encode", ["--target_bpp", "-1"]),
+        ("encode", ["--target_bpp", "nan"]),
+        ("encode", ["--max_bytes", "1.5"]),
+        ("encode", ["--target_psnr", "x"]),
+        ("encode", ["--quality", "60", "--max_bytes", "10"]),
+        ("encode", ["--quality", "50", "--max_bytes", "10"]),
+        ("decode", ["--precision", "double"]),
+        ("decode", ["--max_pixels", "0"]),
+        ("train", ["--validation_split", "1"]),
+        ("train", ["--batch_size", "0"]),
+        ("train", ["--num_of_epochs", "0"]),
+        ("train", ["--crop_size", "-64"]),
+        ("test", ["--nonsense"]),
+    ],
+)
+def test_a_bad_flag_is_named_in_one_line_after_the_usage(script, project, name, flags):
+    result = script(name, *flags)
+    assert result.code == 2 and result.out == "" and "Traceback" not in result.err
+    usage, line = result.err.strip().rsplit("\n", 1)
+    assert usage.startswith(f"usage: {name}.py")
+    assert line.startswith(f"{name}.py: error: ") and flags[0] in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("encode", ["--device", "nonsense"]),
+        ("decode", ["--file_format", "xyz"]),
+        ("train", ["--arch", "ternary"]),
+        ("train", ["--crop_size", "100"]),
+        ("train", ["--device", "nonsense"]),
+    ],
+)
+def test_a_flag_that_cannot_be_met_is_named_in_one_line(script, project, name, flags):
+    result = script(name, *flags)
+    line = only_line(result.err)
+    assert result.code == 1 and (flags[0] in line or flags[1] in line)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_comes_at_once_without_loading_torch(name):
+    command = [sys.executable, "-X", "importtime", str(ROOT / f"{name}.py"), "--help"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 0.5
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in loaded and not loaded & {"torch", "numpy", "PIL"}
+    assert f"python {name}.py" in done.stdout and "examples:" in done.stdout
+
+
+# Targets
+
+
+@pytest.fixture(params=ARCHS)
+def encode_one(request, script, project, checkpoints):
+    """Encode one picture with some flags: the result, and the file or None."""
+    picture = save_png(project / "target.png", colour(120, 150))
+
+    def run(*flags):
+        out = project / "target"
+        shutil.rmtree(out, ignore_errors=True)
+        model = ["--model", checkpoints[request.param]]
+        result = script("encode", "--image_folder", picture, "--out_folder", out, *model, *flags)
+        assert files(out) in ([], ["target.xfr"]) if out.exists() else True
+        packed = out / "target.xfr"
+        return result, packed.read_bytes() if packed.exists() else None
+
+    def decoded(data: bytes) -> float:
+        (project / "one.xfr").write_bytes(data)
+        model = ["--model", checkpoints[request.param], "--file_format", "png"]
+        script("decode", "--compressed_folder", "one.xfr", "--out_folder", "plain", *model)
+        return psnr(read_picture(picture).rgb, read_picture(project / "plain/one.png").rgb)
+
+    run.psnr = decoded
+    return run
+
+
+@pytest.mark.parametrize("flag", ["--max_bytes", "--target_bpp"])
+def test_a_size_is_met_by_the_best_quality_that_fits(encode_one, flag):
+    smallest, largest = (len(encode_one("--quality", quality)[1]) for quality in (1, 100))
+    limit = (smallest + largest) // 2
+    value = limit if flag == "--max_bytes" else 8 * limit / (120 * 150)
+    result, data = encode_one(flag, value)
+    assert result.code == 0 and len(data) <= limit
+    xfr = unpack(data)
+    assert 1 < xfr.quality < 100
+    assert xfr.request == (flag[2:], pytest.approx(value, rel=1e-6))
+    _, larger = encode_one("--quality", xfr.quality + 1)
+    assert len(larger) + 5 > limit  # the request itself takes five bytes
+
+
+def test_a_psnr_is_met(encode_one):
+    best = encode_one.psnr(encode_one("--quality", 100)[1])
+    for value in (best, best - 0.01, 1):
+        result, data = encode_one("--target_psnr", value)
+        assert result.code == 0 and encode_one.psnr(data) >= value
+        assert unpack(data).request[0] == "target_psnr"
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max_bytes", 20], ["--target_bpp", 0.001], ["--target_psnr", 99]]
+)
+def test_a_target_that_cannot_be_reached_writes_nothing(encode_one, flags):
+    result, data = encode_one(*flags)
+    assert result.code == 1 and data is None
+    assert "target.png" in failures(result)[0]

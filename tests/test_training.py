@@ -1,0 +1,320 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ARCHS, ROOT, TINY, as_tensor, colour, grey, save_png, save_tiny, torchrun
+from PIL import Image
+
+import utils.training
+from model import codec_class, load_codec
+from utils.checkpoints import load_checkpoint
+from utils.training import Trainer, learning_rate_factor, make_optimizer, rate_distortion
+
+SMALL = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
+
+
+@pytest.fixture
+def pictures(workplace) -> Path:
+    """dataset/ with pictures of many sizes, kinds and formats."""
+    folder = workplace / "dataset"
+    for index, (height, width) in enumerate([(80, 80), (60, 97), (90, 70), (120, 64)]):
+        save_png(folder / f"sub{index % 2}/{index}.png", colour(height, width, index))
+    Image.fromarray(colour(85, 91, 7)).save(folder / "seven.jpg")
+    Image.fromarray(grey(70, 70, 8)).save(folder / "eight.bmp")
+    Image.fromarray(colour(40, 300, 9)).quantize().save(folder / "nine.gif")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The default configurations are those of the tiny codecs."""
+    for arch in ARCHS:
+        monkeypatch.setattr(codec_class(arch).__init__, "__defaults__", (TINY[arch],))
+
+
+@pytest.fixture
+def train(script, pictures, tiny):
+    return lambda *flags: script("train", *SMALL, *flags)
+
+
+def same(first: dict, second: dict) -> None:
+    """Two training states are equal, to the last bit of every tensor."""
+    assert first["epoch"] == second["epoch"] and first["run"] == second["run"]
+    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        first["optimizer"]["state"], second["optimizer"]["state"], rtol=0, atol=0, equal_nan=True
+    )
+    histories = [
+        {name: values for name, values in state["history"].items() if name != "seconds"}
+        for state in (first, second)
+    ]
+    assert repr(histories[0]) == repr(histories[1])  # repr: NaN is equal to itself there
+
+
+def only_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def without_bar(text: str) -> str:
+    """stderr without the progress bar, which is drawn over itself."""
+    return re.sub(r"epoch \d+/\d+: [^\r\n\]]*\]|\r", "", text)
+
+
+# Runs
+
+
+def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictures):
+    flags = ["--crop_size", 64, "--batch_size", 2, "--num_of_epochs", 2]
+    result = shell("train", *flags, "--validation_split", 0.3, cwd=pictures.parent)
+    assert result.code == 0, result.err
+    first, *epochs = result.out.splitlines()
+    assert "from scratch: 5 pictures to train on, 2 to validate, 2 steps an epoch" in first
+    assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {"last.tar", "best.tar", "history.png"}
+    assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
+    assert train("--arch", arch, "--num_of_epochs", 1).code == 0
+    best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
+    assert set(best) == {"format", "arch", "config", "weights", "history"}
+    codec = load_codec(best)
+    image = torch.from_numpy(colour(50, 60)).permute(2, 0, 1)
+    assert codec.decompress(codec.compress(image, 50), 50, 60, 50).shape == (3, 50, 60)
+    for name, weight in last["weights"].items():
+        kind = torch.float16 if weight.is_floating_point() else weight.dtype
+        assert best["weights"][name].equal(weight.to(kind)), name
+
+
+def test_best_tar_is_of_the_epoch_with_the_lowest_validation_loss(train, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(Trainer, "validate", lambda *_: [next(losses), 0.0, 0.0])
+    train("--num_of_epochs", 3)
+    assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
+    assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_optimiser_lowers_the_loss(arch):
+    torch.manual_seed(0)
+    codec = codec_class(arch)(TINY[arch])
+    optimizer = make_optimizer(codec, 0.01)
+    x = torch.stack([as_tensor(colour(64, 64, seed)) for seed in range(4)]) / 255
+    losses = []
+    for _ in range(40):
+        loss, *_ = rate_distortion(codec, codec, x, torch.tensor([1.0, 30, 60, 100]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_main_tar_is_never_written(train):
+    train("--num_of_epochs", 1)
+    assert not Path("out/main.tar").exists()
+    shipped = save_tiny(Path("out/main.tar")).read_bytes()
+    train("--num_of_epochs", 1, "--checkpoint_path", "out/main.tar")
+    assert Path("out/main.tar").read_bytes() == shipped
+
+
+def test_whole_pictures_of_one_size_are_trained_on(train, pictures):
+    result = train("--crop_size", 0, "--batch_size", 1, "--num_of_epochs", 1)
+    assert result.code == 0
+
+
+# Going on
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monkeypatch, arch):
+    flags = ["--arch", arch, "--num_of_epochs", 4]
+    assert train(*flags, "--save_at", "whole").code == 0
+
+    save = Trainer.save
+
+    def save_then_interrupt(self, folder):
+        save(self, folder)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", save_then_interrupt)
+        result = train(*flags, "--save_at", "parts")
+    assert result.code == 130 and "the state of epoch 2 is in parts/last.tar" in result.err
+    result = train(*flags, "--save_at", "parts", "--checkpoint_path", "parts/last.tar")
+    assert result.code == 0 and "resumed at epoch 2" in result.out
+    same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("whole", "parts")))
+
+
+def test_a_resumed_run_takes_the_architecture_of_its_checkpoint(train):
+    train("--arch", "hyperprior", "--num_of_epochs", 1)
+    result = train("--checkpoint_path", "out/last.tar", "--num_of_epochs", 2)
+    assert result.code == 0 and result.out.startswith("hyperprior, ")
+
+
+def test_a_resumed_run_names_the_flags_that_have_changed(train):
+    train("--num_of_epochs", 1)
+    result = train("--num_of_epochs", 2, "--checkpoint_path", "out/last.tar", "--seed", 5)
+    assert result.code == 0 and "resumed at epoch 1 with other flags (seed 0 -> 5)" in result.out
+
+
+def test_a_run_that_is_over_is_not_resumed(train):
+    train("--num_of_epochs", 1)
+    result = train("--num_of_epochs", 1, "--checkpoint_path", "out/last.tar")
+    assert result.code == 1 and "at epoch 1 already" in only_line(result.err)
+
+
+def test_a_checkpoint_without_optimiser_state_is_fine_tuned_and_this_is_said(train):
+    shipped = save_tiny(Path("shipped.tar"))
+    result = train("--checkpoint_path", shipped, "--num_of_epochs", 1)
+    assert result.code == 0 and "fine-tuning" in result.out
+    assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1]
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    factors = [learning_rate_factor(step, 10_000) for step in range(10_001)]
+    assert 0 < factors[0] < 0.01 and max(factors) == 1 and factors[-1] == 0
+    top = factors.index(1)
+    assert factors[:top] == sorted(factors[:top])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+
+
+# Ends
+
+
+def test_ctrl_c_keeps_the_state_of_the_last_epoch(pictures):
+    command = [sys.executable, str(ROOT / "train.py"), "--num_of_epochs", "10000"]
+    command += ["--crop_size", "64", "--batch_size", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes too
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    epoch = load_checkpoint(Path("out/last.tar"))["epoch"]
+    assert epoch >= 1
+    message = f"stopped; the state of epoch {epoch} is in out/last.tar"
+    assert only_line(without_bar(err)) == message
+    assert not list(Path("out").glob(".*"))
+
+
+def test_what_ctrl_c_says_is_true_while_the_state_is_being_saved(train, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils.training, "save_checkpoint", interrupt)
+    result = train("--num_of_epochs", 2)
+    assert result.code == 130
+    assert "is in out/last.tar" not in result.err
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(train, monkeypatch):
+    def diverge(codec, model, x, quality):
+        loss, *others = rate_distortion(codec, model, x, quality)
+        if codec.training and Path("out/last.tar").exists():
+            loss = loss * float("nan")
+        return loss, *others
+
+    monkeypatch.setattr(utils.training, "rate_distortion", diverge)
+    result = train("--num_of_epochs", 3)
+    assert result.code == 1 and "Traceback" not in result.err
+    assert "the loss is nan" in result.err and "the state of epoch 1 is in" in result.err
+    load_codec(load_checkpoint(Path("out/last.tar")))
+
+
+def test_an_empty_or_missing_folder_is_one_line(train, workplace):
+    (workplace / "empty").mkdir()
+    result = train("--dataset_path", "empty")
+    assert result.code == 1 and "no readable pictures in empty" in only_line(result.err)
+    result = train("--dataset_path", "nowhere")
+    assert result.code == 1 and "nowhere" in only_line(result.err)
+    result = train("--file_format", "tiff")
+    assert result.code == 1 and "no readable pictures" in only_line(result.err)
+
+
+def test_a_split_that_leaves_less_than_a_batch_is_one_line(train):
+    for flags in (["--validation_split", 0.99], ["--batch_size", 8]):
+        result = train(*flags)
+        assert result.code == 1 and "are left to train on" in only_line(result.err)
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line(train):
+    shipped = save_tiny(Path("shipped.tar"), "hyperprior")
+    result = train("--checkpoint_path", shipped, "--arch", "binary")
+    assert result.code == 1
+    assert "shipped.tar holds a hyperprior codec, not binary" in only_line(result.err)
+
+
+def test_a_missing_or_broken_checkpoint_is_one_line(train):
+    Path("broken.tar").write_bytes(b"broken")
+    for name in ("none.tar", "broken.tar"):
+        result = train("--checkpoint_path", name)
+        assert result.code == 1 and name in only_line(result.err)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_whole_pictures_of_mixed_sizes_names_two_of_them_in_one_line(train, workers):
+    result = train("--crop_size", 0, "--batch_size", 4, "--workers", workers)
+    assert result.code == 1
+    line = only_line(without_bar(result.err))
+    assert line.startswith("train.py: error: ") and "a batch of whole pictures" in line
+    assert len(set(re.findall(r"\d+x\d+", line))) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_skipped_and_named_once(train, pictures, workers):
+    whole = (pictures / "seven.jpg").read_bytes()
+    (pictures / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    flags = ["--num_of_epochs", 3, "--validation_split", 0, "--workers", workers]
+    result = train(*flags)
+    assert result.code == 0
+    assert result.err.count("skipped: dataset/half.jpg") == 1
+
+
+def test_pictures_that_all_are_damaged_are_one_line(train, pictures):
+    for name in ("a.png", "b.png"):
+        (pictures / name).write_bytes(b"damaged")
+    result = train("--file_format", "png", "--dataset_path", pictures / "none")
+    assert result.code == 1
+    only = pictures.parent / "damaged"
+    only.mkdir()
+    for name in ("a.png", "b.png"):
+        (only / name).write_bytes(b"damaged")
+    result = train("--dataset_path", only, "--validation_split", 0)
+    assert result.code == 1
+    assert "none of the training pictures can be read" in result.err.splitlines()[-1]
+
+
+# Many processes
+
+
+def test_two_processes_end_with_equal_weights(pictures):
+    ranks = Path(__file__).with_name("train_ranks.py")
+    flags = [*SMALL, "--num_of_epochs", 2, "--validation_split", 0.2]
+    done = torchrun(ranks, pictures.parent, *flags)
+    assert done.code == 0, done.err
+    sums = {path.name: path.read_text() for path in pictures.parent.glob("rank*")}
+    assert sums["rank0_epoch1"] == sums["rank1_epoch1"] != sums["rank0_epoch2"]
+    assert sums["rank0_epoch2"] == sums["rank1_epoch2"]
+    assert done.out.count("epoch 2/2") == 1
+    assert load_checkpoint(Path("out/last.tar"))["epoch"] == 2
