@@ -7,6 +7,7 @@ hyper-parameters), ``weights`` (float16 or float32) and ``history``. A training 
 
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def load_checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch writes without compression; a stranger's file could unpack to anything.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever it is, it is one of ours or refused
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
