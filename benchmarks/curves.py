@@ -91,6 +91,21 @@ def table(series: list[Series], anchors: list[Series], low: float, high: float) 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def quality_table(ours: list[Series]) -> str:
+    """What each quality gives, in Markdown: bpp, PSNR and MS-SSIM of each of ``ours``."""
+    settings = sorted({point.setting for one in ours for point in one.points})
+    lines = [["quality", *(f"{one.label}: bpp, PSNR, MS-SSIM" for one in ours)]]
+    lines.append(["---:", *("---:" for _ in ours)])
+    for setting in settings:
+        cells = []
+        for one in ours:
+            point = next((point for point in one.points if point.setting == setting), None)
+            similar = f", {point.ms_ssim:.3f}" if point and point.ms_ssim is not None else ""
+            cells.append(f"{point.bpp:.3f}, {point.psnr:.2f} dB{similar}" if point else "")
+        lines.append([str(setting), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def default_line(ours: Series, jpeg: Series) -> str:
     """What ``ours`` costs at its default quality, beside JPEG at the same PSNR."""
     point = next(point for point in ours.points if point.setting == ours.default)

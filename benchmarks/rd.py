@@ -131,7 +131,7 @@ def report(args, codecs: list, published: dict, anchors: list[str], results, pic
     """Write and print the table, and draw the plots, of ``pictures``, which all have their rows."""
     import PIL
 
-    from benchmarks.curves import Series, average, default_line, table
+    from benchmarks.curves import Series, average, default_line, quality_table, table
     from benchmarks.plots import ms_ssim_db, plot, psnr
     from utils.files import atomic_write
     from utils.jobs import printable
@@ -155,6 +155,8 @@ def report(args, codecs: list, published: dict, anchors: list[str], results, pic
         table(series, [named[name] for name in anchors], low, high), "",
         *(f"- {default_line(one, measured['jpeg'])}" for one in ours),
     ]  # fmt: skip
+    if mine := [one for one in measured.values() if one.kind == "ours"]:
+        lines += ["", quality_table(mine)]
     if published:
         lines += ["", f"Published curves are from {args.published.name}: measured elsewhere, and "
                   "comparable only if these are the same pictures."]  # fmt: skip
