@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
 
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from utils.console import make_parser, number, run
 
 MANY = 20  # failures, after which a run ends early
+PATIENCE = 10  # seconds by the clock for one of processor time: the machine may be busy
 START_SECONDS = 600  # to load the checkpoint and make the files, or the largest of them
 
 
@@ -37,7 +39,8 @@ def parse_args():
     add("--first", type=number(int, 0), default=0, help="index of the first mutant")
     add("--max_pixels", type=number(int, 1 << 13), default=1 << 16,
         help="limit that files are decoded with; the largest pictures that it allows are tried")
-    add("--seconds", type=number(float, 0), default=60.0, help="a mutant may take")
+    add("--seconds", type=number(float, 0), default=30.0,
+        help="a mutant may take, in processor time; ten times that by the clock")
     add("--megabytes", type=number(int, 1), default=512,
         help="a mutant may allocate beyond what good files need (on Linux only)")
     add("--keep", type=Path, metavar="FOLDER", help="write the mutants that fail here")
@@ -91,6 +94,16 @@ def virtual_bytes() -> int | None:
 
 
 @contextmanager
+def time_bound(seconds: float) -> Iterator[None]:
+    """This process dies of SIGPROF when it takes more ``seconds`` of processor time, in here."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+@contextmanager
 def memory_bound(megabytes: int) -> Iterator[None]:
     """Allocations of more than ``megabytes`` beyond what there is fail, in here."""
     size = virtual_bytes()
@@ -130,9 +143,10 @@ def outcome(decode: Callable, megabytes: int) -> str:
     return "decoded"
 
 
-def work(connection, model: Path, seed: int, max_pixels: int, megabytes: int) -> None:
+def work(
+    connection, model: Path, seed: int, max_pixels: int, seconds: float, megabytes: int
+) -> None:
     """Answers each index with the kind and the bytes of that mutant, then with its outcome."""
-    import signal
     import warnings
 
     import torch
@@ -157,7 +171,9 @@ def work(connection, model: Path, seed: int, max_pixels: int, megabytes: int) ->
     for index in iter(connection.recv, None):
         kind, data = mutants.mutant(index)
         connection.send((kind, data))
-        connection.send(outcome(lambda data=data: decode(shelf, data, max_pixels), megabytes))
+        with time_bound(seconds):
+            end = outcome(lambda data=data: decode(shelf, data, max_pixels), megabytes)
+        connection.send(end)
 
 
 # In the main process
@@ -205,7 +221,7 @@ class Worker:
         try:
             self.connection.send(index)
             kind, data = self.receive(START_SECONDS)
-            return kind, data, self.receive(seconds)
+            return kind, data, self.receive(PATIENCE * seconds)
         except TimeoutError as error:
             self.stop()
             return kind, data, f"hangs: {error}"
@@ -213,11 +229,13 @@ class Worker:
             self.process.join()
             code = self.process.exitcode
             self.stop()
+            if code == -signal.SIGPROF:
+                return kind, data, f"hangs: more than {seconds:g} s of processor time"
             return kind, data, f"the process has died with exit code {code}"
 
 
 def fuzz(
-    worker: Worker, indices: range, flags: str, seconds: float = 60.0, keep: Path | None = None
+    worker: Worker, indices: range, flags: str, seconds: float = 30.0, keep: Path | None = None
 ) -> Result:
     """Try the mutants of these indices. ``flags`` are those that repeat the run."""
     from tqdm import tqdm
@@ -247,7 +265,8 @@ def fuzz(
 
 def main(args) -> int:
     start = time.perf_counter()
-    worker = Worker(work, args.model, args.seed, args.max_pixels, args.megabytes)
+    bounds = args.max_pixels, args.seconds, args.megabytes
+    worker = Worker(work, args.model, args.seed, *bounds)
     flags = f"--model {args.model} --seed {args.seed} --max_pixels {args.max_pixels}"
     indices = range(args.first, args.first + args.count)
     result = fuzz(worker, indices, flags, args.seconds, args.keep)

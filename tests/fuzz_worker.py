@@ -3,9 +3,11 @@
 import os
 import time
 
+from benchmarks.fuzz import time_bound
+
 
 def misbehave(connection) -> None:
-    """Hangs at mutant 1, dies at mutant 2."""
+    """Waits for ever at mutant 1, dies at mutant 2, computes for ever at mutant 3."""
     connection.send(None)
     for index in iter(connection.recv, None):
         connection.send((f"kind {index}", b"data"))
@@ -13,4 +15,8 @@ def misbehave(connection) -> None:
             time.sleep(1000)
         if index == 2:
             os._exit(9)
+        if index == 3:
+            with time_bound(0.5):
+                while True:
+                    pass
         connection.send("refused")

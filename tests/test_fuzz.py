@@ -37,7 +37,7 @@ def refused(function, *args) -> bool:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_mutant_is_refused_or_decoded(checkpoints, arch):
-    worker = Worker(work, checkpoints[arch], 0, LIMIT, 256)
+    worker = Worker(work, checkpoints[arch], 0, LIMIT, 20, 256)
     result = fuzz(worker, range(300), "--seed 0")
     assert not result.failures
     ends = sum(result.counts.values(), start=type(result.counts["any"])())
@@ -114,16 +114,17 @@ def test_a_large_allocation_is_noticed(allocate):
     assert len(allocate(1 << 28)) == 1 << 28
 
 
-def test_a_hang_and_a_crash_are_noticed_and_the_run_goes_on(tmp_path, capfd):
-    result = fuzz(Worker(misbehave), range(4), "--seed 7", seconds=5, keep=tmp_path)
-    hang, crash = result.failures
-    assert hang == "kind 1: hangs: no answer after 5 s [--seed 7 --first 1 --count 1]"
+def test_hangs_and_crashes_are_noticed_and_the_run_goes_on(tmp_path, capfd):
+    result = fuzz(Worker(misbehave), range(5), "--seed 7", seconds=0.5, keep=tmp_path)
+    wait, crash, loop = result.failures
+    assert wait == "kind 1: hangs: no answer after 5 s [--seed 7 --first 1 --count 1]"
     assert crash.startswith("kind 2: the process has died with exit code 9 ")
-    assert "--first 2 --count 1" in crash and hang in capfd.readouterr().err
-    assert result.counts["kind 0"]["refused"] == result.counts["kind 3"]["refused"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.xfr", "2.xfr"]
+    assert loop.startswith("kind 3: hangs: more than 0.5 s of processor time ")
+    assert "--first 2 --count 1" in crash and wait in capfd.readouterr().err
+    assert result.counts["kind 0"]["refused"] == result.counts["kind 4"]["refused"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.xfr", "2.xfr", "3.xfr"]
     rows = [line.split() for line in result.table().splitlines()]
-    assert rows[2] == ["kind", "1", "0", "0", "1"] and rows[-1] == ["all", "2", "0", "2"]
+    assert rows[2] == ["kind", "1", "0", "0", "1"] and rows[-1] == ["all", "2", "0", "3"]
 
 
 # Arbitrary bytes
