@@ -55,5 +55,7 @@ def window(image: Tensor, tile: Tile) -> Tensor:
     """``tile`` of image [3, H, W], its last row and column repeated where the tile goes beyond."""
     part = image[:, tile.top : tile.bottom, tile.left : tile.right]
     height, width = tile.size
-    pad = (0, width - part.shape[2], 0, height - part.shape[1])
-    return F.pad(part[None].float(), pad, mode="replicate")[0]
+    right, bottom = width - part.shape[2], height - part.shape[1]
+    if not right and not bottom:
+        return part.float()
+    return F.pad(part[None].float(), (0, right, 0, bottom), mode="replicate")[0]

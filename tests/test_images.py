@@ -131,6 +131,15 @@ def test_8_bit_pictures_of_any_width_have_no_notice(reread, extension, width):
     assert reread(Image.new("RGB", (width, 10)), f"picture.{extension}").notices == []
 
 
+def test_16_bits_for_all_three_channels_are_not_reduced(tmp_path):
+    masks, pixels = struct.pack("<III", 0xF800, 0x7E0, 0x1F), bytes(2 * 10 * 6)
+    info = struct.pack("<IiiHHIIiiII", 40, 10, 6, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    head = struct.pack("<IHHI", 66 + len(pixels), 0, 0, 66)
+    (tmp_path / "picture.bmp").write_bytes(b"BM" + head + info + masks + pixels)
+    picture = read_picture(tmp_path / "picture.bmp")
+    assert picture.size == (6, 10) and picture.notices == []
+
+
 def test_floating_point_is_refused(reread):
     with pytest.raises(ValueError, match="floating-point"):
         reread(Image.new("F", (4, 4)), "picture.tif")
