@@ -135,7 +135,9 @@ def is_16_bit(image: Image.Image) -> bool:
     """Whether the file has 16 bits per channel, which Pillow may be about to reduce."""
     decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     raw_modes = [value for values in decoders for value in values if isinstance(value, str)]
-    return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
+    # RGB;16B and the like; BGR;16 without a byte order is 16 bits for all three channels.
+    deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes)
+    return image.mode.startswith("I") or deep
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
