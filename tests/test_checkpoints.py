@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from helpers import ARCHS, TINY, as_tensor, colour, save_png, tiny_codec
 from benchmarks.fuzz import memory_bound, virtual_bytes
 from model import codec_class, load_codec
 from utils.checkpoints import Shelf, fingerprint, load_checkpoint
+from utils.training import RUN_FLAGS, Trainer
 
 HUGE = 10**9
 needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
@@ -522,6 +524,34 @@ def test_other_possible_tables_are_used(alter):
     assert codec.decode_payload(payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
     usual = tiny_codec("hyperprior").coder
     assert not codec.coder.counts.equal(usual.counts)
+
+
+# Training states
+
+STATE = {"epoch": 0, "optimizer": {"state": {}, "param_groups": []}, "run": {}}
+STATES = {
+    "no epoch": {"optimizer": {}},
+    "an epoch in words": {**STATE, "epoch": "three"},
+    "a negative epoch": {**STATE, "epoch": -1},
+    "half an epoch": {**STATE, "epoch": 0.5},
+    "no run": {"epoch": 0, "optimizer": {}},
+    "a run of a list": {**STATE, "run": []},
+    "an empty optimiser": {**STATE, "optimizer": {}},
+    "an optimiser of a list": {**STATE, "optimizer": []},
+    "an optimiser of nothing": {**STATE, "optimizer": None},
+    "an optimiser of other weights": STATE,
+    "groups of numbers": {**STATE, "optimizer": {"state": {}, "param_groups": [1]}},
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_a_damaged_training_state_is_refused_in_one_line(checkpoints, state):
+    codec = codec_class("binary")(TINY["binary"])
+    args = SimpleNamespace(**dict.fromkeys(RUN_FLAGS, 1), num_of_epochs=9)
+    trainer = Trainer(codec, codec, torch.device("cpu"), args)
+    with pytest.raises(ValueError) as error:
+        trainer.resume({**load_checkpoint(checkpoints["binary"]), **state})
+    assert len(str(error.value).splitlines()) == 1
 
 
 # Beside another checkpoint, and on the command line

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints import first_line, save_checkpoint
 from utils.data import batches
 from utils.devices import fast_precision
 from utils.files import atomic_write
@@ -95,18 +95,25 @@ class Trainer:
         if "optimizer" not in checkpoint:
             self.origin = "fine-tuning (the checkpoint has no optimiser state)"
             return
-        self.epoch = checkpoint["epoch"]
+        self.epoch, run = checkpoint.get("epoch"), checkpoint.get("run")
+        if type(self.epoch) is not int or self.epoch < 0 or type(run) is not dict:
+            raise ValueError("the checkpoint's training state has no epoch or no run in it")
         if self.epoch >= self.epochs:
             raise ValueError(
                 f"the checkpoint is at epoch {self.epoch} already, --num_of_epochs is {self.epochs}"
             )
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the checkpoint's optimiser state does not fit ({first_line(error)})"
+            ) from None
         self.history = checkpoint["history"]
         self.origin = f"resumed at epoch {self.epoch}"
         changed = [
-            f"{name} {checkpoint['run'][name]} -> {value}"
+            f"{name} {run.get(name)} -> {value}"
             for name, value in self.run.items()
-            if checkpoint["run"].get(name) != value
+            if run.get(name) != value
         ]
         if changed:
             self.origin += f" with other flags ({', '.join(changed)})"
