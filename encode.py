@@ -25,11 +25,11 @@ def parse_args():
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
         help=f"1 (smallest) to 100 (best); {DEFAULT_QUALITY} without any of these four")
-    target.add_argument("--target_bpp", type=number(float, 0),
+    target.add_argument("--target_bpp", type=number(float, 0, 1e6),
         help="instead: the best quality of at most so many bits per pixel")
-    target.add_argument("--max_bytes", type=number(int, 1),
+    target.add_argument("--max_bytes", type=number(int, 1, 10**12),
         help="instead: the best quality of at most so many bytes for each picture")
-    target.add_argument("--target_psnr", type=number(float, 0),
+    target.add_argument("--target_psnr", type=number(float, 0, 1e3),
         help="instead: the lowest quality of at least so many dB")
     add_shared_arguments(parser)
     add_skip_existing(parser)
@@ -63,7 +63,7 @@ def main(args) -> int:
     def load(path: Path) -> Picture:
         picture = read_picture(path, args.max_pixels)
         settings = (*made_by, picture.size, request or quality)
-        if args.skip_existing and intact(outputs[path], settings):
+        if args.skip_existing and intact(outputs[path], path, settings):
             raise Skip
         for notice in picture.notices:
             tally.notice(path, notice)

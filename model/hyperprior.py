@@ -176,7 +176,8 @@ class HyperpriorCodec(Codec):
         return scale_index(logits).to(torch.uint8).numpy()
 
     def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
-        y, z = latents[16].cpu(), latents[64].int().cpu()
+        y = latents[16].cpu()
+        z = latents[64].clamp(-MAX_SYMBOL, MAX_SYMBOL).int().cpu()
         coded = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
 
         def quantize(parts: list, mean: Tensor, index: Tensor) -> Tensor:

@@ -125,12 +125,12 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     )
 
 
-def intact(path: Path, settings: tuple) -> bool:
-    """Whether ``path`` is a whole .xfr file made with these settings: architecture,
-    fingerprint, (height, width), and the request or, without one, the quality."""
-    if not path.is_file():
-        return False
+def intact(path: Path, source: Path, settings: tuple) -> bool:
+    """Whether ``path`` is a whole .xfr file, no older than ``source``, of these settings:
+    architecture, fingerprint, (height, width), and the request or, without one, the quality."""
     try:
+        if path.stat().st_mtime_ns < source.stat().st_mtime_ns:
+            return False
         xfr = unpack(path.read_bytes(), max_pixels=sys.maxsize)
     except (OSError, ValueError):
         return False

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
 
 from utils.files import find_files, image_extensions
 from utils.images import read_picture
@@ -60,7 +61,7 @@ class PictureDataset(Dataset):
         try:
             rgb = read_picture(self.paths[index]).rgb
         except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-            print(f"skipped: {self.paths[index]}: {error}", file=sys.stderr)
+            tqdm.write(f"skipped: {self.paths[index]}: {error}", file=sys.stderr)
             self.unreadable.add(index)
             return None
         image = torch.from_numpy(rgb.copy()).permute(2, 0, 1).contiguous()
