@@ -37,10 +37,12 @@ def parse_args():
 
 
 def main(args) -> int:
+    from functools import cache
+
     import torch
 
     from model import ARCHITECTURES, load_codec
-    from utils.bitstream import REQUESTS, Xfr, intact, pack, unpack
+    from utils.bitstream import REQUESTS, Xfr, intact, pack
     from utils.checkpoints import fingerprint, load_checkpoint
     from utils.devices import fast_precision, pick_device
     from utils.files import atomic_write, find_files, image_extensions, plan_outputs
@@ -74,15 +76,18 @@ def main(args) -> int:
         height, width = picture.size
         grey = picture.pixels.ndim == 2
 
-        def encode(quality: int) -> bytes:
+        @cache  # the search for a target ends at a quality that it has tried
+        def compress(quality: int) -> bytes:
             with fast_precision(device):
-                payload = codec.compress(image, quality)
-            extras = (picture.alpha, picture.icc, request)
-            return pack(Xfr(*made_by, width, height, grey, quality, payload, *extras))
+                return codec.compress(image, quality)
+
+        def encode(quality: int) -> bytes:
+            extras = (compress(quality), picture.alpha, picture.icc, request)
+            return pack(Xfr(*made_by, width, height, grey, quality, *extras))
 
         def decoded_psnr(quality: int) -> float:
-            payload = unpack(encode(quality), args.max_pixels).payload
-            rgb = codec.decompress(payload, height, width, quality).permute(1, 2, 0).numpy()
+            decoded = codec.decompress(compress(quality), height, width, quality)
+            rgb = decoded.permute(1, 2, 0).numpy()
             return psnr(picture.pixels, to_picture(rgb, grey).pixels)
 
         if request is None:

@@ -59,9 +59,9 @@ def main(args) -> int:
         (args.folder_path_compressed, "xfr", compressed),
         (args.folder_path_reconstructed, extension, reconstructed),
     ):
-        for path in find_files(folder, {kind}, args.recursive):
-            if path not in set(expected.values()):
-                tally.fail_for_all(path, "there is no original for it")
+        found = find_files(folder, {kind}, args.recursive)
+        for path in sorted(set(found) - set(expected.values())):
+            tally.fail_for_all(path, "there is no original for it")
     pictures: list[tuple[Score, Path, Path]] = []
 
     def compute(path: Path, _: None) -> Score:

@@ -111,8 +111,8 @@ class Codec(nn.Module):
         """One tile's bytes to its latent [1, C, h, w]; ValueError if they cannot be that."""
         raise NotImplementedError
 
-    def quality_tensor(self, quality: int, device: torch.device | None = None) -> Tensor:
-        return torch.tensor([quality], dtype=torch.float32, device=device or self.device)
+    def quality_tensor(self, quality: int) -> Tensor:
+        return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
     @torch.inference_mode()
     def compress(self, image: Tensor, quality: int) -> bytes:

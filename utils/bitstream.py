@@ -15,7 +15,7 @@
     4      CRC-32 (ISO-HDLC, as in zlib) of all before it, big-endian
 
 A number is LEB128: seven bits a byte, lowest first, the top bit set on all but the last. A lzma
-stream is raw LZMA2 with FILTERS. For an ordinary picture that is 26 bytes around the payload.
+stream is raw LZMA2 with FILTERS. For an ordinary picture that is 25 or 26 bytes around the payload.
 """
 
 import lzma

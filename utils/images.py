@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -153,9 +154,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in ("CMYK", "LAB"):
         return through_profile(image)
-    if image.mode == "La":
-        return image.convert("LA")
-    if image.mode == "L" and "transparency" in image.info:
+    if image.mode in ("L", "La"):  # L with a transparent grey value, or it had returned above
         return image.convert("LA")
     has_alpha = "transparency" in image.info or image.mode in ("PA", "RGBa")
     return image.convert("RGBA" if has_alpha else "RGB")
@@ -213,12 +212,14 @@ def round_trip(name: str, probe: Image.Image) -> Image.Image | None:
         return None
 
 
+@cache
 def keeps_mode(name: str, mode: str) -> bool:
     """Whether a format comes back in the mode it was written in."""
     read = round_trip(name, Image.new(mode, (16, 16)))
     return read is not None and read.mode == mode
 
 
+@cache
 def keeps_alpha(name: str) -> bool:
     """Whether a half-transparent picture comes back half transparent."""
     read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))

@@ -6,33 +6,30 @@ from functools import cache
 MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 35
 
 
-class UnreachableError(ValueError):
-    """No quality meets the target."""
-
-
 def best_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:
     """The highest quality whose ``size`` is at most ``limit``.
 
     ``size`` grows with quality, nearly: where it does not, the answer still meets the limit.
+    ValueError if none does.
 
     >>> best_quality_within(50.5, "bytes", lambda quality: quality)
     50
     """
     if size(MIN_QUALITY) > limit:
-        raise UnreachableError(
+        raise ValueError(
             f"{size(MIN_QUALITY):.4g} {unit} at the lowest quality are more than {limit:.4g}"
         )
     return bisect(lambda quality: size(quality) <= limit)
 
 
 def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
-    """The lowest quality whose ``score`` is at least ``limit``.
+    """The lowest quality whose ``score`` is at least ``limit``; ValueError if none is.
 
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
     """
     if score(MAX_QUALITY) < limit:
-        raise UnreachableError(
+        raise ValueError(
             f"{score(MAX_QUALITY):.4g} {unit} at the highest quality are less than {limit:.4g}"
         )
     if score(MIN_QUALITY) >= limit:
