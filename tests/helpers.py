@@ -92,12 +92,14 @@ def run_process(command: list, cwd: Path | None = None, seconds: float = 120) ->
     return SimpleNamespace(code=process.returncode, out=out, err=err)
 
 
-def torchrun(script: Path, *args) -> SimpleNamespace:
-    """Run a script in two processes that know of each other."""
+def torchrun_command(script: Path, *args) -> list:
+    """What runs a script in two processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2]
-    return run_process(
-        [*command, "--master_addr", "127.0.0.1", "--master_port", port, script, *args]
-    )
+    return [*command, "--master_addr", "127.0.0.1", "--master_port", port, script, *args]
+
+
+def torchrun(script: Path, *args) -> SimpleNamespace:
+    return run_process(torchrun_command(script, *args))

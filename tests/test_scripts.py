@@ -2,13 +2,24 @@ import csv
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ARCHS, ROOT, colour, grey, save_png, save_tiny, torchrun
+from helpers import (
+    ARCHS,
+    ROOT,
+    colour,
+    grey,
+    save_png,
+    save_tiny,
+    torchrun,
+    torchrun_command,
+)
 from PIL import Image
 
 from utils.bitstream import unpack
@@ -131,6 +142,38 @@ def test_two_processes_share_a_folder_and_give_one_summary(script, project):
     script("encode", "--out_folder", "alone")
     assert files("shared") == files("alone") and len(files("alone")) == 11
     assert all(Path("shared", f).read_bytes() == Path("alone", f).read_bytes()
+               for f in files("alone"))  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_what_a_killed_process_leaves_a_second_run_completes(script, project):
+    for index in range(100):
+        save_png(project / f"out/original/{index}.png", colour(96, 128, index))
+    command = torchrun_command(ROOT / "encode.py", "--out_folder", "killed")
+    launcher = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while len(list(Path("killed").glob("*.xfr"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = [
+        int(pid) for pid in children if b"encode.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert launcher.wait(60) != 0
+    for unfinished in Path("killed").glob(".*.part"):
+        unfinished.unlink()
+    left = files("killed")
+    assert 5 <= len(left) < 101
+
+    result = torchrun(ROOT / "encode.py", "--out_folder", "killed", "--skip_existing")
+    assert result.code == 0
+    assert result.out.startswith(f"{101 - len(left)} encoded, {len(left)} skipped: ")
+    script("encode", "--out_folder", "alone")
+    assert files("killed") == files("alone") and len(files("alone")) == 101
+    assert all(Path("killed", f).read_bytes() == Path("alone", f).read_bytes()
                for f in files("alone"))  # fmt: skip
 
 
