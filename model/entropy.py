@@ -144,23 +144,25 @@ class SymbolDecoder:
     def decode(self, index: np.ndarray) -> np.ndarray:
         """The whole numbers, int32, of scale indices ``index`` (uint8), in its shape."""
         order, ends = grouped(index)
-        counts = np.diff(ends, prepend=0, append=index.size)
-        runs = [
-            self.coder.decode(self.models[k], int(count))
-            for k, count in enumerate(counts)
-            if count
-        ]
-        limit = self.reach[index.ravel()[order]]
-        values = np.concatenate(runs) - limit
-        for position in np.flatnonzero(values > limit):
-            number = self.escapes.number()
-            magnitude = number // 2 + int(limit[position]) + 1
-            if magnitude > MAX_SYMBOL:
-                raise ValueError("damaged payload: a symbol is too large")
-            values[position] = -magnitude if number % 2 else magnitude
+        values = np.empty(index.size, np.int32)
+        for k, run in enumerate(np.split(values, ends)):
+            if len(run):
+                reach = self.reach[k]
+                np.subtract(self.coder.decode(self.models[k], len(run)), reach, out=run)
+                if run.max() > reach:
+                    self.read_escapes(run, reach)
         out = np.empty_like(values)
         out[order] = values
         return out.reshape(index.shape)
+
+    def read_escapes(self, run: np.ndarray, reach: int) -> None:
+        """Replace the escapes among ``run`` by the numbers that they stand for."""
+        for position in np.flatnonzero(run > reach):
+            number = self.escapes.number()
+            magnitude = number // 2 + int(reach) + 1
+            if magnitude > MAX_SYMBOL:
+                raise ValueError("damaged payload: a symbol is too large")
+            run[position] = -magnitude if number % 2 else magnitude
 
     def finish(self) -> None:
         self.escapes.finish()
