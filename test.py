@@ -27,6 +27,8 @@ def parse_args():
     add("--out_file_name", default="scores.csv", help=f"name of the CSV written under {SCORES}/")
     add("--file_format", default="bmp",
         help="extension by which an original is matched to its reconstruction")
+    add("--ssimulacra2", action="store_true",
+        help="also score SSIMULACRA 2, a perceptual measure of 100 at best; about 1 s a megapixel")
     add("--report", action="store_true",
         help="also write a page to compare the pictures by eye, beside the CSV as .html")
     add_shared_arguments(parser)
@@ -67,8 +69,9 @@ def main(args) -> int:
     def compute(path: Path, _: None) -> Score:
         name = path.relative_to(root).as_posix() if path != root else path.name
         return score_picture(
-            name, path, compressed[path], reconstructed[path], args.max_pixels, device
-        )
+            name, path, compressed[path], reconstructed[path], args.max_pixels, device,
+            args.ssimulacra2,
+        )  # fmt: skip
 
     def save(path: Path, score: Score) -> None:
         pictures.append((score, path, reconstructed[path]))
@@ -82,7 +85,7 @@ def main(args) -> int:
     if not pictures:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")
     scores = [score for score, *_ in pictures]
-    write_scores(table, scores)
+    write_scores(table, scores, args.ssimulacra2)
     print(average_line(scores), "->", table)
     if args.report:
         write_report(page, pictures, args.max_pixels)

@@ -404,6 +404,20 @@ def test_ms_ssim_is_empty_for_small_pictures_and_kept_out_of_the_average(script,
     assert (large["ms_ssim"], small["ms_ssim"], average["ms_ssim"]) == ("1", "", "1")
 
 
+def test_ssimulacra_2_is_a_column_for_those_who_ask(script, project):
+    for name, pixels in {"a": colour(60, 80), "b": colour(60, 80), "c": colour(6, 80)}.items():
+        save_png(project / f"out/original/{name}.png", pixels)
+    script("encode")
+    script("decode")
+    shutil.copy("out/original/a.png", "out/reconstructed/a.bmp")
+    script("test")
+    assert "ssimulacra2" not in scores()[0]
+    assert "SSIMULACRA 2 " in script("test", "--ssimulacra2").out
+    same, lossy, small, *_, average = (row["ssimulacra2"] for row in scores())
+    assert same == "100" and float(lossy) < 90 and small == ""
+    assert float(lossy) < float(average) < 100
+
+
 @pytest.mark.parametrize("missing", ["compressed/small.xfr", "reconstructed/small.bmp"])
 def test_a_missing_partner_is_reported_and_the_others_are_scored(script, project, missing):
     two_pictures(project)

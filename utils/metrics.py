@@ -1,10 +1,12 @@
 """Figures: how close a reconstruction is to its original."""
 
+import io
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -12,6 +14,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
 MIN_SSIM_SIDE = 7
 MIN_MS_SSIM_SIDE = (WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
+MIN_SSIMULACRA2_SIDE = 8
 
 
 def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
@@ -72,3 +75,17 @@ def ssim_terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
+
+
+def ssimulacra2(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
+    """SSIMULACRA 2 (J. Sneyers 2022, of the JPEG XL project) of two uint8 [H, W, 3] arrays: 100 is
+    no difference, 90 none that is seen, 70 high quality, 50 medium, 30 low; None below 8 pixels
+    of a side."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    if min(original.shape[:2]) < MIN_SSIMULACRA2_SIDE:
+        return None
+    files = [io.BytesIO(), io.BytesIO()]  # the package reads files only
+    for image, file in zip((original, reconstruction), files):
+        Image.fromarray(image).save(file, "ppm")
+    return float(compute_ssimulacra2(*files))

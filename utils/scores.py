@@ -8,13 +8,14 @@ from pathlib import Path
 
 from utils.files import atomic_write
 from utils.images import read_picture
-from utils.metrics import ms_ssim, psnr, ssim
+from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
 from utils.processes import gather
 
 
 @dataclass
 class Score:
-    """A row of the CSV. Rates in bytes and bits per pixel, PSNR in dB; None is left empty."""
+    """A row of the CSV. Rates in bytes and bits per pixel, PSNR in dB; None is left empty. The
+    last column is there only if it was asked for."""
 
     file: str
     width: float
@@ -26,10 +27,17 @@ class Score:
     psnr: float | None
     ssim: float | None
     ms_ssim: float | None
+    ssimulacra2: float | None = None
 
 
 def score_picture(
-    name: str, original: Path, compressed: Path, reconstructed: Path, max_pixels: int, device
+    name: str,
+    original: Path,
+    compressed: Path,
+    reconstructed: Path,
+    max_pixels: int,
+    device,
+    perceptual: bool = False,
 ) -> Score:
     """Score one picture, from its three files. OSError or ValueError where one does not fit."""
     for path in (compressed, reconstructed):
@@ -45,6 +53,7 @@ def score_picture(
         name, width, height, before, after, before / after, 8 * after / (width * height),
         psnr(first.rgb, second.rgb), ssim(first.rgb, second.rgb),
         ms_ssim(first.rgb, second.rgb, device),
+        ssimulacra2(first.rgb, second.rgb) if perceptual else None,
     )  # fmt: skip
 
 
@@ -67,13 +76,15 @@ def average(scores: list[Score]) -> Score:
     return Score("average", *(mean(column) for column in columns))
 
 
-def write_scores(path: Path, scores: list[Score]) -> None:
+def write_scores(path: Path, scores: list[Score], perceptual: bool = False) -> None:
     """One row a picture, sorted by name, and the average."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Score)])
+    columns = [field.name for field in fields(Score)]
+    columns = columns if perceptual else columns[:-1]
+    writer.writerow(columns)
     for score in [*scores, average(scores)]:
-        writer.writerow([cell(value) for value in astuple(score)])
+        writer.writerow([cell(getattr(score, column)) for column in columns])
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
@@ -81,7 +92,12 @@ def write_scores(path: Path, scores: list[Score]) -> None:
 def average_line(scores: list[Score]) -> str:
     """The averages of the measures, in words."""
     mean = average(scores)
-    shown = {"PSNR": (mean.psnr, " dB"), "SSIM": (mean.ssim, ""), "MS-SSIM": (mean.ms_ssim, "")}
+    shown = {
+        "PSNR": (mean.psnr, " dB"),
+        "SSIM": (mean.ssim, ""),
+        "MS-SSIM": (mean.ms_ssim, ""),
+        "SSIMULACRA 2": (mean.ssimulacra2, ""),
+    }
     return ", ".join(f"{k} {v:.4g}{unit}" for k, (v, unit) in shown.items() if v is not None)
 
 
