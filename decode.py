@@ -38,7 +38,7 @@ def main(args) -> int:
     from model import ARCHITECTURES, load_codec
     from utils.bitstream import Xfr, unpack
     from utils.checkpoints import Shelf
-    from utils.devices import fast_precision, pick_device
+    from utils.devices import compute_pool, fast_precision, pick_device
     from utils.files import atomic_write, find_files, plan_outputs
     from utils.images import (
         Picture,
@@ -86,7 +86,7 @@ def main(args) -> int:
         height, width = picture.size
         tally.add(size, written, height * width)
 
-    run_job(outputs, tally, load, compute, save)
+    run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
     return tally.finish(compressed="bytes_in")
 
 

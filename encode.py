@@ -44,7 +44,7 @@ def main(args) -> int:
     from model import ARCHITECTURES, load_codec
     from utils.bitstream import REQUESTS, Xfr, intact, pack
     from utils.checkpoints import fingerprint, load_checkpoint
-    from utils.devices import fast_precision, pick_device
+    from utils.devices import compute_pool, fast_precision, pick_device
     from utils.files import atomic_write, find_files, image_extensions, plan_outputs
     from utils.images import Picture, read_picture, to_picture
     from utils.jobs import Skip, Tally, run_job
@@ -102,7 +102,7 @@ def main(args) -> int:
         height, width = picture.size
         tally.add(path.stat().st_size, len(data), height * width)
 
-    run_job(outputs, tally, load, compute, save)
+    run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
     return tally.finish(compressed="bytes_out")
 
 

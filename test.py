@@ -36,7 +36,7 @@ def parse_args():
 
 
 def main(args) -> int:
-    from utils.devices import pick_device
+    from utils.devices import compute_pool, pick_device
     from utils.files import find_files, image_extensions, plan_outputs
     from utils.images import normalize_extension
     from utils.jobs import Tally, run_job
@@ -77,7 +77,8 @@ def main(args) -> int:
         pictures.append((score, path, reconstructed[path]))
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
 
-    run_job(reconstructed, tally, lambda path: None, compute, save)
+    computers = compute_pool(device, len(reconstructed))
+    run_job(reconstructed, tally, lambda path: None, compute, save, computers)
     code = tally.finish(compressed="bytes_out")
     pictures = gather_scores(pictures)
     if processes()[0] > 0:

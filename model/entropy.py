@@ -100,9 +100,9 @@ class SymbolCoder(nn.Module):
             ends = np.cumsum(2 * reach + 2)
             tables = np.split(self.counts.cpu().numpy().astype(np.float64), ends[:-1])
             categorical = constriction.stream.model.Categorical
-            self.models = [categorical(table / table.sum(), perfect=False) for table in tables]
-            self.reach_array = reach
-        return self.reach_array, self.models
+            models = [categorical(table / table.sum(), perfect=False) for table in tables]
+            self.models = reach, models  # at once: threads share a codec
+        return self.models
 
     def encode(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
         """Parts of (whole numbers up to MAX_SYMBOL, scale index as uint8), each of one shape,

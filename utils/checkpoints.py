@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -100,7 +101,8 @@ def fingerprint(checkpoint: dict) -> int:
 class Shelf:
     """Finds the codec that made a file: ``model``'s, or that of another .tar beside it.
 
-    ``build`` makes a codec of a checkpoint; each is built once, when it is first asked for.
+    ``build`` makes a codec of a checkpoint; each is built once, when it is first asked for. Threads
+    may share a shelf.
     """
 
     def __init__(self, model: Path, build: Callable):
@@ -109,17 +111,19 @@ class Shelf:
         self.own = fingerprint(checkpoint)
         self.codecs = {self.own: build(checkpoint)}
         self.unseen = sorted(set(model.parent.glob("*.tar")) - {model})
+        self.lock = Lock()
 
     def codec(self, wanted: int):
         """The codec of fingerprint ``wanted``; ValueError if there is none."""
-        while wanted not in self.codecs and self.unseen:
-            try:
-                checkpoint = load_checkpoint(self.unseen.pop(0))
-            except (OSError, ValueError):
-                continue  # some other .tar
-            name = fingerprint(checkpoint)
-            if name == wanted:
-                self.codecs[name] = self.build(checkpoint)
+        with self.lock:
+            while wanted not in self.codecs and self.unseen:
+                try:
+                    checkpoint = load_checkpoint(self.unseen.pop(0))
+                except (OSError, ValueError):
+                    continue  # some other .tar
+                name = fingerprint(checkpoint)
+                if name == wanted:
+                    self.codecs[name] = self.build(checkpoint)
         if wanted not in self.codecs:
             raise ValueError(
                 f"made by checkpoint {wanted:016x}, but {self.model} is {self.own:016x} and no "

@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from utils.processes import draw, gather, processes
 
-IN_FLIGHT = 4  # files that are read ahead, and as many that are being written
+IN_FLIGHT = 4  # files that are read ahead; as many are computed, at most, and being written
 
 
 class Skip(Exception):
@@ -94,25 +94,31 @@ def printable(path: Path) -> str:
 
 
 def run_job(
-    paths: Collection[Path], tally: Tally, load: Callable, compute: Callable, save: Callable
+    paths: Collection[Path],
+    tally: Tally,
+    load: Callable,
+    compute: Callable,
+    save: Callable,
+    computers: Executor,
 ) -> None:
     """``save(path, compute(path, load(path)))`` for every path, with a progress bar.
 
-    ``compute`` runs here, one file at a time; ``load`` and ``save`` run in threads beside it, for
-    at most IN_FLIGHT files each, so that memory is bounded. Any of them may raise: then that
-    file has failed, and the others go on.
+    ``compute`` runs in the threads of ``computers``; ``load`` and ``save`` run in threads beside
+    them. At most IN_FLIGHT files are in each of the three, so that memory is bounded. Any of them
+    may raise: then that file has failed, and the others go on.
     """
     rank, world = processes()
     bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
     queue = draw(list(paths))
     loading: deque[tuple[Path, Future]] = deque()
+    computing: deque[tuple[Path, Future]] = deque()
     saving: deque[tuple[Path, Future]] = deque()
     readers, writers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
-    def attempt(path: Path, function: Callable, *args) -> tuple | None:
+    def result_of(path: Path, future: Future) -> tuple | None:
         """(result,), or None where the file has failed or is skipped."""
         try:
-            return (function(*args),)
+            return (future.result(),)
         except Skip:
             tally.skipped += 1
         except Exception as error:  # a reader of foreign files may raise nearly anything
@@ -121,10 +127,13 @@ def run_job(
         return None
 
     def settle(limit: int) -> None:
-        """Wait until at most ``limit`` files are being written."""
+        """Wait until at most ``limit`` files are computed, and at most as many written."""
+        while len(computing) > limit:
+            path, future = computing.popleft()
+            if computed := result_of(path, future):
+                saving.append((path, writers.submit(save, path, *computed)))
         while len(saving) > limit:
-            path, future = saving.popleft()
-            if attempt(path, future.result):
+            if result_of(*saving.popleft()):
                 bar.update()
 
     try:
@@ -134,13 +143,12 @@ def run_job(
             if not loading:
                 break
             path, future = loading.popleft()
-            if loaded := attempt(path, future.result):
-                if computed := attempt(path, compute, path, *loaded):
-                    saving.append((path, writers.submit(save, path, *computed)))
+            if loaded := result_of(path, future):
+                computing.append((path, computers.submit(compute, path, *loaded)))
             settle(IN_FLIGHT - 1)
         settle(0)
     finally:
-        # On Ctrl-C: what is being written is finished, what has not begun is dropped.
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
+        # On Ctrl-C: what is being computed or written is finished, what has not begun is dropped.
+        for pool in (readers, computers, writers):
+            pool.shutdown(cancel_futures=True)
         bar.close()
