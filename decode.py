@@ -78,7 +78,9 @@ def main(args) -> int:
     def save(path: Path, result: tuple[Picture, int]) -> None:
         picture, size = result
         written = 0
-        if not args.verify:
+        if args.verify:
+            tally.tell(path, "good")
+        else:
             with atomic_write(outputs[path]) as stream:
                 for notice in write_picture(picture, stream, extension):
                     tally.notice(path, notice)

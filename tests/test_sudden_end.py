@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, colour, save_png
+from helpers import ROOT, colour, run_process, save_png
 
+from model import load_codec
 from utils.bitstream import unpack
+from utils.checkpoints import load_checkpoint
 from utils.files import atomic_write
 
 PICTURES = 150
+MOMENTS = random.Random(0)
 
 
 @pytest.fixture(scope="module")
@@ -27,44 +30,110 @@ def flags_of(folder: Path, out: Path, checkpoints: dict) -> list[str]:
     return [str(flag) for flag in flags]
 
 
-def end_encode_after(count: int, how: signal.Signals, flags: list[str], out: Path):
-    """Start encode.py and send it a signal once there are some more files than ``count``."""
+def end_when(condition, how: signal.Signals, name: str, flags: list, cwd: Path | None = None):
+    """Start a script and send it a signal a moment after ``condition()`` is true."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "encode.py"), *flags],
+        [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)], cwd=cwd,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while len(list(out.glob("*.xfr"))) < count and time.monotonic() < deadline:
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    time.sleep(random.Random(count).uniform(0, 0.02))
+    time.sleep(MOMENTS.uniform(0, 0.02))
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     return process.returncode, err
 
 
+def at_least(count: int, folder: Path, pattern: str):
+    return lambda: len(list(folder.glob(pattern))) >= count
+
+
+@pytest.fixture(scope="module")
+def packed(folder, checkpoints, tmp_path_factory) -> Path:
+    packed = tmp_path_factory.mktemp("packed")
+    run_process([sys.executable, ROOT / "encode.py", *flags_of(folder, packed, checkpoints)])
+    assert len(list(packed.glob("*.xfr"))) == PICTURES
+    return packed
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
 def test_kill_9_leaves_only_whole_files_and_a_second_run_completes_them(
-    script, folder, checkpoints, tmp_path
+    script, folder, packed, checkpoints, tmp_path, name
 ):
-    flags = flags_of(folder, tmp_path / "whole", checkpoints)
-    assert script("encode", *flags).code == 0
+    source, kind = (folder, "xfr") if name == "encode" else (packed, "bmp")
+    flags = ["--model", checkpoints["binary"]]
+    flags += ["--image_folder" if name == "encode" else "--compressed_folder", source]
+    assert script(name, *flags, "--out_folder", tmp_path / "whole").code == 0
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert len(expected) == PICTURES
     for count in (1, 10, 30):
         out = tmp_path / f"killed{count}"
-        flags = flags_of(folder, out, checkpoints)
-        code, _ = end_encode_after(count, signal.SIGKILL, flags, out)
-        left = {path.name: path.read_bytes() for path in out.glob("*.xfr")}
+        to_out = [*flags, "--out_folder", out]
+        code, _ = end_when(at_least(count, out, f"*.{kind}"), signal.SIGKILL, name, to_out)
+        left = {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")}
         assert code == -signal.SIGKILL and count <= len(left) < PICTURES
-        assert all(unpack(data) and expected[name] == data for name, data in left.items())
-        result = script("encode", *flags, "--skip_existing")
+        assert all(expected[name] == data for name, data in left.items())
+        result = script(name, *to_out, "--skip_existing")
         assert result.code == 0
-        assert f"{PICTURES - len(left)} encoded, {len(left)} skipped" in result.out
-        assert {path.name: path.read_bytes() for path in out.glob("*.xfr")} == expected
+        assert f"{PICTURES - len(left)} {name}d, {len(left)} skipped" in result.out
+        assert {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")} == expected
+
+
+def test_kill_9_leaves_the_old_scores_or_the_new(
+    script, folder, packed, checkpoints, tmp_path
+):
+    decoded, scores = tmp_path / "decoded", tmp_path / "out/scores/scores.csv"
+    flags = ["--model", checkpoints["binary"], "--compressed_folder", packed]
+    assert script("decode", *flags, "--out_folder", decoded).code == 0
+    flags = ["--folder_path_original", folder, "--folder_path_compressed", packed]
+    flags += ["--folder_path_reconstructed", decoded]
+    assert run_process([sys.executable, ROOT / "test.py", *flags], tmp_path).code == 0
+    new, old = scores.read_bytes(), b"file,psnr\nold,1\n"
+    assert new.count(b"\n") == PICTURES + 2
+    seen = set()
+    start = time.monotonic()
+    for condition in (
+        lambda: time.monotonic() > start + MOMENTS.uniform(0, 3),
+        at_least(1, scores.parent, ".*.part"),
+        lambda: scores.read_bytes() != old,
+    ):
+        scores.write_bytes(old)
+        end_when(condition, signal.SIGKILL, "test", flags, tmp_path)
+        seen.add(scores.read_bytes())
+    assert seen <= {old, new} and new in seen
+
+
+def test_kill_9_leaves_training_states_that_resume(tmp_path):
+    for index in range(6):
+        save_png(tmp_path / f"dataset/{index}.png", colour(70, 80, index))
+    last, best = tmp_path / "out/last.tar", tmp_path / "out/best.tar"
+    flags = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--num_of_epochs", 10_000]
+    epoch = 0
+    for condition in (
+        at_least(1, last.parent, "last.tar"),
+        at_least(1, last.parent, ".*.part"),
+        lambda: load_checkpoint(last)["epoch"] >= 5,
+    ):
+        resume = ["--checkpoint_path", last] if last.exists() else []
+        code, _ = end_when(condition, signal.SIGKILL, "train", [*flags, *resume], tmp_path)
+        assert code == -signal.SIGKILL
+        state = load_checkpoint(last)
+        assert state["epoch"] >= max(epoch, 1)
+        assert len(state["history"]["train_loss"]) == state["epoch"]
+        if best.exists():
+            assert load_codec(load_checkpoint(best)).arch == "binary"
+        epoch = state["epoch"]
+    flags[-1] = epoch + 1
+    command = [sys.executable, ROOT / "train.py", *flags, "--checkpoint_path", last]
+    result = run_process(command, tmp_path)
+    assert result.code == 0 and f"resumed at epoch {epoch}" in result.out
+    assert load_checkpoint(last)["epoch"] == epoch + 1
 
 
 def test_ctrl_c_says_one_line_and_leaves_nothing_but_whole_files(folder, checkpoints, tmp_path):
     flags = flags_of(folder, tmp_path, checkpoints)
-    code, err = end_encode_after(5, signal.SIGINT, flags, tmp_path)
+    code, err = end_when(at_least(5, tmp_path, "*.xfr"), signal.SIGINT, "encode", flags)
     assert code == 130 and "Traceback" not in err
     assert err.splitlines()[-1] == "encode.py: interrupted; finished files are kept"
     assert all(path.suffix == ".xfr" and unpack(path.read_bytes()) for path in tmp_path.iterdir())

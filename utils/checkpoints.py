@@ -6,6 +6,7 @@ hyper-parameters), ``weights`` (float16 or float32) and ``history``. A training 
 """
 
 import hashlib
+import io
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -23,8 +24,10 @@ KEYS = {"format": int, "arch": str, "config": dict, "history": dict}
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    contents = io.BytesIO()  # torch hides the OSError of a full disk behind one of its own
+    torch.save({"format": FORMAT, **checkpoint}, contents)
     with atomic_write(path) as stream:
-        torch.save({"format": FORMAT, **checkpoint}, stream)
+        stream.write(contents.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -50,6 +50,9 @@ class Tally:
             self.notices.add(notice)
             tqdm.write(f"note: {printable(path)}: {notice} (told once)", file=sys.stderr)
 
+    def tell(self, path: Path, verdict: str) -> None:
+        tqdm.write(f"{verdict}: {printable(path)}")
+
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
         self.done += 1
         self.bytes_in += bytes_in
@@ -81,10 +84,10 @@ class Tally:
             return ", ".join(parts)
         other = self.bytes_in + self.bytes_out - compressed
         seconds = (time.perf_counter() - self.start) / self.done
+        ratio = f"ratio {other / compressed:.2f}, " if other else ""
         return (
-            f"{', '.join(parts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, ratio "
-            f"{other / compressed:.2f}, {8 * compressed / self.pixels:.3f} bpp, "
-            f"{seconds:.2f} s a picture"
+            f"{', '.join(parts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
+            f"{8 * compressed / self.pixels:.3f} bpp, {seconds:.2f} s a picture"
         )
 
 

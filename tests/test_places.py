@@ -1,0 +1,136 @@
+"""Files and folders that are not what they seem: one line each, and the rest is done."""
+
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, colour, save_png
+
+from utils.checkpoints import load_checkpoint
+
+MODEL = ["--model", ROOT / "out/main.tar"]
+
+
+@pytest.fixture
+def originals(workplace) -> Path:
+    """out/original/ with two pictures, a.png and b.png."""
+    for index, name in enumerate("ab"):
+        save_png(workplace / f"out/original/{name}.png", colour(48, 70, index))
+    return workplace / "out/original"
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """No file grows beyond ``size`` bytes: writing it fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def everything(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).rglob("*"))
+
+
+def one_failed(result, name: str, done: str) -> None:
+    """Just the file ``name`` failed, in one line, and ``done`` says what was done."""
+    lines = [line for line in result.err.splitlines() if "failed: " in line]
+    assert result.code == 1 and len(lines) == 1 and name in lines[0], result
+    assert f"{done}, 1 failed" in result.out and "Traceback" not in result.err
+
+
+def test_a_disk_that_is_full(script, originals):
+    large = save_png(originals / "large.png", colour(200, 300, 9))
+    assert script("encode", *MODEL).code == 0
+    with files_of_at_most(100_000):  # large.bmp takes 180 kB
+        one_failed(script("decode", *MODEL), "large.xfr", "2 decoded")
+    assert everything("out/reconstructed") == ["a.bmp", "b.bmp"]
+    size = Path("out/compressed/large.xfr").stat().st_size
+    Path("out/compressed/large.xfr").write_bytes(b"old")
+    with files_of_at_most(size - 1):
+        one_failed(script("encode", *MODEL), large.name, "2 encoded")
+    assert Path("out/compressed/large.xfr").read_bytes() == b"old"
+    assert everything("out/compressed") == ["a.xfr", "b.xfr", "large.xfr"]
+
+
+def test_a_disk_that_is_full_while_training(script, workplace):
+    for index in range(4):
+        save_png(workplace / f"dataset/{index}.png", colour(64, 64, index))
+    flags = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
+    assert script("train", *flags, "--num_of_epochs", 1).code == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    resume = ["--num_of_epochs", 2, "--checkpoint_path", "out/last.tar"]
+    with files_of_at_most(100_000):
+        result = script("train", *flags, *resume)
+    assert result.code == 1 and "train.py: error: " in result.err.splitlines()[-1], result
+    assert "Traceback" not in result.err
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert load_checkpoint(Path("out/last.tar"))["epoch"] == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--skip_existing"]])
+def test_a_folder_where_a_file_should_be(script, originals, flags):
+    Path("out/compressed/a.xfr").mkdir(parents=True)
+    one_failed(script("encode", *MODEL, *flags), "a.png", "1 encoded")
+    Path("out/compressed/a.xfr").rmdir()
+    script("encode", *MODEL)
+    Path("out/reconstructed/b.bmp").mkdir(parents=True)
+    one_failed(script("decode", *MODEL, *flags), "b.xfr", "1 decoded")
+    one_failed(script("test"), "b.png", "1 scored")
+    assert everything("out/compressed") == ["a.xfr", "b.xfr"]
+    assert everything("out/reconstructed") == ["a.bmp", "b.bmp"]
+
+
+def test_a_folder_where_the_scores_should_be(script, originals):
+    script("encode", *MODEL)
+    script("decode", *MODEL)
+    Path("out/scores/scores.csv").mkdir(parents=True)
+    result = script("test")
+    assert result.code == 1 and "test.py: error: " in result.err and "scores.csv" in result.err
+    assert "Traceback" not in result.err and everything("out/scores") == ["scores.csv"]
+
+
+def test_an_out_folder_that_cannot_be(script, originals):
+    Path("out/compressed").write_text("a file")
+    result = script("encode", *MODEL)
+    assert result.code == 1 and result.out.strip() == "0 encoded, 2 failed"
+    assert [line.count("out/original/") for line in result.err.splitlines()
+            if "failed: " in line] == [1, 1]  # fmt: skip
+    assert Path("out/compressed").read_text() == "a file"
+
+
+def test_an_input_that_has_vanished(script, originals):
+    (originals / "gone.png").symlink_to("nowhere.png")
+    one_failed(script("encode", *MODEL), "gone.png", "2 encoded")
+    Path("out/compressed/gone.xfr").symlink_to("nowhere.xfr")
+    one_failed(script("decode", *MODEL), "gone.xfr", "2 decoded")
+    one_failed(script("decode", *MODEL, "--verify"), "gone.xfr", "2 verified")
+
+
+def test_links_that_go_in_circles(script, originals):
+    (originals / "circle.png").symlink_to("circle.png")
+    (originals / "up").symlink_to("..")
+    (originals / "up2").symlink_to(".")
+    one_failed(script("encode", *MODEL, "--recursive"), "circle.png", "2 encoded")
+    assert everything("out/compressed") == ["a.xfr", "b.xfr"]
+
+
+def test_verify_names_the_good_the_damaged_and_those_of_another_checkpoint(
+    script, originals, checkpoints
+):
+    script("encode", *MODEL)
+    Path("out/other").mkdir()
+    script("encode", "--model", checkpoints["hyperprior"], "--out_folder", "out/other")
+    Path("out/other/a.xfr").rename("out/compressed/other.xfr")
+    data = bytearray(Path("out/compressed/b.xfr").read_bytes())
+    data[-1] ^= 1
+    Path("out/compressed/b.xfr").write_bytes(data)
+    result = script("decode", *MODEL, "--verify")
+    assert result.code == 1 and "1 verified, 2 failed" in result.out
+    assert "good: out/compressed/a.xfr" in result.out and result.out.count("good: ") == 1
+    failed = [line for line in result.err.splitlines() if "failed: " in line]
+    assert "b.xfr" in failed[0] and "damaged" in failed[0]
+    assert "other.xfr" in failed[1] and "made by checkpoint" in failed[1]
