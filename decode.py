@@ -56,7 +56,10 @@ def main(args) -> int:
     tally = Tally("verified" if args.verify else "decoded")
     paths = find_files(args.compressed_folder, {"xfr"}, args.recursive)
     extension = normalize_extension(args.file_format)
-    outputs = plan_outputs(paths, args.compressed_folder, args.out_folder, extension, tally)
+    if args.verify:
+        outputs = dict.fromkeys(paths)
+    else:
+        outputs = plan_outputs(paths, args.compressed_folder, args.out_folder, extension, tally)
 
     def load(path: Path) -> tuple[Xfr, int]:
         data = path.read_bytes()

@@ -1,6 +1,10 @@
 """Files and folders that are not what they seem: one line each, and the rest is done."""
 
+import os
+import re
 import resource
+import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +12,8 @@ import pytest
 from helpers import ROOT, colour, save_png
 
 from utils.checkpoints import load_checkpoint
+from utils.files import atomic_write
+from utils.images import Picture, write_picture
 
 MODEL = ["--model", ROOT / "out/main.tar"]
 
@@ -71,6 +77,31 @@ def test_a_disk_that_is_full_while_training(script, workplace):
     assert load_checkpoint(Path("out/last.tar"))["epoch"] == 1
 
 
+@pytest.mark.parametrize("extension", ["bmp", "jpg", "png", "ppm", "tiff", "webp"])
+def test_a_picture_that_a_full_disk_cuts_short_by_a_byte_is_no_result(tmp_path, extension):
+    def write(path: Path) -> None:
+        with atomic_write(path) as stream:
+            write_picture(Picture(colour(48, 70)), stream, extension)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    write(whole)
+    with files_of_at_most(whole.stat().st_size - 1):
+        with pytest.raises(OSError, match=re.escape(f"File too large: '{cut}'")):
+            write(cut)
+    assert everything(tmp_path) == ["whole"]
+
+
+def test_a_disk_that_is_full_for_the_page_of_the_scores(script, originals):
+    script("encode", *MODEL)
+    script("decode", *MODEL)
+    with files_of_at_most(5_000):
+        result = script("test", "--report")
+    assert result.code == 1 and "Traceback" not in result.err
+    error = "test.py: error: [Errno 27] File too large: 'out/scores/scores.html'"
+    assert result.err.splitlines()[-1] == error
+    assert everything("out/scores") == ["scores.csv"]
+
+
 @pytest.mark.parametrize("flags", [[], ["--skip_existing"]])
 def test_a_folder_where_a_file_should_be(script, originals, flags):
     Path("out/compressed/a.xfr").mkdir(parents=True)
@@ -94,12 +125,25 @@ def test_a_folder_where_the_scores_should_be(script, originals):
 
 
 def test_an_out_folder_that_cannot_be(script, originals):
-    Path("out/compressed").write_text("a file")
-    result = script("encode", *MODEL)
-    assert result.code == 1 and result.out.strip() == "0 encoded, 2 failed"
-    assert [line.count("out/original/") for line in result.err.splitlines()
-            if "failed: " in line] == [1, 1]  # fmt: skip
-    assert Path("out/compressed").read_text() == "a file"
+    script("encode", *MODEL, "--out_folder", "packed")
+    packed = ["--compressed_folder", "packed"]
+    script("decode", *MODEL, *packed)
+    for folder in ("compressed", "scores", "plain"):
+        Path("out", folder).write_text("a file")
+    jobs = {
+        "compressed/{}.xfr": script("encode", *MODEL),
+        "plain/{}.bmp": script("decode", *MODEL, *packed, "--out_folder", "out/plain"),
+    }
+    for output, result in jobs.items():
+        lines = [line for line in result.err.splitlines() if "failed: " in line]
+        assert result.code == 1 and result.out.startswith("0 ") and "2 failed" in result.out
+        for line, name in zip(lines, "ab", strict=True):
+            assert line.endswith(f"Not a directory: 'out/{output.format(name)}'")
+    result = script("test", "--folder_path_compressed", "packed")
+    assert result.code == 1 and "Traceback" not in result.err
+    assert result.err.splitlines()[-1].endswith("Not a directory: 'out/scores/scores.csv'")
+    for folder in ("compressed", "scores", "plain"):
+        assert Path("out", folder).read_text() == "a file"
 
 
 def test_an_input_that_has_vanished(script, originals):
@@ -108,6 +152,7 @@ def test_an_input_that_has_vanished(script, originals):
     Path("out/compressed/gone.xfr").symlink_to("nowhere.xfr")
     one_failed(script("decode", *MODEL), "gone.xfr", "2 decoded")
     one_failed(script("decode", *MODEL, "--verify"), "gone.xfr", "2 verified")
+    one_failed(script("test"), "gone.png", "2 scored")
 
 
 def test_links_that_go_in_circles(script, originals):
@@ -134,3 +179,26 @@ def test_verify_names_the_good_the_damaged_and_those_of_another_checkpoint(
     failed = [line for line in result.err.splitlines() if "failed: " in line]
     assert "b.xfr" in failed[0] and "damaged" in failed[0]
     assert "other.xfr" in failed[1] and "made by checkpoint" in failed[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_no_terminal_can_show(script, shell, originals, checkpoints, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    (originals / "a.png").rename(originals / os.fsdecode(b"\xff.png"))
+    (originals / "b.png").rename(originals / "two\nlines.png")
+    save_png(originals / "é.png", colour(48, 70))
+    model = ["--model", checkpoints["binary"]]
+    assert script("encode", *model).code == 0
+    shutil.copy(os.fsdecode(b"out/compressed/\xff.xfr"), os.fsdecode(b"out/compressed/\xff.XFR"))
+    verified = shell("decode", *model, "--verify")
+    assert verified.code == 0
+    assert sorted(verified.out.splitlines()[:-1]) == [
+        "good: out/compressed/" + name
+        for name in (r"\udcff.XFR", r"\udcff.xfr", r"\xe9.xfr", r"two\nlines.xfr")
+    ]
+    Path(os.fsdecode(b"out/compressed/\xff.XFR")).unlink()
+    assert script("decode", *model).code == 0
+    tested = shell("test", "--out_file_name", os.fsdecode(b"\xfe.csv"))
+    assert tested.code == 0 and "Traceback" not in tested.err
+    table = Path(os.fsdecode(b"out/scores/\xfe.csv")).read_bytes()
+    assert b"\n\xff.png,70,48," in table and b'\n"two\nlines.png",70,48,' in table

@@ -11,7 +11,7 @@ from helpers import ROOT, colour, run_process, save_png
 from model import load_codec
 from utils.bitstream import unpack
 from utils.checkpoints import load_checkpoint
-from utils.files import atomic_write
+from utils.files import atomic_write, find_files
 
 PICTURES = 150
 MOMENTS = random.Random(0)
@@ -129,6 +129,24 @@ def test_kill_9_leaves_training_states_that_resume(tmp_path):
     result = run_process(command, tmp_path)
     assert result.code == 0 and f"resumed at epoch {epoch}" in result.out
     assert load_checkpoint(last)["epoch"] == epoch + 1
+
+
+def test_what_a_killed_process_leaves_is_hidden_and_in_nobodys_way(tmp_path):
+    path = tmp_path / "file.xfr"
+    path.write_bytes(b"old")
+    killed = (
+        "import os, pathlib, sys; from utils.files import atomic_write\n"
+        "with atomic_write(pathlib.Path(sys.argv[1])) as stream:\n"
+        "    stream.write(b'new'); stream.flush(); os.kill(os.getpid(), 9)"
+    )
+    assert run_process([sys.executable, "-c", killed, path], ROOT).code == -signal.SIGKILL
+    (stray,) = set(tmp_path.iterdir()) - {path}
+    assert stray.name.startswith(".") and stray.suffix == ".part"
+    assert path.read_bytes() == b"old"
+    assert find_files(tmp_path, {"xfr", "part"}, recursive=True) == [path]
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+    assert path.read_bytes() == b"new" and stray.read_bytes() == b"new"
 
 
 def test_ctrl_c_says_one_line_and_leaves_nothing_but_whole_files(folder, checkpoints, tmp_path):

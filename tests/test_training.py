@@ -158,6 +158,25 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
     same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("whole", "parts")))
 
 
+def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, monkeypatch):
+    losses, saves = [3.0, 1.0, 2.0], []
+    save = utils.training.save_checkpoint
+
+    def save_three_times(*args):
+        if len(saves) == 3:  # the first file of epoch 2 is written, the second is not
+            raise KeyboardInterrupt
+        saves.append(args)
+        save(*args)
+
+    monkeypatch.setattr(Trainer, "validate", lambda self, _: [losses[self.epoch], 0.0, 0.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.training, "save_checkpoint", save_three_times)
+        assert train("--num_of_epochs", 3).code == 130
+    assert train("--num_of_epochs", 3, "--checkpoint_path", "out/last.tar").code == 0
+    assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
+    assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
+
+
 def test_a_resumed_run_takes_the_architecture_of_its_checkpoint(train):
     train("--arch", "hyperprior", "--num_of_epochs", 1)
     result = train("--checkpoint_path", "out/last.tar", "--num_of_epochs", 2)

@@ -58,6 +58,7 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     What is wrong with the input is one line on stderr; only our own mistakes show a traceback.
     """
     name = Path(sys.argv[0]).name
+    sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed, as on stderr
     try:
         sys.exit(main(args))
     except (OSError, ValueError) as error:

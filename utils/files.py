@@ -1,16 +1,13 @@
 """Files and folders: what to work on, where results go, and that they appear whole."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.images import normalize_extension, readable_extensions
 from utils.jobs import Tally
-
-UMASK = os.umask(0)  # the only way to read it is to set it; once, before there are threads
-os.umask(UMASK)
 
 
 @contextmanager
@@ -18,19 +15,24 @@ def atomic_write(path: Path) -> Iterator:
     """A binary stream whose content appears at ``path`` whole, or not at all.
 
     Written beside the target, synced, then renamed over it; on any exception, Ctrl-C
-    included, the half-written file is removed and ``path`` stays as it was.
+    included, the half-written file is removed and ``path`` stays as it was. A killed process
+    leaves it, hidden, as .<digits>.part. What the system refuses is an OSError that names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    with suppress(FileExistsError):  # a folder, or else the next step says what is wrong
+        path.parent.mkdir(parents=True)
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(descriptor, "w+b") as stream:
+        with temporary.open("x+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's own mode is private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        # Writing names no file, and the rest the temporary one, of which nobody knows.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

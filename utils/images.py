@@ -197,8 +197,21 @@ def write_picture(picture: Picture, stream, extension: str) -> list[str]:
     options = dict(SAVE_OPTIONS.get(name, {}))
     if picture.icc is not None:
         options["icc_profile"] = picture.icc
-    image.save(stream, format=name, **options)
+    image.save(ThroughPython(stream), format=name, **options)
     return notices
+
+
+class ThroughPython:
+    """A stream without its file descriptor: given that, Pillow writes some formats past Python, and
+    takes what a full disk has cut short for whole."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        if name == "fileno":
+            raise AttributeError(name)
+        return getattr(self.stream, name)
 
 
 def round_trip(name: str, probe: Image.Image) -> Image.Image | None:

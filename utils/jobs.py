@@ -92,8 +92,12 @@ class Tally:
 
 
 def printable(path: Path) -> str:
-    """A path for messages: names that are not valid UTF-8 are shown, not raised about."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """A path for messages, on one line: what is not valid UTF-8, and what a terminal would obey,
+    is escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(path)
+    )
 
 
 def run_job(

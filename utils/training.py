@@ -196,9 +196,6 @@ class Trainer:
             "config": self.codec.config_dict(),
             "history": self.history,
         }
-        state = {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), "run": self.run}
-        save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
-        self.saved_epoch = self.epoch
         # Without a validation split, the training loss has to do.
         losses = self.history["validation_loss"]
         if math.isnan(losses[-1]):
@@ -209,6 +206,10 @@ class Trainer:
                 for name, weight in weights.items()
             }
             save_checkpoint(folder / "best.tar", {**checkpoint, "weights": half})
+        # After best.tar: a run that is killed between the two repeats the epoch, and saves both.
+        state = {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), "run": self.run}
+        save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
+        self.saved_epoch = self.epoch
         plot_history(self.history, folder / "history.png")
 
     def kept(self, folder: Path) -> str:
