@@ -20,9 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from benchmarks.rd import MODELS
 from utils.console import make_parser, number, run
 
-# About 30 dB on Kodak, as our default quality gives.
-SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
-
 
 def parse_args():
     parser = make_parser(__doc__)

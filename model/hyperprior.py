@@ -18,8 +18,12 @@ from model.context import (
     split_phases,
 )
 from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
-from model.layers import Down, QualityTable, ResidualBlock, Up
+from model.layers import Down, QualityTable, ResidualBlock, Up, dct_basis
 from model.quantizers import round_straight_through
+
+BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
+# Of residual blocks: some three times what all but a few activations of photographs reach.
+ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 1.0, 128.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class HyperpriorConfig:
     hyper: int = 64  # channels of z, at 1/64
     context: int = 192  # width of the entropy model's networks
     analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
-    synthesis_blocks: tuple[int, int] = (4, 3)  # at 1/16 and at 1/8
+    synthesis_blocks: tuple[int, int] = (3, 3)  # at 1/16 and at 1/8
     rate_points: int = 8
 
     def __post_init__(self):
@@ -39,53 +43,65 @@ class HyperpriorConfig:
         for name in ("analysis_blocks", "synthesis_blocks"):
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
-        if self.latent % 4:
-            raise ValueError("the configuration's latent is not a multiple of 4")
+        if self.latent % 4 or self.latent > 3 * BLOCK**2:
+            raise ValueError(
+                f"the configuration's latent is not a multiple of 4 up to {3 * BLOCK**2}"
+            )
 
 
-def blocks(count: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, bound) for _ in range(count)))
 
 
 class AnalysisTransform(nn.Module):
-    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step."""
+    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step.
+
+    The sum of a linear block transform and of a deep residual network. Training starts from the
+    DCT, thus from a classic transform codec, and the network learns what that leaves to gain.
+    """
 
     def __init__(self, config: HyperpriorConfig):
         super().__init__()
         at8, at16 = config.analysis_blocks
         self.down8 = Down(3, config.channels8, 8)
-        self.blocks8 = blocks(at8, config.channels8)
+        self.blocks8 = blocks(at8, config.channels8, ANALYSIS_BOUND)
         self.down16 = Down(config.channels8, config.channels16)
         self.gain16 = QualityTable(config.rate_points, config.channels16)
-        self.blocks16 = blocks(at16, config.channels16)
+        self.blocks16 = blocks(at16, config.channels16, ANALYSIS_BOUND)
         self.latent = nn.Conv2d(config.channels16, config.latent, 1)
+        self.linear = nn.Conv2d(3, config.latent, BLOCK, stride=BLOCK)
         self.gain = QualityTable(config.rate_points, config.latent)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        x = self.blocks8(self.down8(x - 0.5))
-        x = self.blocks16(self.down16(x) * self.gain16(quality).exp())
+        x = x.float() - 0.5
+        deep = self.blocks8(self.down8(x))
+        deep = self.blocks16(self.down16(deep) * self.gain16(quality).exp())
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 is coarser than a step
-            return self.latent(x.float()) * self.gain(quality).exp()
+            y = self.latent(deep.float()) + self.linear(x / BLOCK)
+            return y * self.gain(quality).exp()
 
 
 class SynthesisTransform(nn.Module):
-    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]."""
+    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]: the analysis, mirrored."""
 
     def __init__(self, config: HyperpriorConfig):
         super().__init__()
         at16, at8 = config.synthesis_blocks
         self.gain = QualityTable(config.rate_points, config.latent)
+        self.linear = Up(config.latent, 3, BLOCK)
         self.latent = nn.Conv2d(config.latent, config.channels16, 1)
-        self.blocks16 = blocks(at16, config.channels16)
+        self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
         self.gain16 = QualityTable(config.rate_points, config.channels16)
         self.up8 = Up(config.channels16, config.channels8)
-        self.blocks8 = blocks(at8, config.channels8)
+        self.blocks8 = blocks(at8, config.channels8, SYNTHESIS_BOUND)
         self.up1 = Up(config.channels8, 3, 8)
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        x = self.blocks16(self.latent(y_hat * self.gain(quality).exp()))
-        x = self.blocks8(self.up8(x * self.gain16(quality).exp()))
-        return self.up1(x).float() + 0.5
+        y = y_hat * self.gain(quality).exp()
+        deep = self.blocks16(self.latent(y))
+        deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
+        with torch.autocast(y.device.type, enabled=False):
+            return self.linear(y.float() / BLOCK) + deep.float() + 0.5
 
 
 class HyperAnalysis(nn.Module):
@@ -97,9 +113,9 @@ class HyperAnalysis(nn.Module):
         self.gain = QualityTable(config.rate_points, config.latent)
         self.layers = nn.Sequential(
             nn.Conv2d(config.latent, width, 1),
-            ResidualBlock(width),
+            ResidualBlock(width, HYPER_BOUND),
             Down(width, width),
-            ResidualBlock(width),
+            ResidualBlock(width, HYPER_BOUND),
             Down(width, config.hyper),
         )
 
@@ -117,7 +133,7 @@ class HyperpriorCodec(Codec):
 
     arch = "hyperprior"
     Config = HyperpriorConfig
-    LMBDA = (0.0004, 0.16)
+    LMBDA = (0.0003, 0.2)
     STRIDE = 64
     LATENT_STRIDE = 16
     TILE = 1024
@@ -132,7 +148,23 @@ class HyperpriorCodec(Codec):
         self.context = ContextModel(config.latent, config.context)
         self.coder = SymbolCoder()
         self.z_scale = QualityBias(config.rate_points, config.hyper)
+        self.start_transforms()
         self.start_gains()
+
+    @torch.no_grad()
+    def start_transforms(self) -> None:
+        """The DCT and its inverse, with deep networks that add little to them.
+
+        Stored BLOCK times as large, the entries of the linear transforms are of the size of 1:
+        steps of the learning rate are small beside them.
+        """
+        basis = BLOCK * dct_basis(BLOCK, self.config.latent)
+        self.analysis.linear.weight.copy_(basis.view_as(self.analysis.linear.weight))
+        self.synthesis.linear[0].weight.copy_(basis.T[:, :, None, None])
+        for layer in (self.analysis.latent, self.synthesis.up1[0]):
+            layer.weight.mul_(0.1)
+        for layer in (self.analysis.linear, self.synthesis.linear[0]):
+            layer.bias.zero_()
 
     def start_gains(self) -> None:
         """Quantization steps proportional to 1 / sqrt(lmbda), as high-rate theory has it."""

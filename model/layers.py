@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CORRELATION = 0.95  # of neighbouring pixels
+COLOUR_VARIANCE = (1, 0.06, 0.02)  # of luma and the two colour differences, relative
+
 
 class GDN(nn.Module):
     """Generalized divisive normalization, or its inverse.
@@ -38,10 +41,14 @@ class ResidualBlock(nn.Module):
     ``x + W2 (silu(a) * b)`` with ``a, b = W1 dw(x)``: the feed-forward half of the
     depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in
     Shazeer 2020, https://arxiv.org/abs/2002.05202. Input and output: [B, C, H, W].
+
+    The product is clipped to +-``bound``, beyond what photographs reach: it grows as the square of
+    its input, block after block, and would explode on pictures unlike those of the training.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, bound: float):
         super().__init__()
+        self.bound = bound
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
@@ -52,7 +59,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.expand(self.depthwise(x)).chunk(2, dim=1)
-        return x + self.project(F.silu(a) * b)
+        return x + self.project((F.silu(a) * b).clamp(-self.bound, self.bound))
 
 
 class Down(nn.Sequential):
@@ -92,3 +99,21 @@ class QualityTable(nn.Module):
         weight = (position - low)[:, None]
         low = low.long()
         return torch.lerp(self.points[low], self.points[low + 1], weight)[:, :, None, None]
+
+
+def dct_basis(size: int, count: int) -> Tensor:
+    """The first ``count`` basis vectors of colour blocks, [count, 3 * size * size], orthonormal.
+
+    The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974) of luma and of two colour differences,
+    in the order of their variance in pictures, modelled as a Markov process in each direction.
+    """
+    k = torch.arange(size, dtype=torch.float64)
+    dct = torch.cos(math.pi / size * k[:, None] * (k + 0.5))
+    dct = dct / dct.norm(dim=1, keepdim=True)
+    colour = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+    colour = colour / colour.norm(dim=1, keepdim=True)
+    spectrum = 1 / (1 - 2 * CORRELATION * torch.cos(math.pi / size * k) + CORRELATION**2)
+    shares = torch.tensor(COLOUR_VARIANCE, dtype=torch.float64)
+    variance = shares[:, None, None] * spectrum[:, None] * spectrum
+    basis = torch.einsum("cd,ik,jl->cijdkl", colour, dct, dct).flatten(3).flatten(0, 2)
+    return basis[variance.flatten().argsort(descending=True, stable=True)[:count]].float()

@@ -22,10 +22,13 @@ from model.context import (
     Pointwise,
 )
 from model.entropy import MAX_SYMBOL
+from model.hyperprior import HyperpriorCodec
+from model.layers import ResidualBlock, dct_basis
 from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
 from model.payload import Reader, pack_number
 from model.tiling import padded
 from utils.checkpoints import fingerprint, load_checkpoint
+from utils.metrics import psnr
 
 SIZES = [(1, 1), (7, 5), (257, 129)]
 CODECS = {arch: tiny_codec(arch) for arch in ARCHS}
@@ -404,3 +407,33 @@ def test_the_gradient_reaches_every_weight(arch):
     (x_hat.square().mean() + bpp.sum()).backward()
     without = [name for name, weight in codec.named_parameters() if weight.grad is None]
     assert not without
+
+
+# Transforms
+
+
+def test_the_dct_basis_is_orthonormal_and_in_the_order_of_variance():
+    basis = dct_basis(8, 192)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(192), rtol=0, atol=1e-5)
+    torch.testing.assert_close(basis[0], torch.full((192,), 192**-0.5))
+    assert torch.equal(dct_basis(8, 10), basis[:10])
+
+
+def test_the_deep_codec_starts_as_a_transform_codec():
+    torch.manual_seed(0)
+    codec = HyperpriorCodec().eval()
+    image = colour(128, 128)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        x_hat, _ = codec(x, codec.quality_tensor(100))
+    decoded = x_hat[0].permute(1, 2, 0).mul(255).clamp(0, 255).byte().numpy()
+    assert psnr(image, decoded) > 25
+
+
+def test_what_a_residual_block_adds_is_bounded():
+    torch.manual_seed(0)
+    block, x = ResidualBlock(8, bound=0.5), torch.randn(1, 8, 4, 4)
+    with torch.inference_mode():
+        added = block(1e9 * x) - 1e9 * x
+        most = 0.5 * block.project.weight.abs().sum((1, 2, 3)).max()
+    assert added.abs().max() <= most + 64  # of float32 at 1e9

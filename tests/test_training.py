@@ -14,6 +14,7 @@ from PIL import Image
 import utils.training
 from model import codec_class, load_codec
 from utils.checkpoints import load_checkpoint
+from utils.data import pure_colours
 from utils.training import Trainer, learning_rate_factor, make_optimizer, rate_distortion
 
 SMALL = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
@@ -200,6 +201,15 @@ def test_a_checkpoint_without_optimiser_state_is_fine_tuned_and_this_is_said(tra
     result = train("--checkpoint_path", shipped, "--num_of_epochs", 1)
     assert result.code == 0 and "fine-tuning" in result.out
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1]
+
+
+def test_pure_colours_are_just_that_and_repeat():
+    image = torch.from_numpy(colour(64, 64)).permute(2, 0, 1)
+    first, second = (
+        pure_colours(image, torch.Generator().manual_seed(seed)) for seed in (1, 1)
+    )
+    assert first.dtype == torch.uint8 and first.unique().tolist() == [0, 255]
+    assert torch.equal(first, second)
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():

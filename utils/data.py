@@ -16,6 +16,7 @@ from utils.files import find_files, image_extensions
 from utils.images import read_picture
 
 MIN_SCALE = 0.5  # crops are taken from pictures reduced to between this and their own size
+PURE_SHARE = 1 / 256  # of the crops that are reduced to pure colours
 CACHE_BYTES = 4 * 2**30  # decoded pictures kept in memory, in each loading process
 
 
@@ -99,9 +100,11 @@ class PictureDataset(Dataset):
         side = min(round(side), height, width)
         top, left = int(top * (height - side + 1)), int(left * (width - side + 1))
         size = [self.crop_size, self.crop_size]
-        return transforms.resized_crop(
+        image = transforms.resized_crop(
             image, top, left, side, side, size, InterpolationMode.BICUBIC, antialias=True
         )
+        rare = torch.rand((), generator=generator) < PURE_SHARE
+        return pure_colours(image, generator) if rare else image
 
     def central_crop(self, image: Tensor) -> Tensor:
         side = min(*image.shape[1:], self.crop_size)
@@ -115,6 +118,16 @@ class PictureDataset(Dataset):
         height, width = image.shape[1:]
         right, bottom = -width % self.stride, -height % self.stride
         return transforms.pad(image, [0, 0, right, bottom], padding_mode="edge")
+
+
+def pure_colours(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Each channel of the uint8 image [3, H, W] as 0 or 255, with some noise before: the hardest
+    edges there are, as in drawings and on screens, which photographs do not show."""
+    noise = 128 * torch.rand((), generator=generator) * torch.randn(
+        image.shape[1:], generator=generator
+    )
+    threshold = 255 * torch.rand(3, 1, 1, generator=generator)
+    return (image + noise > threshold).byte() * 255
 
 
 class EpochSampler(Sampler):
