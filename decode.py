@@ -54,7 +54,7 @@ def main(args) -> int:
     device = pick_device(args.device)
     shelf = Shelf(args.model, lambda checkpoint: load_codec(checkpoint, device))
     tally = Tally("verified" if args.verify else "decoded")
-    paths = find_files(args.compressed_folder, {"xfr"}, args.recursive)
+    paths = find_files(args.compressed_folder, {"xfr"}, args.recursive, tally)
     extension = normalize_extension(args.file_format)
     if args.verify:
         outputs = dict.fromkeys(paths)

@@ -59,7 +59,7 @@ def main(args) -> int:
     given = [(name, getattr(args, name)) for name in REQUESTS]
     request = next((pair for pair in given if pair[1] is not None), None)
     tally = Tally("encoded")
-    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive)
+    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive, tally)
     outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
 
     def load(path: Path) -> Picture:

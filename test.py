@@ -52,7 +52,7 @@ def main(args) -> int:
         raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
     device, tally = pick_device(args.device), Tally("scored")
     root, extension = args.folder_path_original, normalize_extension(args.file_format)
-    originals = find_files(root, image_extensions(None), args.recursive)
+    originals = find_files(root, image_extensions(None), args.recursive, tally)
     compressed = plan_outputs(originals, root, args.folder_path_compressed, "xfr", tally)
     reconstructed = plan_outputs(
         compressed, root, args.folder_path_reconstructed, extension, tally
@@ -61,7 +61,7 @@ def main(args) -> int:
         (args.folder_path_compressed, "xfr", compressed),
         (args.folder_path_reconstructed, extension, reconstructed),
     ):
-        found = find_files(folder, {kind}, args.recursive)
+        found = find_files(folder, {kind}, args.recursive, tally)
         for path in sorted(set(found) - set(expected.values())):
             tally.fail_for_all(path, "there is no original for it")
     pictures: list[tuple[Score, Path, Path]] = []

@@ -317,10 +317,23 @@ def measured(command: list[str]) -> tuple[float, int]:
     """Seconds a picture, from a script's summary, and the most resident memory, in bytes. The
     scripts start no other processes."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, peak_memory(process.pid))
+        time.sleep(0.02)
+    out, err = process.communicate()
     found = re.search(r"([\d.]+) s a picture", out)
     if process.returncode or not found:
         raise RuntimeError(f"{Path(command[1]).name} failed: {err.splitlines()[-1:]}")
-    return float(found[1]), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return float(found[1]), peak
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of memory that a process has been resident in at most, as Linux counts them; 0 where
+    that is not known. (The ru_maxrss of a child starts from what its parent holds.)"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return 1024 * int(found[1]) if found else 0

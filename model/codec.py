@@ -1,12 +1,14 @@
 """The interface that every codec obeys, and the tiling that all of them share."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, fields
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from model.payload import Reader, pack_number
-from model.tiling import padded, tiles, window
+from model.tiling import Tile, padded, tiles, window
 
 MIN_QUALITY, MAX_QUALITY = 1, 100
 
@@ -132,13 +134,19 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def decompress(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
         """A payload to the uint8 image [3, height, width]; ValueError if it is damaged."""
-        latent = self.decode_payload(payload, height, width, quality)
-        level = self.quality_tensor(quality)
         full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
-        image = torch.empty(3, height, width, dtype=torch.uint8)
+        level = self.quality_tensor(quality)
+        rows = self.latent_rows(payload, *full, quality)
+        latent, top = next(rows), 0  # what is held of the latent, and the pixel row it begins at
+        # Laid out as pictures are, so that nobody has to copy it to write it.
+        image = torch.empty(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
         for tile in tiles(*full, self.TILE):
             around = tile.grown(self.MARGIN, *full)
-            x_hat = self.synthesise(around.crop(latent, self.LATENT_STRIDE).to(self.device), level)
+            if around.bottom > top + latent.shape[2] * self.LATENT_STRIDE:
+                held = latent[:, :, (around.top - top) // self.LATENT_STRIDE :]
+                latent, top = torch.cat([held, next(rows)], dim=2), around.top
+            part = around.crop(latent, self.LATENT_STRIDE, Tile(top, full[0], 0, full[1]))
+            x_hat = self.synthesise(part.to(self.device), level)
             x_hat = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
             target = image[:, tile.top : tile.bottom, tile.left : tile.right]
             target.copy_(x_hat[:, : target.shape[1], : target.shape[2]])
@@ -148,16 +156,17 @@ class Codec(nn.Module):
     def decode_payload(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
         """The latent [1, C, h, w] of the whole padded picture, on the CPU."""
         full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
+        return torch.cat(list(self.latent_rows(payload, *full, quality)), dim=2)
+
+    def latent_rows(
+        self, payload: bytes, height: int, width: int, quality: int
+    ) -> Iterator[Tensor]:
+        """The latent of a padded picture, one row of tiles after the other, [1, C, h, w] each."""
         level = self.quality_tensor(quality)
         reader = Reader(payload)
         # All chunks must be there before memory is taken for what they hold.
-        chunks = [(tile, reader.bytes(reader.number())) for tile in tiles(*full, self.TILE)]
+        chunks = [(tile, reader.bytes(reader.number())) for tile in tiles(height, width, self.TILE)]
         reader.finish()
-        latent = None
-        for tile, chunk in chunks:
-            part = self.decode_latents(bytes(chunk), *tile.size, level)
-            if latent is None:
-                shape = [length // self.LATENT_STRIDE for length in full]
-                latent = part.new_empty(1, part.shape[1], *shape)
-            tile.crop(latent, self.LATENT_STRIDE).copy_(part)
-        return latent
+        for _, row in groupby(chunks, key=lambda pair: pair[0].top):
+            parts = [self.decode_latents(bytes(chunk), *tile.size, level) for tile, chunk in row]
+            yield torch.cat(parts, dim=3)

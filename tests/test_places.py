@@ -1,5 +1,6 @@
 """Files and folders that are not what they seem: one line each, and the rest is done."""
 
+import errno
 import os
 import re
 import resource
@@ -161,6 +162,30 @@ def test_links_that_go_in_circles(script, originals):
     (originals / "up2").symlink_to(".")
     one_failed(script("encode", *MODEL, "--recursive"), "circle.png", "2 encoded")
     assert everything("out/compressed") == ["a.xfr", "b.xfr"]
+
+
+def test_folders_that_cannot_be_listed(script, originals, monkeypatch):
+    save_png(originals / "locked/c.png", colour(48, 70))
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # whoever runs the tests may be allowed anything
+    one_failed(script("encode", *MODEL, "--recursive"), "locked: Permission denied", "2 encoded")
+    training = script("train", "--dataset_path", originals, "--save_at", "out/new")
+    assert training.code == 1 and "Permission denied" in training.err
+    assert "Traceback" not in training.err
+
+
+def test_training_into_a_place_that_takes_no_files_ends_before_it_begins(script, originals):
+    Path("file").write_text("a file")
+    for place in ("file", "file/folder"):
+        result = script("train", "--dataset_path", originals, "--save_at", place)
+        assert result.code == 1 and result.err.strip().count("\n") == 0, result
+        assert re.search(rf"(File exists|Not a directory): '{place}'", result.err)
 
 
 def test_verify_names_the_good_the_damaged_and_those_of_another_checkpoint(

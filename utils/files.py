@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,18 +37,34 @@ def atomic_write(path: Path) -> Iterator:
         raise
 
 
-def find_files(source: Path, extensions: set[str], recursive: bool) -> list[Path]:
+def check_folder(folder: Path) -> None:
+    """Make ``folder`` where it is missing. OSError if no file can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def find_files(
+    source: Path, extensions: set[str], recursive: bool, tally: Tally | None = None
+) -> list[Path]:
     """Files of these extensions (normalized) in a folder, sorted; or ``source`` itself, a file.
 
-    Raises FileNotFoundError where there is no such folder or file. Symbolic links to folders
+    Raises FileNotFoundError where there is no such folder or file. A folder that cannot be listed
+    has failed in ``tally``, by name; without a tally it is an OSError. Symbolic links to folders
     are not followed, so a loop of them ends nothing; hidden files are left alone.
     """
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no such file or folder: {source}")
+
+    def unlistable(error: OSError) -> None:
+        if tally is None:
+            raise error
+        tally.fail_for_all(Path(error.filename), error.strerror)
+
     found = []
-    for folder, folders, names in os.walk(source):
+    for folder, folders, names in os.walk(source, onerror=unlistable):
         folders[:] = sorted(folders) if recursive else []
         for name in names:
             if normalize_extension(Path(name).suffix) in extensions and not name.startswith("."):

@@ -11,8 +11,12 @@ from PIL import Image, ImageCms, ImageOps
 # Pillow's own error level. Our readers take the limit as an argument and check it before any
 # pixel is decoded, so Pillow's warning at half of it would only be noise.
 MAX_PIXELS = 178_956_970
+STRIP = 512  # rows that are taken over from Pillow at a time
 MIN_SIDE = 64  # what the networks pad a picture to, at least
 Image.MAX_IMAGE_PIXELS = None
+# Pillow takes memory in blocks. Those of large pictures shall be so large that malloc returns them
+# to the system once they are free, instead of keeping them for later (utils/devices.py).
+Image.core.set_block_size(2**26)
 
 # Lossy formats at the best quality that is still of sensible size; others need no options.
 SAVE_OPTIONS = {
@@ -58,7 +62,7 @@ def to_picture(
     if grey:
         # The three channels are as many noisy views of one: their mean is the best of them.
         rgb = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
-    return Picture(rgb.astype(np.uint8), alpha, icc)
+    return Picture(rgb.astype(np.uint8, copy=False), alpha, icc)
 
 
 def normalize_extension(extension: str) -> str:
@@ -99,16 +103,27 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         if is_16_bit(image):
             notices.append("16 bits per channel are reduced to 8")
         image.load()
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # otherwise it would copy every picture
         icc = None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
         image = to_8_bit(image)
     alpha = None
     if image.mode in ("LA", "RGBA"):
-        alpha = np.array(image.getchannel("A"))
+        alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
     if icc is not None and icc[16:20] != {"RGB": b"RGB ", "L": b"GRAY"}[image.mode]:
         icc = None
-    return Picture(np.array(image), alpha, icc, notices)
+    return Picture(pixels_of(image), alpha, icc, notices)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W] or [H, W, C]; in strips, for Pillow makes a second copy of what it gives."""
+    channels = image.getbands()
+    pixels = np.empty((image.height, image.width, len(channels)), np.uint8)
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        strip = np.asarray(image.crop((0, top, image.width, bottom)))
+        pixels[top:bottom] = strip.reshape(bottom - top, image.width, len(channels))
+    return pixels if len(channels) > 1 else pixels[:, :, 0]
 
 
 def is_intact(output: Path, source: Path, size: tuple[int, int]) -> bool:
