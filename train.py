@@ -80,7 +80,7 @@ def main(args) -> int:
                 trainer.record(epoch, trained, validated, time.perf_counter() - start)
                 if rank == 0:
                     print(trainer.summary())
-                    trainer.save(args.save_at)
+                    trainer.save(args.save_at, validation_loader)
         except DivergedError as error:
             print(f"train.py: error: {error}; {trainer.kept(args.save_at)}", file=sys.stderr)
             return 1

@@ -1,6 +1,6 @@
 """The interface that every codec obeys, and the tiling that all of them share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
 
@@ -95,6 +95,10 @@ class Codec(nn.Module):
         x, and the differentiable rate in bits per pixel, [B]."""
         raise NotImplementedError
 
+    def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
+        """The end of training: measure, on uint8 images [3, H, W] and qualities, what is not
+        learned. Nothing, unless a codec has such a thing."""
+
     # Coding
 
     def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
@@ -116,17 +120,21 @@ class Codec(nn.Module):
     def quality_tensor(self, quality: int) -> Tensor:
         return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
-    @torch.inference_mode()
-    def compress(self, image: Tensor, quality: int) -> bytes:
-        """uint8 image [3, H, W], any size from 1x1 up, to a payload."""
+    def tile_latents(self, image: Tensor, quality: Tensor) -> Iterator[dict[int, Tensor]]:
+        """The latents of each tile of a uint8 image [3, H, W]."""
         height, width = (padded(length, self.STRIDE) for length in image.shape[1:])
-        level = self.quality_tensor(quality)
-        payload = bytearray()
         for tile in tiles(height, width, self.TILE):
             around = tile.grown(self.MARGIN, height, width)
             x = window(image, around).to(self.device)[None] / 255
-            latents = self.analyse(x.contiguous(memory_format=torch.channels_last), level)
-            latents = {stride: tile.crop(y, stride, around) for stride, y in latents.items()}
+            latents = self.analyse(x.contiguous(memory_format=torch.channels_last), quality)
+            yield {stride: tile.crop(y, stride, around) for stride, y in latents.items()}
+
+    @torch.inference_mode()
+    def compress(self, image: Tensor, quality: int) -> bytes:
+        """uint8 image [3, H, W], any size from 1x1 up, to a payload."""
+        level = self.quality_tensor(quality)
+        payload = bytearray()
+        for latents in self.tile_latents(image, level):
             chunk = self.encode_latents(latents, level)
             payload += pack_number(len(chunk)) + chunk
         return bytes(payload)

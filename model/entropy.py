@@ -15,6 +15,7 @@ MIN_LIKELIHOOD = 2.0**-20
 MAX_REACH = 511  # symbols beyond +-this are always escaped
 MAX_SYMBOL = 2**24  # far beyond what any picture gives; a latent of it still fits into int32
 TABLE_BITS = 20  # the counts of a table sum up to 2^TABLE_BITS
+PRIOR = 3000  # symbols that the Gaussian stands for, beside those that a table is measured on
 
 
 def scale_of(index: Tensor) -> Tensor:
@@ -55,8 +56,9 @@ class SymbolCoder(nn.Module):
     """Codes whole numbers of any size, each under the table that its scale index names.
 
     A table holds integer counts of the symbols -reach to reach, then of the escape, after
-    which the number itself follows in a section of its own. The tables are part of the
-    checkpoint: what ``erfc`` gives on the machine at hand does not matter after training.
+    which the number itself follows in a section of its own. Tables begin as Gaussians, for which
+    the networks are trained, and are measured in the end. They are part of the checkpoint: what
+    ``erfc`` gives on the machine at hand does not matter after training.
     The coder is the asymmetric numeral system (Duda 2013) of the constriction library, with
     symbols grouped by table, which makes it some ten times faster than one at a time.
 
@@ -72,15 +74,29 @@ class SymbolCoder(nn.Module):
         super().__init__()
         index = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         reach = (6 * scale_of(index)).ceil().clamp(max=MAX_REACH).int()
-        counts = []
-        for i, r in zip(index, reach.tolist()):
-            symbols = torch.arange(-r, r + 1, dtype=torch.float64, device="cpu")
-            inside = gaussian_likelihood(symbols, i)
-            likelihood = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
-            counts.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
         self.register_buffer("reach", reach)
-        self.register_buffer("counts", torch.cat(counts))
-        self.models = None
+        self.register_buffer("counts", torch.zeros_like(reach).repeat_interleave(2 * reach + 2))
+        self.fit([])
+
+    def fit(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Make the tables: how often ``parts``, as ``encode`` takes them, have each symbol under
+        each scale index, signs regardless, added to PRIOR symbols of the Gaussian."""
+        none = np.empty(0, np.int32)
+        values = np.concatenate([none, *(values.ravel() for values, _ in parts)])
+        order, ends = grouped(np.concatenate([none, *(index.ravel() for _, index in parts)]))
+        scales = torch.arange(SCALES, dtype=torch.float64, device="cpu")
+        tables = []
+        for i, reach, run in zip(scales, self.reach.tolist(), np.split(values[order], ends)):
+            symbols = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
+            inside = gaussian_likelihood(symbols, i)
+            gaussian = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
+            magnitudes = np.bincount(np.minimum(abs(run), reach + 1), minlength=reach + 2)
+            seen = torch.from_numpy(magnitudes[[*range(reach, 0, -1), *range(reach + 2)]] / 2)
+            seen[[reach, -1]] *= 2  # zero has no sign, and the escape tells it later
+            likelihood = (seen + PRIOR * gaussian) / (len(run) + PRIOR)
+            tables.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
+        self.counts.copy_(torch.cat(tables))
+        self.models = None  # made anew from these tables
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)

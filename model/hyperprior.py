@@ -1,6 +1,7 @@
 """The deep codec: residual transforms, a hyperprior, a context model, one model for all rates."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,7 +208,23 @@ class HyperpriorCodec(Codec):
         logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality)
         return scale_index(logits).to(torch.uint8).numpy()
 
+    @torch.no_grad()
+    def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
+        """Measure the probability tables, which so far are those of Gaussians."""
+        coded = []
+        for image, quality in samples:
+            level = self.quality_tensor(quality)
+            for latents in self.tile_latents(image, level):
+                coded += self.symbols(latents, level)
+        self.coder.fit(coded)
+
     def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
+        return self.coder.encode(self.symbols(latents, quality))
+
+    def symbols(
+        self, latents: dict[int, Tensor], quality: Tensor
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """One tile's symbols and their scale indices, in the order of coding."""
         y = latents[16].cpu()
         z = latents[64].clamp(-MAX_SYMBOL, MAX_SYMBOL).int().cpu()
         coded = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
@@ -219,7 +236,7 @@ class HyperpriorCodec(Codec):
             return symbols
 
         self.code_latent(z, quality, quantize)
-        return self.coder.encode(coded)
+        return coded
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
         decoder = self.coder.decoder(chunk)

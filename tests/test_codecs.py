@@ -21,7 +21,7 @@ from model.context import (
     Depthwise,
     Pointwise,
 )
-from model.entropy import MAX_SYMBOL
+from model.entropy import MAX_SYMBOL, SCALES, TABLE_BITS, SymbolCoder, scale_of
 from model.hyperprior import HyperpriorCodec
 from model.layers import ResidualBlock, dct_basis
 from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
@@ -143,6 +143,43 @@ def test_any_symbols_under_any_scale_come_back(pairs):
     assert np.array_equal(decoder.decode(index), symbols)
     assert np.array_equal(decoder.decode(index), symbols[::-1])
     decoder.finish()
+
+
+def test_measured_tables_take_fewer_bits_and_still_code_anything():
+    rng = np.random.default_rng(0)
+    index = np.full(20_000, 20, np.uint8)
+    scale = scale_of(torch.tensor(20.0)).item()
+    laplacian = rng.laplace(0, 0.7 * scale, (2, len(index))).round().astype(np.int32)
+    coder = SymbolCoder()
+    gaussian = len(coder.encode([(laplacian[0], index)]))
+    untouched = coder.counts.clone()
+    coder.fit([(laplacian[1], index)])
+    assert len(coder.encode([(laplacian[0], index)])) < 0.98 * gaussian
+    changed = [
+        not before.equal(after)
+        for before, after in zip(
+            *(counts.split((2 * coder.reach + 2).tolist()) for counts in (untouched, coder.counts))
+        )
+    ]
+    assert changed == [i == 20 for i in range(SCALES)]
+    values = np.array([0, 1, -1, 10**6, -(10**6), 40], np.int32)
+    for indices in (np.full(6, 20, np.uint8), np.array([0, 63, 20, 20, 63, 0], np.uint8)):
+        decoder = coder.decoder(coder.encode([(values, indices)]))
+        assert decoder.decode(indices).tolist() == values.tolist()
+        decoder.finish()
+    SymbolCoder().load_state_dict(coder.state_dict())  # a checkpoint may hold them
+
+
+def test_measured_tables_are_symmetric_and_forget_earlier_measurements():
+    rng = np.random.default_rng(1)
+    coder, again = SymbolCoder(), SymbolCoder()
+    values, index = rng.integers(-90, 10, 5000), rng.integers(0, SCALES, 5000).astype(np.uint8)
+    coder.fit([(values[:100], index[:100])])
+    for each in (coder, again):
+        each.fit([(values.reshape(50, 100), index.reshape(50, 100))])
+    assert coder.counts.equal(again.counts)
+    for table in coder.counts.split((2 * coder.reach + 2).tolist()):
+        assert table[:-1].equal(table[:-1].flip(0)) and abs(table.sum() - 2**TABLE_BITS) < 2000
 
 
 def test_a_symbol_too_large_for_a_latent_is_refused():

@@ -13,6 +13,7 @@ from PIL import Image
 
 import utils.training
 from model import codec_class, load_codec
+from model.entropy import SymbolCoder
 from utils.checkpoints import load_checkpoint
 from utils.data import pure_colours
 from utils.training import Trainer, learning_rate_factor, make_optimizer, rate_distortion
@@ -98,6 +99,15 @@ def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
         assert best["weights"][name].equal(weight.to(kind)), name
 
 
+def test_best_tar_has_tables_that_were_measured_on_the_validation_pictures(train):
+    flags = ["--arch", "hyperprior", "--num_of_epochs", 1]
+    tables = []
+    for share in (0, 0.3):
+        assert train(*flags, "--validation_split", share).code == 0
+        tables.append(load_checkpoint(Path("out/best.tar"))["weights"]["coder.counts"])
+    assert tables[0].equal(SymbolCoder().counts) and not tables[1].equal(tables[0])
+
+
 def test_best_tar_is_of_the_epoch_with_the_lowest_validation_loss(train, monkeypatch):
     losses = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(Trainer, "validate", lambda *_: [next(losses), 0.0, 0.0])
@@ -145,8 +155,8 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
 
     save = Trainer.save
 
-    def save_then_interrupt(self, folder):
-        save(self, folder)
+    def save_then_interrupt(self, *args):
+        save(self, *args)
         if self.epoch == 2:
             raise KeyboardInterrupt
 

@@ -188,7 +188,15 @@ class Trainer:
             f"{last['seconds']:.0f} s"
         )
 
-    def save(self, folder: Path) -> None:
+    def calibrate(self, loader: DataLoader) -> None:
+        """On the validation pictures: what the network has not been fitted to looks to it like
+        what it will be used for."""
+        readable = (batch for batch in batches(loader) if batch is not None)
+        samples = ((255 * x, quality) for batch in readable for x, quality in zip(*batch))
+        with fast_precision(self.device):
+            self.codec.calibrate((x.round().byte(), round(q.item())) for x, q in samples)
+
+    def save(self, folder: Path, validation: DataLoader) -> None:
         """last.tar, to resume from; best.tar, to ship, if this epoch was the best; the plot."""
         weights = self.codec.state_dict()
         checkpoint = {
@@ -201,6 +209,7 @@ class Trainer:
         if math.isnan(losses[-1]):
             losses = self.history["train_loss"]
         if losses[-1] <= min(losses):
+            self.calibrate(validation)
             half = {
                 name: weight.half() if weight.is_floating_point() else weight
                 for name, weight in weights.items()
