@@ -149,8 +149,9 @@ class HyperpriorCodec(Codec):
         self.context = ContextModel(config.latent, config.context)
         self.coder = SymbolCoder()
         self.z_scale = QualityBias(config.rate_points, config.hyper)
-        self.start_transforms()
-        self.start_gains()
+        if self.device.type != "meta":  # else only the shapes are wanted, and torch would be slow
+            self.start_transforms()
+            self.start_gains()
 
     @torch.no_grad()
     def start_transforms(self) -> None:

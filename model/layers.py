@@ -27,7 +27,9 @@ class GDN(nn.Module):
         super().__init__()
         self.inverse = inverse
         self.beta = nn.Parameter(torch.ones(channels))
-        self.gamma = nn.Parameter((0.1 * torch.eye(channels) + 1e-4).sqrt())
+        self.gamma = nn.Parameter(torch.full((channels, channels), math.sqrt(1e-4)))
+        with torch.no_grad():
+            self.gamma.diagonal().fill_(math.sqrt(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
         gamma = self.gamma.square()[:, :, None, None]
@@ -54,7 +56,8 @@ class ResidualBlock(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
         # Start as the identity, nearly: a deep stack then trains from the first step.
         nn.init.dirac_(self.depthwise.weight, groups=channels)
-        nn.init.normal_(self.project.weight, std=0.1 / math.sqrt(channels))
+        bound = 0.1 * math.sqrt(3 / channels)
+        nn.init.uniform_(self.project.weight, -bound, bound)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:

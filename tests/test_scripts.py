@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ from helpers import (
     ROOT,
     colour,
     grey,
+    run_process,
     save_png,
     save_tiny,
     torchrun,
@@ -50,6 +52,19 @@ def files(folder: str | Path) -> list[str]:
     """Every file below a folder, hidden ones included."""
     folder = Path(folder)
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_coding_imports_only_what_it_needs(project, checkpoints, arch):
+    code = (
+        f"import runpy, sys, contextlib; del sys.argv[0]; sys.path[0] = {str(ROOT)!r}\n"
+        "with contextlib.suppress(SystemExit): runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print({'torch._dynamo', 'pytorch_optimizer', 'matplotlib', 'skimage'} & set(sys.modules))"
+    )
+    for name in ("encode", "decode"):
+        script = [ROOT / f"{name}.py", "--model", checkpoints[arch]]
+        result = run_process([sys.executable, "-c", code, *script])
+        assert re.search(r"1 (en|de)coded", result.out) and "set()" in result.out, result
 
 
 def only_line(text: str) -> str:

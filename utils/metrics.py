@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -28,6 +27,8 @@ def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
 def ssim(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
     """Structural similarity of two uint8 [H, W, 3] arrays, mean over channels, as Wang et al.
     2004 define it (Gaussian window of sigma 1.5); None below 7 pixels of a side."""
+    from skimage.metrics import structural_similarity  # slow to load, unlike PSNR
+
     if min(original.shape[:2]) < MIN_SSIM_SIDE:
         return None
     options = {"gaussian_weights": True, "sigma": SIGMA, "use_sample_covariance": False}
