@@ -28,7 +28,7 @@ def parse_args():
     add("--verify", action="store_true",
         help="write nothing; say which files are good, damaged, or of another checkpoint")
     add_shared_arguments(parser)
-    add_skip_existing(parser)
+    add_skip_existing(parser, "whole pictures of the right size, newer than their .xfr")
     return parser.parse_args()
 
 

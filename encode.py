@@ -32,7 +32,7 @@ def parse_args():
     target.add_argument("--target_psnr", type=number(float, 0, 1e3),
         help="instead: the lowest quality of at least so many dB")
     add_shared_arguments(parser)
-    add_skip_existing(parser)
+    add_skip_existing(parser, "intact files of the same checkpoint and settings")
     return parser.parse_args()
 
 
@@ -65,7 +65,7 @@ def main(args) -> int:
     def load(path: Path) -> Picture:
         picture = read_picture(path, args.max_pixels)
         settings = (*made_by, picture.size, request or quality)
-        if args.skip_existing and intact(outputs[path], path, settings):
+        if args.skip_existing and intact(outputs[path], path, settings, args.max_pixels):
             raise Skip
         for notice in picture.notices:
             tally.notice(path, notice)

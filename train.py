@@ -48,9 +48,8 @@ def main(args) -> int:
     from utils.checkpoints import load_checkpoint
     from utils.data import training_loaders
     from utils.devices import data_parallel, pick_device
-    from utils.files import check_folder
     from utils.processes import processes
-    from utils.training import DivergedError, Trainer
+    from utils.training import DivergedError, Trainer, check_place
 
     checkpoint = load_checkpoint(args.checkpoint_path) if args.checkpoint_path else None
     arch = args.arch or (checkpoint["arch"] if checkpoint else "binary")
@@ -62,7 +61,7 @@ def main(args) -> int:
     if args.crop_size % codec.STRIDE:
         raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {arch}")
 
-    check_folder(args.save_at)
+    check_place(args.save_at, args.checkpoint_path)
     device = pick_device(args.device)
     rank, world = processes()
     train_loader, validation_loader = training_loaders(args, codec.STRIDE, rank, world)

@@ -2,7 +2,8 @@
 
 from importlib import import_module
 
-# Name, the number that stands for it in files, and where it lives. Numbers are never reused.
+# Name, the number that stands for it in files, and where it lives. From the first release on, what
+# a number stands for stays as it is.
 ARCHITECTURES = {
     "binary": (1, "model.binary:BinaryCodec"),
     "hyperprior": (2, "model.hyperprior:HyperpriorCodec"),

@@ -26,9 +26,9 @@ class Codec(nn.Module):
     """A learned image codec: what the four scripts need to know, and no more.
 
     ``compress(image, quality) -> payload`` and ``decompress(payload, height, width, quality)
-    -> image`` are all that encoding and decoding use; ``forward`` and ``lmbda`` are all that
-    training uses. A subclass is one architecture. It names itself, has a frozen dataclass of
-    its hyper-parameters, and the constants and the five methods below that raise here.
+    -> image`` are all that encoding and decoding use; ``forward``, ``lmbda`` and ``calibrate``
+    are all that training uses. A subclass is one architecture. It names itself, has a frozen
+    dataclass of its hyper-parameters, and the constants and the five methods below that raise here.
 
     Pictures are coded in tiles of TILE pixels on a fixed grid. A transform sees MARGIN pixels
     more on each side, at least as many as its receptive field, so it computes just what it
@@ -41,7 +41,7 @@ class Codec(nn.Module):
     STRIDE: int  # the networks take sizes that are multiples of this
     LATENT_STRIDE: int  # pixels for one position of the latent
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
-    MARGIN: int  # a multiple of STRIDE
+    MARGIN: int  # what a transform sees around a tile, a multiple of STRIDE
 
     def __init__(self, config):
         super().__init__()
@@ -96,8 +96,8 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
-        """The end of training: measure, on uint8 images [3, H, W] and qualities, what is not
-        learned. Nothing, unless a codec has such a thing."""
+        """Measure what is not learned, on uint8 images [3, H, W] and qualities, for a codec that
+        is to be kept. Nothing, unless an architecture has such a thing."""
 
     # Coding
 
@@ -160,21 +160,17 @@ class Codec(nn.Module):
             target.copy_(x_hat[:, : target.shape[1], : target.shape[2]])
         return image
 
-    @torch.inference_mode()
-    def decode_payload(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
-        """The latent [1, C, h, w] of the whole padded picture, on the CPU."""
-        full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
-        return torch.cat(list(self.latent_rows(payload, *full, quality)), dim=2)
-
     def latent_rows(
         self, payload: bytes, height: int, width: int, quality: int
     ) -> Iterator[Tensor]:
-        """The latent of a padded picture, one row of tiles after the other, [1, C, h, w] each."""
+        """The latent of a picture of height x width, multiples of STRIDE: one row of tiles after
+        the other, [1, C, h, w] each, on the CPU. ValueError if the payload is damaged."""
         level = self.quality_tensor(quality)
         reader = Reader(payload)
         # All chunks must be there before memory is taken for what they hold.
         chunks = [(tile, reader.bytes(reader.number())) for tile in tiles(height, width, self.TILE)]
         reader.finish()
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            parts = [self.decode_latents(bytes(chunk), *tile.size, level) for tile, chunk in row]
-            yield torch.cat(parts, dim=3)
+            yield torch.cat(
+                [self.decode_latents(bytes(chunk), *tile.size, level) for tile, chunk in row], dim=3
+            )

@@ -57,8 +57,8 @@ class SymbolCoder(nn.Module):
 
     A table holds integer counts of the symbols -reach to reach, then of the escape, after
     which the number itself follows in a section of its own. Tables begin as Gaussians, for which
-    the networks are trained, and are measured in the end. They are part of the checkpoint: what
-    ``erfc`` gives on the machine at hand does not matter after training.
+    the networks are trained; those of a trained codec are measured. They are part of the
+    checkpoint: what ``erfc`` gives on the machine at hand does not matter after training.
     The coder is the asymmetric numeral system (Duda 2013) of the constriction library, with
     symbols grouped by table, which makes it some ten times faster than one at a time.
 
@@ -76,24 +76,31 @@ class SymbolCoder(nn.Module):
         reach = (6 * scale_of(index)).ceil().clamp(max=MAX_REACH).int()
         self.register_buffer("reach", reach)
         self.register_buffer("counts", torch.zeros_like(reach).repeat_interleave(2 * reach + 2))
-        self.fit([])
+        self.fit(self.histogram([]))
 
-    def fit(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Make the tables: how often ``parts``, as ``encode`` takes them, have each symbol under
-        each scale index, signs regardless, added to PRIOR symbols of the Gaussian."""
-        none = np.empty(0, np.int32)
-        values = np.concatenate([none, *(values.ravel() for values, _ in parts)])
-        order, ends = grouped(np.concatenate([none, *(index.ravel() for _, index in parts)]))
+    def histogram(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """How often ``parts``, as ``encode`` takes them, have each magnitude under each scale
+        index, int64 [SCALES, MAX_REACH + 2]; those of escapes at their table's reach + 1."""
+        reach = self.reach.cpu().numpy()
+        columns = MAX_REACH + 2
+        total = np.zeros(SCALES * columns, np.int64)
+        for values, index in parts:
+            magnitudes = np.minimum(abs(values), reach[index] + 1)
+            total += np.bincount((columns * index.astype(np.int64) + magnitudes).ravel(),
+                                 minlength=len(total))  # fmt: skip
+        return total.reshape(SCALES, columns)
+
+    def fit(self, histogram: np.ndarray) -> None:
+        """Make the tables: what ``histogram`` has, added to PRIOR symbols of the Gaussian."""
         scales = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         tables = []
-        for i, reach, run in zip(scales, self.reach.tolist(), np.split(values[order], ends)):
+        for i, reach, magnitudes in zip(scales, self.reach.tolist(), histogram):
             symbols = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
             inside = gaussian_likelihood(symbols, i)
             gaussian = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
-            magnitudes = np.bincount(np.minimum(abs(run), reach + 1), minlength=reach + 2)
             seen = torch.from_numpy(magnitudes[[*range(reach, 0, -1), *range(reach + 2)]] / 2)
             seen[[reach, -1]] *= 2  # zero has no sign, and the escape tells it later
-            likelihood = (seen + PRIOR * gaussian) / (len(run) + PRIOR)
+            likelihood = (seen + PRIOR * gaussian) / (magnitudes.sum() + PRIOR)
             tables.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
         self.counts.copy_(torch.cat(tables))
         self.models = None  # made anew from these tables

@@ -21,10 +21,12 @@ from model.context import (
 from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
 from model.layers import Down, QualityTable, ResidualBlock, Up, dct_basis
 from model.quantizers import round_straight_through
+from model.tiling import padded
 
 BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
 # Of residual blocks: some three times what all but a few activations of photographs reach.
 ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 1.0, 128.0
+MIDDLE_GAIN = 2  # logarithm of what training starts with at the middle rate
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,12 @@ class HyperpriorCodec(Codec):
     STRIDE = 64
     LATENT_STRIDE = 16
     TILE = 1024
-    MARGIN = 128
 
     def __init__(self, config: HyperpriorConfig = HyperpriorConfig()):
         super().__init__(config)
+        (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
+        reach = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # with the hyper-analysis
+        self.MARGIN = padded(reach, self.STRIDE)
         self.analysis = AnalysisTransform(config)
         self.synthesis = SynthesisTransform(config)
         self.hyper_analysis = HyperAnalysis(config)
@@ -173,8 +177,8 @@ class HyperpriorCodec(Codec):
         half_span = math.log(self.LMBDA[1] / self.LMBDA[0]) / 4
         ramp = torch.linspace(-half_span, half_span, self.config.rate_points)[:, None]
         with torch.no_grad():
-            self.analysis.gain.points.add_(ramp + 2)
-            self.synthesis.gain.points.sub_(ramp + 2)
+            self.analysis.gain.points.add_(ramp + MIDDLE_GAIN)
+            self.synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)
             self.hyper_analysis.gain.points.sub_(ramp)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +215,13 @@ class HyperpriorCodec(Codec):
 
     @torch.no_grad()
     def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
-        """Measure the probability tables, which so far are those of Gaussians."""
-        coded = []
+        """Measure the probability tables."""
+        total = self.coder.histogram([])
         for image, quality in samples:
             level = self.quality_tensor(quality)
             for latents in self.tile_latents(image, level):
-                coded += self.symbols(latents, level)
-        self.coder.fit(coded)
+                total += self.coder.histogram(self.symbols(latents, level))
+        self.coder.fit(total)
 
     def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
         return self.coder.encode(self.symbols(latents, quality))

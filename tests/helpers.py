@@ -15,6 +15,7 @@ from PIL import Image
 from model import codec_class
 from model.binary import BinaryConfig
 from model.hyperprior import HyperpriorConfig
+from model.tiling import padded
 from utils.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,13 @@ def tiny_codec(arch: str, seed: int = 0):
         if arch == "binary":
             codec.importance_bias.points.copy_(torch.linspace(-3, 3, 6)[:, None])
     return codec.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def whole_latent(codec, payload: bytes, height: int, width: int, quality: int) -> torch.Tensor:
+    """The latent of a whole picture, padded: [1, C, h, w]."""
+    full = (padded(height, codec.STRIDE), padded(width, codec.STRIDE))
+    return torch.cat(list(codec.latent_rows(payload, *full, quality)), dim=2)
 
 
 def save_tiny(path: Path, arch: str = "binary", seed: int = 0) -> Path:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, TINY, as_tensor, colour, save_png, tiny_codec
+from helpers import ARCHS, TINY, as_tensor, colour, save_png, tiny_codec, whole_latent
 
 from benchmarks.fuzz import memory_bound, virtual_bytes
 from model import codec_class, load_codec
@@ -428,6 +428,20 @@ def test_missing_and_unknown_weights_are_refused(alter, arch):
         refusal(path)
 
 
+def test_what_torch_hangs_on_tensors_is_of_no_effect(alter, checkpoints):
+    def add(checkpoint):
+        name = first_weight(checkpoint)
+        weight = checkpoint["weights"][name]
+        checkpoint["weights"][name] = torch.nn.Parameter(weight.clone())
+        other = next(n for n, w in checkpoint["weights"].items() if w.dim() > 1 and n != name)
+        checkpoint["weights"][other] = torch._neg_view(checkpoint["weights"][other])
+
+    checkpoint = load_checkpoint(alter("binary", add))
+    fingerprint(checkpoint)
+    load_codec(checkpoint)
+    assert not any(w.requires_grad or w.is_neg() for w in checkpoint["weights"].values())
+
+
 def test_metadata_beside_the_weights_is_of_no_effect(alter):
     def add(checkpoint):
         checkpoint["weights"] = OrderedDict(checkpoint["weights"])
@@ -521,7 +535,7 @@ def test_other_possible_tables_are_used(alter):
     coarser = edited("counts", lambda table: (table // 16).clamp(min=1))
     codec, _ = load(alter("hyperprior", coarser))
     payload = codec.compress(as_tensor(colour(70, 90)), 50)
-    assert codec.decode_payload(payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
+    assert whole_latent(codec, payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
     usual = tiny_codec("hyperprior").coder
     assert not codec.coder.counts.equal(usual.counts)
 
@@ -593,6 +607,17 @@ def test_a_bad_checkpoint_beside_the_model_is_passed_over(checkpoints, alter, tm
         assert shelf.codec(wanted).arch == "binary"
         with pytest.raises(ValueError, match="made by checkpoint 0000000000000005"):
             shelf.codec(5)
+
+
+def test_what_is_wrong_with_the_right_checkpoint_is_said_for_every_file(
+    checkpoints, alter, tmp_path
+):
+    (tmp_path / "main.tar").write_bytes(checkpoints["hyperprior"].read_bytes())
+    path = alter("binary", lambda checkpoint: checkpoint["weights"].popitem() and None)
+    shelf = Shelf(tmp_path / "main.tar", load_codec)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the checkpoint's weights do not fit"):
+            shelf.codec(fingerprint(load_checkpoint(path)))
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD)

@@ -180,6 +180,13 @@ def test_folders_that_cannot_be_listed(script, originals, monkeypatch):
     assert "Traceback" not in training.err
 
 
+def test_a_pipe_is_not_waited_for(script, originals):
+    os.mkfifo(originals / "pipe.png")
+    one_failed(script("encode", *MODEL), "pipe.png: not a regular file", "2 encoded")
+    os.mkfifo("out/compressed/pipe.xfr")
+    one_failed(script("decode", *MODEL), "pipe.xfr: not a regular file", "2 decoded")
+
+
 def test_training_into_a_place_that_takes_no_files_ends_before_it_begins(script, originals):
     Path("file").write_text("a file")
     for place in ("file", "file/folder"):

@@ -103,15 +103,16 @@ def test_best_tar_has_tables_that_were_measured_on_the_validation_pictures(train
     flags = ["--arch", "hyperprior", "--num_of_epochs", 1]
     tables = []
     for share in (0, 0.3):
-        assert train(*flags, "--validation_split", share).code == 0
-        tables.append(load_checkpoint(Path("out/best.tar"))["weights"]["coder.counts"])
+        folder = Path(f"share{share}")
+        assert train(*flags, "--validation_split", share, "--save_at", folder).code == 0
+        tables.append(load_checkpoint(folder / "best.tar")["weights"]["coder.counts"])
     assert tables[0].equal(SymbolCoder().counts) and not tables[1].equal(tables[0])
 
 
 def test_best_tar_is_of_the_epoch_with_the_lowest_validation_loss(train, monkeypatch):
     losses = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(Trainer, "validate", lambda *_: [next(losses), 0.0, 0.0])
-    train("--num_of_epochs", 3)
+    train("--num_of_epochs", 3, "--validation_split", 0.3)
     assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
 
@@ -170,6 +171,7 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
 
 
 def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, monkeypatch):
+    flags = ["--num_of_epochs", 3, "--validation_split", 0.3]
     losses, saves = [3.0, 1.0, 2.0], []
     save = utils.training.save_checkpoint
 
@@ -182,8 +184,8 @@ def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, m
     monkeypatch.setattr(Trainer, "validate", lambda self, _: [losses[self.epoch], 0.0, 0.0])
     with monkeypatch.context() as patch:
         patch.setattr(utils.training, "save_checkpoint", save_three_times)
-        assert train("--num_of_epochs", 3).code == 130
-    assert train("--num_of_epochs", 3, "--checkpoint_path", "out/last.tar").code == 0
+        assert train(*flags).code == 130
+    assert train(*flags, "--checkpoint_path", "out/last.tar").code == 0
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
     assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
 
@@ -198,6 +200,41 @@ def test_a_resumed_run_names_the_flags_that_have_changed(train):
     train("--num_of_epochs", 1)
     result = train("--num_of_epochs", 2, "--checkpoint_path", "out/last.tar", "--seed", 5)
     assert result.code == 0 and "resumed at epoch 1 with other flags (seed 0 -> 5)" in result.out
+
+
+def test_a_new_run_does_not_overwrite_the_state_of_another(train):
+    assert train("--num_of_epochs", 1).code == 0
+    before = Path("out/last.tar").read_bytes()
+    for flags in ([], ["--checkpoint_path", "out/best.tar"]):
+        result = train("--num_of_epochs", 2, *flags)
+        assert result.code == 1 and "out/last.tar is the state of another run" in result.err
+    assert Path("out/last.tar").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda history: history.clear(),
+        lambda history: history.update(more=[]),
+        lambda history: history["train_loss"].append(1.0),
+        lambda history: history.update(train_bpp="text"),
+        lambda history: history.update(validation_loss=["1"]),
+    ],
+)
+def test_a_damaged_history_is_one_line(train, change):
+    assert train("--num_of_epochs", 1).code == 0
+    state = torch.load("out/last.tar", weights_only=True)
+    change(state["history"])
+    torch.save(state, "out/last.tar")
+    result = train("--checkpoint_path", "out/last.tar", "--num_of_epochs", 2)
+    assert result.code == 1 and "history is not that of 1 epochs" in only_line(result.err)
+
+
+def test_best_tar_starts_anew_where_losses_cannot_be_compared(train):
+    assert train("--num_of_epochs", 1, "--validation_split", 0).code == 0
+    flags = ["--checkpoint_path", "out/last.tar", "--validation_split", 0.3]
+    assert train("--num_of_epochs", 2, *flags).code == 0
+    assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
 
 
 def test_a_run_that_is_over_is_not_resumed(train):

@@ -20,7 +20,6 @@ stream is raw LZMA2 with FILTERS. For an ordinary picture that is 25 or 26 bytes
 
 import lzma
 import struct
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,13 +124,15 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     )
 
 
-def intact(path: Path, source: Path, settings: tuple) -> bool:
+def intact(
+    path: Path, source: Path, settings: tuple, max_pixels: int = MAX_PIXELS
+) -> bool:
     """Whether ``path`` is a whole .xfr file, no older than ``source``, of these settings:
     architecture, fingerprint, (height, width), and the request or, without one, the quality."""
     try:
         if path.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        xfr = unpack(path.read_bytes(), max_pixels=sys.maxsize)
+        xfr = unpack(path.read_bytes(), max_pixels)
     except (OSError, ValueError):
         return False
     *made_by, size, wanted = settings

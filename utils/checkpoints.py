@@ -2,7 +2,8 @@
 
 A checkpoint is a dictionary of: ``format`` (1), ``arch``, ``config`` (the codec's
 hyper-parameters), ``weights`` (float16 or float32) and ``history``. A training state has also
-``epoch``, ``optimizer`` and ``run`` (the flags that a resumed run must share).
+``epoch``, ``best`` (the lowest loss so far), ``optimizer`` and ``run`` (the flags that a resumed
+run must share).
 """
 
 import hashlib
@@ -76,6 +77,7 @@ def load_checkpoint(path: Path) -> dict:
             raise ValueError(f"{path}: weight {name!r:.80} is not stored whole")
         if weight.is_floating_point() and not weight.isfinite().all():
             raise ValueError(f"{path}: weight {name!r:.80} has values that are not finite")
+        checkpoint["weights"][name] = weight.detach().resolve_neg()  # just its numbers
     return checkpoint
 
 
@@ -113,6 +115,7 @@ class Shelf:
         checkpoint = load_checkpoint(model)
         self.own = fingerprint(checkpoint)
         self.codecs = {self.own: build(checkpoint)}
+        self.unfit: dict[int, str] = {}  # fingerprints of checkpoints that are none, and why
         self.unseen = sorted(set(model.parent.glob("*.tar")) - {model})
         self.lock = Lock()
 
@@ -126,7 +129,12 @@ class Shelf:
                     continue  # some other .tar
                 name = fingerprint(checkpoint)
                 if name == wanted:
-                    self.codecs[name] = self.build(checkpoint)
+                    try:
+                        self.codecs[name] = self.build(checkpoint)
+                    except ValueError as error:
+                        self.unfit[name] = str(error)
+        if wanted in self.unfit:
+            raise ValueError(self.unfit[wanted])
         if wanted not in self.codecs:
             raise ValueError(
                 f"made by checkpoint {wanted:016x}, but {self.model} is {self.own:016x} and no "

@@ -44,11 +44,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse larger pictures, which may be bombs")  # fmt: skip
 
 
-def add_skip_existing(parser: argparse.ArgumentParser) -> None:
+def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
     parser.add_argument(
-        "--skip_existing",
-        action="store_true",
-        help="resume: keep intact outputs of the same checkpoint and settings, redo all others",
+        "--skip_existing", action="store_true", help=f"resume: keep {kept}, redo all others"
     )
 
 

@@ -65,7 +65,7 @@ class PictureDataset(Dataset):
             tqdm.write(f"skipped: {self.paths[index]}: {error}", file=sys.stderr)
             self.unreadable.add(index)
             return None
-        image = torch.from_numpy(rgb.copy()).permute(2, 0, 1).contiguous()
+        image = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
         if self.cached_bytes + image.nbytes <= CACHE_BYTES:
             self.cache[index] = image
             self.cached_bytes += image.nbytes

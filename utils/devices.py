@@ -31,9 +31,10 @@ def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else MPS, else the CPU. ValueError if unusable."""
     keep_freed_memory()
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if name == "cuda":  # under torchrun, a GPU for each process of the machine
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

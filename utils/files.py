@@ -1,5 +1,6 @@
 """Files and folders: what to work on, where results go, and that they appear whole."""
 
+import errno
 import os
 import secrets
 import tempfile
@@ -50,25 +51,31 @@ def find_files(
     """Files of these extensions (normalized) in a folder, sorted; or ``source`` itself, a file.
 
     Raises FileNotFoundError where there is no such folder or file. A folder that cannot be listed
-    has failed in ``tally``, by name; without a tally it is an OSError. Symbolic links to folders
-    are not followed, so a loop of them ends nothing; hidden files are left alone.
+    and a pipe or device have failed in ``tally``, by name; without a tally they are an OSError.
+    Symbolic links to folders are not followed, so a loop of them does no harm; hidden files are
+    left alone.
     """
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no such file or folder: {source}")
 
-    def unlistable(error: OSError) -> None:
+    def unusable(error: OSError) -> None:
         if tally is None:
             raise error
         tally.fail_for_all(Path(error.filename), error.strerror)
 
     found = []
-    for folder, folders, names in os.walk(source, onerror=unlistable):
+    for folder, folders, names in os.walk(source, onerror=unusable):
         folders[:] = sorted(folders) if recursive else []
         for name in names:
-            if normalize_extension(Path(name).suffix) in extensions and not name.startswith("."):
-                found.append(Path(folder, name))
+            path = Path(folder, name)
+            if normalize_extension(path.suffix) not in extensions or name.startswith("."):
+                continue
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                unusable(OSError(errno.EINVAL, "not a regular file", str(path)))
+            else:
+                found.append(path)
     return sorted(found)
 
 

@@ -1,6 +1,7 @@
 """Pixels: reading any picture that Pillow reads, writing any that it writes."""
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -8,12 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-# Pillow's own error level. Our readers take the limit as an argument and check it before any
-# pixel is decoded, so Pillow's warning at half of it would only be noise.
-MAX_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970  # Pillow's own error level
 STRIP = 512  # rows that are taken over from Pillow at a time
 MIN_SIDE = 64  # what the networks pad a picture to, at least
-Image.MAX_IMAGE_PIXELS = None
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of the limit
 # Pillow takes memory in blocks. Those of large pictures shall be so large that malloc returns them
 # to the system once they are free, instead of keeping them for later (utils/devices.py).
 Image.core.set_block_size(2**26)
@@ -94,6 +93,15 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises OSError or ValueError where the file cannot be read as a picture, ValueError where
     it has more than ``max_pixels`` pixels.
     """
+    # Some files have a picture of another size inside, which only Pillow sees before decoding it.
+    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # it is an error from twice that on
+    try:
+        return read_any(path, max_pixels)
+    except Image.DecompressionBombError:
+        raise ValueError(f"more pixels than the limit of {max_pixels} (--max_pixels)") from None
+
+
+def read_any(path: Path, max_pixels: int) -> Picture:
     with Image.open(path) as image:
         check_size(*image.size, max_pixels)
         notices = []
@@ -103,6 +111,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         if is_16_bit(image):
             notices.append("16 bits per channel are reduced to 8")
         image.load()
+        check_size(*image.size, max_pixels)
         ImageOps.exif_transpose(image, in_place=True)  # otherwise it would copy every picture
         icc = None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
         image = to_8_bit(image)
@@ -131,10 +140,11 @@ def is_intact(output: Path, source: Path, size: tuple[int, int]) -> bool:
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
+        Image.MAX_IMAGE_PIXELS = max(size[0] * size[1], MAX_PIXELS) / 2  # as in read_picture
         with Image.open(output) as image:
             image.load()
             return (image.height, image.width) == size
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 

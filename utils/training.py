@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.checkpoints import first_line, save_checkpoint
 from utils.data import batches
 from utils.devices import fast_precision
-from utils.files import atomic_write
+from utils.files import atomic_write, check_folder
 from utils.optimizer import FastSOAP
 from utils.processes import processes
 
@@ -20,12 +20,40 @@ DECAY = 0.8  # the last part of the run, in which the learning rate falls to zer
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no rate point dominates
 CLIP_NORM = 1.0
 MEASURES = ("loss", "bpp", "psnr")
+COLUMNS = (  # of the history
+    "epoch",
+    *(f"{part}_{name}" for part in ("train", "validation") for name in MEASURES),
+    "learning_rate",
+    "seconds",
+)
 # Flags that a run must share with the one it resumes, or it would not be the same run.
 RUN_FLAGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split")
 
 
 class DivergedError(RuntimeError):
     """The loss is not a number any more."""
+
+
+def check_place(folder: Path, checkpoint: Path | None) -> None:
+    """OSError if nothing can be saved in ``folder``, ValueError if that would overwrite the state
+    of another run than that of the path ``checkpoint``."""
+    check_folder(folder)
+    state = folder / "last.tar"
+    if state.exists() and not (checkpoint and checkpoint.exists() and state.samefile(checkpoint)):
+        raise ValueError(
+            f"{state} is the state of another run: go on from it with --checkpoint_path, or choose "
+            "another --save_at"
+        )
+
+
+def is_history(history: dict, epochs: int) -> bool:
+    """Whether it is that of a run of so many epochs."""
+    columns = history.values()
+    return (
+        set(history) == set(COLUMNS)
+        and all(type(column) is list and len(column) == epochs for column in columns)
+        and all(type(value) in (int, float) for column in columns for value in column)
+    )
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
@@ -81,11 +109,12 @@ class Trainer:
 
     def __init__(self, codec, model: nn.Module, device: torch.device, args):
         self.codec, self.model, self.device = codec, model, device
-        self.run = {name: getattr(args, name) for name in RUN_FLAGS}
+        self.run = {name: getattr(args, name) for name in RUN_FLAGS} | {"lmbda": codec.LMBDA}
         self.seed, self.epochs = args.seed, args.num_of_epochs
         self.optimizer = make_optimizer(codec, args.lr_rate)
         self.epoch = self.saved_epoch = 0
-        self.history: dict[str, list[float]] = {}
+        self.best = math.inf  # the lowest loss of an epoch so far
+        self.history: dict[str, list[float]] = {name: [] for name in COLUMNS}
         self.origin = "from scratch"
 
     def resume(self, checkpoint: dict | None) -> None:
@@ -95,9 +124,12 @@ class Trainer:
         if "optimizer" not in checkpoint:
             self.origin = "fine-tuning (the checkpoint has no optimiser state)"
             return
-        self.epoch, run = checkpoint.get("epoch"), checkpoint.get("run")
+        self.epoch, run, best = map(checkpoint.get, ("epoch", "run", "best"))
         if type(self.epoch) is not int or self.epoch < 0 or type(run) is not dict:
             raise ValueError("the checkpoint's training state has no epoch or no run in it")
+        self.history = checkpoint["history"]
+        if type(best) is not float or not is_history(self.history, self.epoch):
+            raise ValueError(f"the checkpoint's history is not that of {self.epoch} epochs")
         if self.epoch >= self.epochs:
             raise ValueError(
                 f"the checkpoint is at epoch {self.epoch} already, --num_of_epochs is {self.epochs}"
@@ -108,14 +140,15 @@ class Trainer:
             raise ValueError(
                 f"the checkpoint's optimiser state does not fit ({first_line(error)})"
             ) from None
-        self.history = checkpoint["history"]
         self.origin = f"resumed at epoch {self.epoch}"
         changed = [
             f"{name} {run.get(name)} -> {value}"
             for name, value in self.run.items()
             if run.get(name) != value
         ]
-        if changed:
+        if not changed:
+            self.best = best  # other losses would not compare
+        else:
             self.origin += f" with other flags ({', '.join(changed)})"
 
     def description(self, train: DataLoader, validation: DataLoader) -> str:
@@ -171,12 +204,10 @@ class Trainer:
 
     def record(self, epoch: int, trained: list[float], validated: list[float], seconds: float):
         """Append an epoch to the history."""
-        row = {"epoch": epoch + 1}
-        row |= {f"train_{name}": value for name, value in zip(MEASURES, trained)}
-        row |= {f"validation_{name}": value for name, value in zip(MEASURES, validated)}
-        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 1)}
-        for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
+        rate = self.optimizer.param_groups[0]["lr"]
+        row = (epoch + 1, *trained, *validated, rate, round(seconds, 1))
+        for name, value in zip(COLUMNS, row, strict=True):
+            self.history[name].append(value)
         self.epoch = epoch + 1
 
     def summary(self) -> str:
@@ -189,8 +220,7 @@ class Trainer:
         )
 
     def calibrate(self, loader: DataLoader) -> None:
-        """On the validation pictures: what the network has not been fitted to looks to it like
-        what it will be used for."""
+        """On the validation pictures, as the training pictures fit the model a little too well."""
         readable = (batch for batch in batches(loader) if batch is not None)
         samples = ((255 * x, quality) for batch in readable for x, quality in zip(*batch))
         with fast_precision(self.device):
@@ -205,10 +235,9 @@ class Trainer:
             "history": self.history,
         }
         # Without a validation split, the training loss has to do.
-        losses = self.history["validation_loss"]
-        if math.isnan(losses[-1]):
-            losses = self.history["train_loss"]
-        if losses[-1] <= min(losses):
+        loss = self.history["validation_loss" if len(validation.dataset) else "train_loss"][-1]
+        if loss < self.best:
+            self.best = loss
             self.calibrate(validation)
             half = {
                 name: weight.half() if weight.is_floating_point() else weight
@@ -216,7 +245,8 @@ class Trainer:
             }
             save_checkpoint(folder / "best.tar", {**checkpoint, "weights": half})
         # After best.tar: a run that is killed between the two repeats the epoch, and saves both.
-        state = {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), "run": self.run}
+        state = {"epoch": self.epoch, "best": self.best, "run": self.run}
+        state["optimizer"] = self.optimizer.state_dict()
         save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
         self.saved_epoch = self.epoch
         plot_history(self.history, folder / "history.png")
