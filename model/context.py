@@ -181,20 +181,20 @@ class ContextPass(nn.Module):
 
     def __init__(self, latent_channels: int, channels: int, first: bool):
         super().__init__()
-        self.known = None if first else Pointwise(latent_channels, channels)
         self.around = None if first else Depthwise(channels)
         self.hidden = Pointwise(channels, channels)
         self.heads = nn.ModuleList(Pointwise(channels, latent_channels // 2) for _ in PHASES)
 
-    def forward(self, features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, D, h, w], known [B, M, h, w] with zeros where nothing is known yet.
+    def forward(self, features: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        """features [B, D, h, w]; known [B, 4, D, h/2, w/2], what is known of the latent so far,
+        projected and in phases.
 
         Returns mean and scale logits, [B, 4, M/4, h/2, w/2] each: for every phase, those of
         the channel group that this pass codes there.
         """
         x = features
-        if self.known is not None:
-            x = x + self.around(self.known(known))
+        if self.around is not None:
+            x = x + self.around(merge_phases(known))
         x = split_phases(F.relu(self.hidden(F.relu(x))))
         if not is_exact(x):
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
@@ -217,12 +217,15 @@ class ContextModel(nn.Module):
 
     Spatial and channel-wise context at once, in four parallel steps: the quadtree partition
     of Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-    https://arxiv.org/abs/2302.14402.
+    https://arxiv.org/abs/2302.14402. Each channel group has a projection to the width of the
+    passes, in which what is known of a position adds up.
     """
 
     def __init__(self, latent_channels: int, channels: int):
         super().__init__()
         self.groups = len(PHASES)
+        group = latent_channels // self.groups
+        self.projections = nn.ModuleList(Pointwise(group, channels) for _ in range(self.groups))
         self.passes = nn.ModuleList(
             ContextPass(latent_channels, channels, first=k == 0) for k in range(len(ORDER))
         )
@@ -231,19 +234,27 @@ class ContextModel(nn.Module):
         """The channel group that pass ``step`` codes at each phase."""
         return [phase ^ ORDER[step] for phase in PHASES]
 
+    def project(self, y_hat: Tensor, step: int) -> Tensor:
+        """What pass ``step`` has coded, [B, 4, M/4, h/2, w/2], for the passes to come:
+        [B, 4, D, h/2, w/2]."""
+        pairs = zip(PHASES, self.coded_groups(step))
+        return torch.stack([self.projections[group](y_hat[:, p]) for p, group in pairs], dim=1)
+
     def forward(self, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training: y [B, M, h, w] to its rounded version (straight-through), and the means
         and scale logits of all its elements, in phases: [B, 4, 4, M/4, h/2, w/2]."""
         y = split_phases(y).unflatten(2, (self.groups, -1))
-        known = torch.zeros_like(y)
-        means, scales = torch.zeros_like(y), torch.zeros_like(y)
+        known = None
+        latent, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         for step, context_pass in enumerate(self.passes):
             here = (slice(None), list(PHASES), self.coded_groups(step))
-            mean, scale = context_pass(features, merge_phases(known.flatten(2, 3)))
+            mean, scale = context_pass(features, known)
             y_hat = round_straight_through(y[here] - mean) + mean
-            known, means, scales = known.clone(), means.clone(), scales.clone()
-            known[here], means[here], scales[here] = y_hat, mean, scale
-        return merge_phases(known.flatten(2, 3)), means, scales
+            if step < len(ORDER) - 1:
+                new = self.project(y_hat, step)
+                known = new if known is None else known + new
+            latent[here], means[here], scales[here] = y_hat, mean, scale
+        return merge_phases(latent.flatten(2, 3)), means, scales
 
     def code(self, features: Tensor, symbols_of) -> Tensor:
         """Coding, in fixed point: features [1, D, h, w] to the latent [1, M, h, w], in steps of
@@ -256,14 +267,18 @@ class ContextModel(nn.Module):
         group = self.passes[0].heads[0].out_channels // 2
         shape = (1, self.groups * group, *features.shape[2:])
         latent = torch.zeros(shape, dtype=torch.int32)
+        known = None
         for step, context_pass in enumerate(self.passes):
             parts = [
                 (..., slice(g * group, (g + 1) * group), slice(i, None, 2), slice(j, None, 2))
                 for g, (i, j) in zip(self.coded_groups(step), ((0, 0), (0, 1), (1, 0), (1, 1)))
             ]
-            mean, scale = context_pass(features, latent.clamp(-LIMIT, LIMIT))
+            mean, scale = context_pass(features, known)
             symbols = symbols_of(parts, mean, scale_index(scale).to(torch.uint8))
             values = symbols * 2**FRACTION_BITS + mean
             for phase, part in enumerate(parts):
                 latent[part] = values[:, phase]
+            if step < len(ORDER) - 1:
+                new = self.project(values.clamp(-LIMIT, LIMIT), step)
+                known = new if known is None else known + new
         return latent

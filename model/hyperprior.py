@@ -33,9 +33,9 @@ MIDDLE_GAIN = 2  # logarithm of what training starts with at the middle rate
 class HyperpriorConfig:
     channels8: int = 160  # width at 1/8 of the resolution
     channels16: int = 320  # width at 1/16
-    latent: int = 256  # channels of y, at 1/16
+    latent: int = 320  # channels of y, at 1/16
     hyper: int = 64  # channels of z, at 1/64
-    context: int = 192  # width of the entropy model's networks
+    context: int = 160  # width of the entropy model's networks
     analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (3, 3)  # at 1/16 and at 1/8
     rate_points: int = 8
@@ -136,7 +136,7 @@ class HyperpriorCodec(Codec):
 
     arch = "hyperprior"
     Config = HyperpriorConfig
-    LMBDA = (0.0003, 0.2)
+    LMBDA = (0.00025, 0.15)
     STRIDE = 64
     LATENT_STRIDE = 16
     TILE = 1024
