@@ -234,11 +234,12 @@ class ContextModel(nn.Module):
         """The channel group that pass ``step`` codes at each phase."""
         return [phase ^ ORDER[step] for phase in PHASES]
 
-    def project(self, y_hat: Tensor, step: int) -> Tensor:
-        """What pass ``step`` has coded, [B, 4, M/4, h/2, w/2], for the passes to come:
-        [B, 4, D, h/2, w/2]."""
+    def project(self, known: Tensor | None, y_hat: Tensor, step: int) -> Tensor:
+        """``known`` with what pass ``step`` has coded added to it, y_hat [B, 4, M/4, h/2, w/2]:
+        [B, 4, D, h/2, w/2], for the next pass."""
         pairs = zip(PHASES, self.coded_groups(step))
-        return torch.stack([self.projections[group](y_hat[:, p]) for p, group in pairs], dim=1)
+        new = torch.stack([self.projections[group](y_hat[:, p]) for p, group in pairs], dim=1)
+        return new if known is None else known + new
 
     def forward(self, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training: y [B, M, h, w] to its rounded version (straight-through), and the means
@@ -251,8 +252,7 @@ class ContextModel(nn.Module):
             mean, scale = context_pass(features, known)
             y_hat = round_straight_through(y[here] - mean) + mean
             if step < len(ORDER) - 1:
-                new = self.project(y_hat, step)
-                known = new if known is None else known + new
+                known = self.project(known, y_hat, step)
             latent[here], means[here], scales[here] = y_hat, mean, scale
         return merge_phases(latent.flatten(2, 3)), means, scales
 
@@ -279,6 +279,5 @@ class ContextModel(nn.Module):
             for phase, part in enumerate(parts):
                 latent[part] = values[:, phase]
             if step < len(ORDER) - 1:
-                new = self.project(values.clamp(-LIMIT, LIMIT), step)
-                known = new if known is None else known + new
+                known = self.project(known, values.clamp(-LIMIT, LIMIT), step)
         return latent
