@@ -4,6 +4,7 @@ examples:
   python encode.py
   python encode.py --image_folder ./photos/ --out_folder ./packed/ --recursive --quality 70
   python encode.py --model ./out/hyperprior.tar --target_bpp 0.25
+  python encode.py --model ./out/hyperprior.tar --effort 8
   python encode.py --image_folder ./photo.png --model ./out/hyperprior.tar --max_bytes 20000
 """
 
@@ -31,6 +32,9 @@ def parse_args():
         help="instead: the best quality of at most so many bytes for each picture")
     target.add_argument("--target_psnr", type=number(float, 0, 1e3),
         help="instead: the lowest quality of at least so many dB")
+    add("--effort", type=number(int, 0, 100), default=0,
+        help="rounds of searching better symbols, for smaller files of the same quality; only for "
+        "hyperprior codecs, does not slow the decoder, and is not noted in the file")
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact files of the same checkpoint and settings")
     return parser.parse_args()
@@ -54,6 +58,8 @@ def main(args) -> int:
     checkpoint = load_checkpoint(args.model)
     device = pick_device(args.device)
     codec = load_codec(checkpoint, device)
+    if args.effort and not codec.REFINES:
+        raise ValueError(f"--effort: {args.model} is a {codec.arch} codec, which has none to spend")
     made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
     quality = args.quality or DEFAULT_QUALITY
     given = [(name, getattr(args, name)) for name in REQUESTS]
@@ -79,7 +85,7 @@ def main(args) -> int:
         @cache  # the search for a target ends at a quality that it has tried
         def compress(quality: int) -> bytes:
             with fast_precision(device):
-                return codec.compress(image, quality)
+                return codec.compress(image, quality, args.effort)
 
         def encode(quality: int) -> bytes:
             extras = (compress(quality), picture.alpha, picture.icc, request)

@@ -28,19 +28,24 @@ class Ours:
 
     extension = "xfr"
 
-    def __init__(self, model: Path, qualities: list[int], device: torch.device):
+    def __init__(self, model: Path, qualities: list[int], device: torch.device, effort: int = 0):
         checkpoint = load_checkpoint(model)
         self.codec = load_codec(checkpoint, device)
         self.made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
         self.name, self.label = model.stem, f"{model.stem} (ours)"
         self.key = f"{model.stem}-{self.made_by[1]:016x}"
+        self.effort = effort
+        if effort:
+            self.name, self.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
+            self.label += f", --effort {effort}"
         self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:
         height, width = picture.size
+        image = torch.from_numpy(picture.rgb).permute(2, 0, 1)
         with fast_precision(self.codec.device):
-            payload = self.codec.compress(torch.from_numpy(picture.rgb).permute(2, 0, 1), quality)
+            payload = self.codec.compress(image, quality, self.effort)
         grey = picture.pixels.ndim == 2
         path.write_bytes(pack(Xfr(*self.made_by, width, height, grey, quality, payload)))
 

@@ -4,6 +4,7 @@ examples:
   python benchmarks/rd.py out/original/
   python benchmarks/rd.py kodak/ --published benchmarks/published_kodak.csv --anchor jpeg avif
   python benchmarks/rd.py kodak/ --model new/best.tar --codecs ours jpeg --qualities 10 50 90
+  python benchmarks/rd.py kodak/ --codecs ours jpeg --effort 0 8
   python benchmarks/rd.py kodak/ --out out/scores/kodak/ --keep out/compressed/kodak/
 
 Every picture is written to a file, read back and decoded: bytes are the file's, header included.
@@ -33,6 +34,8 @@ def parse_args():
         help="which to measure")
     add("--qualities", nargs="+", type=number(int, 1, 100), default=[1, *range(10, 101, 10)],
         metavar="QUALITY", help="of ours; their default quality is measured as well")
+    add("--effort", nargs="+", type=number(int, 0, 100), default=[0], metavar="EFFORT",
+        help="of ours, as of encode.py; each is a curve of its own, of the codecs that have one")
     add("--anchor", nargs="+", action="extend", metavar="CODEC",
         help="what BD-rates are relative to: codecs, or the names of checkpoints or published "
         "curves; without it jpeg")
@@ -56,7 +59,9 @@ def choose_codecs(args) -> list:
     if "ours" in args.codecs:
         models = dict.fromkeys(args.model or [model for model in MODELS if model.is_file()])
         device = pick_device(args.device)
-        chosen += [Ours(model, args.qualities, device) for model in models]
+        ours = [Ours(model, args.qualities, device, effort)
+                for model in models for effort in dict.fromkeys(args.effort)]  # fmt: skip
+        chosen += [one for one in ours if one.codec.REFINES or not one.effort]
         if not models:
             print("note: ours: there is no checkpoint, see --model", file=sys.stderr)
     for peer in make_peers():

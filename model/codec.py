@@ -25,10 +25,11 @@ def check_range(name: str, value, low: int, high: int, length: int | None = None
 class Codec(nn.Module):
     """A learned image codec: what the four scripts need to know, and no more.
 
-    ``compress(image, quality) -> payload`` and ``decompress(payload, height, width, quality)
-    -> image`` are all that encoding and decoding use; ``forward``, ``lmbda`` and ``calibrate``
-    are all that training uses. A subclass is one architecture. It names itself, has a frozen
-    dataclass of its hyper-parameters, and the constants and the five methods below that raise here.
+    ``compress(image, quality, effort) -> payload`` and ``decompress(payload, height, width,
+    quality) -> image`` are all that encoding and decoding use; ``forward``, ``lmbda`` and
+    ``calibrate`` are all that training uses. A subclass is one architecture. It names itself, has
+    a frozen dataclass of its hyper-parameters, and the constants and the methods below that raise
+    here: ``refine`` only if it REFINES.
 
     Pictures are coded in tiles of TILE pixels on a fixed grid. A transform sees MARGIN pixels
     more on each side, at least as many as its receptive field, so it computes just what it
@@ -42,6 +43,7 @@ class Codec(nn.Module):
     LATENT_STRIDE: int  # pixels for one position of the latent
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # what a transform sees around a tile, a multiple of STRIDE
+    REFINES = False  # whether there is ``refine``, and thus an effort to choose
 
     def __init__(self, config):
         super().__init__()
@@ -105,6 +107,13 @@ class Codec(nn.Module):
         """x [1, 3, H, W] to latents, each [1, C, H / s, W / s] under its stride s."""
         raise NotImplementedError
 
+    def refine(
+        self, x: Tensor, latents: dict[int, Tensor], quality: Tensor, effort: int
+    ) -> dict[int, Tensor]:
+        """Latents, like ``latents`` of x, that give more for their bits; ``effort``: how many
+        rounds to look for them."""
+        raise NotImplementedError
+
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         """What ``decode_latents`` gave, [1, C, h, w], to x_hat [1, 3, H, W]."""
         raise NotImplementedError
@@ -120,21 +129,26 @@ class Codec(nn.Module):
     def quality_tensor(self, quality: int) -> Tensor:
         return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
-    def tile_latents(self, image: Tensor, quality: Tensor) -> Iterator[dict[int, Tensor]]:
+    def tile_latents(
+        self, image: Tensor, quality: Tensor, effort: int = 0
+    ) -> Iterator[dict[int, Tensor]]:
         """The latents of each tile of a uint8 image [3, H, W]."""
         height, width = (padded(length, self.STRIDE) for length in image.shape[1:])
         for tile in tiles(height, width, self.TILE):
             around = tile.grown(self.MARGIN, height, width)
             x = window(image, around).to(self.device)[None] / 255
             latents = self.analyse(x.contiguous(memory_format=torch.channels_last), quality)
+            if effort:
+                latents = self.refine(x, latents, quality, effort)
             yield {stride: tile.crop(y, stride, around) for stride, y in latents.items()}
 
     @torch.inference_mode()
-    def compress(self, image: Tensor, quality: int) -> bytes:
-        """uint8 image [3, H, W], any size from 1x1 up, to a payload."""
+    def compress(self, image: Tensor, quality: int, effort: int = 0) -> bytes:
+        """uint8 image [3, H, W], any size from 1x1 up, to a payload; ``effort`` above 0: rounds
+        of refinement, for a codec that REFINES."""
         level = self.quality_tensor(quality)
         payload = bytearray()
-        for latents in self.tile_latents(image, level):
+        for latents in self.tile_latents(image, level, effort):
             chunk = self.encode_latents(latents, level)
             payload += pack_number(len(chunk)) + chunk
         return bytes(payload)

@@ -21,6 +21,7 @@ from model.context import (
 from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
 from model.layers import Down, QualityTable, ResidualBlock, Up, dct_basis
 from model.quantizers import round_straight_through
+from model.refinement import refine
 from model.tiling import padded
 
 BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
@@ -140,6 +141,7 @@ class HyperpriorCodec(Codec):
     STRIDE = 64
     LATENT_STRIDE = 16
     TILE = 1024
+    REFINES = True
 
     def __init__(self, config: HyperpriorConfig = HyperpriorConfig()):
         super().__init__(config)
@@ -203,6 +205,15 @@ class HyperpriorCodec(Codec):
     def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
         y = self.analysis(x, quality)
         return {16: y, 64: self.hyper_analysis(y, quality).round()}
+
+    @torch.inference_mode(False)
+    def refine(
+        self, x: Tensor, latents: dict[int, Tensor], quality: Tensor, effort: int
+    ) -> dict[int, Tensor]:
+        # Copies, since what comes out of inference mode has no gradients.
+        x, y, z, quality = (part.clone() for part in (x, latents[16], latents[64], quality))
+        with torch.enable_grad():
+            return {16: refine(self, x, y, z, quality, effort), 64: z}
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float() / 2**FRACTION_BITS, quality)

@@ -86,6 +86,18 @@ def test_the_hyperprior_decoder_sees_what_the_encoder_saw(monkeypatch):
     assert seen[0].unique().numel() > 100
 
 
+def test_a_refined_latent_is_decoded_as_any_other(monkeypatch):
+    codec, seen = tiny_codec("hyperprior"), []
+    code = codec.code_latent
+    monkeypatch.setattr(codec, "code_latent", lambda *args: seen.append(code(*args)) or seen[-1])
+    image = as_tensor(colour(70, 90))
+    payload = codec.compress(image, 50, effort=3)
+    assert whole_latent(codec, payload, 70, 90, 50).equal(seen[0])
+    assert codec.compress(image, 50, effort=3) == payload
+    assert codec.compress(image, 50) != payload
+    assert all(weight.grad is None for weight in codec.parameters())
+
+
 # Latents
 
 

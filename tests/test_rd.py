@@ -87,15 +87,18 @@ def test_another_csv_is_left_alone(rd):
     assert path.read_text() == "name,score\na,1"
 
 
-def test_ours_are_the_files_of_encode(rd, script, checkpoints):
-    done = rd("--model", checkpoints["binary"], "--qualities", 1, 100, "--keep", "kept",
-              codecs=("ours", "jpeg"))  # fmt: skip
+@pytest.mark.parametrize(("arch", "effort"), [("binary", 0), ("hyperprior", 0), ("hyperprior", 2)])
+def test_ours_are_the_files_of_encode(rd, script, checkpoints, arch, effort):
+    done = rd("--model", checkpoints[arch], "--qualities", 1, 100, "--keep", "kept",
+              "--effort", effort, codecs=("ours", "jpeg"))  # fmt: skip
     assert done.code == 0, done.err
-    assert f"tiny (ours) at its default quality {DEFAULT_QUALITY}" in done.out
+    label = f"tiny (ours), --effort {effort}" if effort else "tiny (ours)"
+    assert f"{label} at its default quality {DEFAULT_QUALITY}" in done.out
     ours = [row for row in rows() if row["codec"] != "jpeg"]
     assert sorted(int(row["setting"]) for row in ours) == [1, 1, *[DEFAULT_QUALITY] * 2, 100, 100]
     folders = ["--image_folder", "tiny", "--out_folder", "encoded"]
-    assert script("encode", "--model", checkpoints["binary"], *folders).code == 0
+    coding = ["--model", checkpoints[arch], "--effort", effort]
+    assert script("encode", *coding, *folders).code == 0
     for name in ("colour", "grey"):
         file = Path("kept", ours[0]["codec"], str(DEFAULT_QUALITY), f"{name}.png.xfr")
         assert file.read_bytes() == Path("encoded", f"{name}.xfr").read_bytes()
@@ -108,6 +111,13 @@ def test_another_checkpoint_of_that_name_is_measured_anew(rd, workplace):
         assert "2 files measured, 0 were" in rd(*flags, codecs=["ours"]).out
     assert "0 files measured, 2 were" in rd(*flags, codecs=["ours"]).out
     assert len({row["codec"] for row in rows()}) == 2
+
+
+def test_efforts_are_curves_of_their_own(rd, checkpoints):
+    models = [flag for arch in checkpoints for flag in ("--model", checkpoints[arch])]
+    done = rd(*models, "--qualities", DEFAULT_QUALITY, "--effort", 0, 1, codecs=("ours", "jpeg"))
+    assert done.code == 0, done.err
+    assert len({row["codec"] for row in rows()} - {"jpeg"}) == 3  # the binary codec has no effort
 
 
 def test_a_picture_that_fails_is_in_no_average(rd):

@@ -508,6 +508,7 @@ def test_a_bad_flag_is_named_in_one_line_after_the_usage(script, project, name, 
     ("name", "flags"),
     [
         ("encode", ["--device", "nonsense"]),
+        ("encode", ["--effort", "8"]),
         ("decode", ["--file_format", "xyz"]),
         ("train", ["--arch", "ternary"]),
         ("train", ["--crop_size", "100"]),

@@ -50,3 +50,21 @@ def test_a_picture_unlike_any_photograph_is_coded_sensibly(name):
             assert len(payload) < 3 * 128 * 128
             decoded = codec.decompress(payload, 128, 128, quality)
             assert psnr(image.numpy(), decoded.numpy()) > 5
+
+
+def test_effort_gives_more_for_fewer_bytes():
+    codec = load_codec(load_checkpoint(ROOT / "out/hyperprior.tar"))
+    image = torch.from_numpy(read_picture(ROOT / "out/original/chelsea.png").rgb.copy())
+    image = image.permute(2, 0, 1)
+
+    def lagrangian(quality: int, effort: int) -> float:
+        """In bits per pixel, of the payload and of the decoded picture."""
+        payload = codec.compress(image, quality, effort)
+        decoded = codec.decompress(payload, *image.shape[1:], quality)
+        mse = 255**2 / 10 ** (psnr(image.numpy(), decoded.numpy()) / 10)
+        weight = codec.lmbda(torch.tensor(quality)).item()
+        return 8 * len(payload) / image[0].numel() + weight * mse
+
+    for quality in (10, 35, 80):
+        plain, some, more = (lagrangian(quality, effort) for effort in (0, 1, 6))
+        assert more < some < 0.998 * plain
