@@ -69,10 +69,10 @@ def main(args) -> int:
     outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
 
     def load(path: Path) -> Picture:
-        picture = read_picture(path, args.max_pixels)
-        settings = (*made_by, picture.size, request or quality)
+        settings = (*made_by, request or quality)
         if args.skip_existing and intact(outputs[path], path, settings, args.max_pixels):
             raise Skip
+        picture = read_picture(path, args.max_pixels)
         for notice in picture.notices:
             tally.notice(path, notice)
         return picture

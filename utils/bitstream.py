@@ -124,22 +124,19 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     )
 
 
-def intact(
-    path: Path, source: Path, settings: tuple, max_pixels: int = MAX_PIXELS
-) -> bool:
+def intact(path: Path, source: Path, settings: tuple, max_pixels: int = MAX_PIXELS) -> bool:
     """Whether ``path`` is a whole .xfr file, no older than ``source``, of these settings:
-    architecture, fingerprint, (height, width), and the request or, without one, the quality."""
+    architecture, fingerprint, and the request or, without one, the quality."""
     try:
         if path.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
         xfr = unpack(path.read_bytes(), max_pixels)
     except (OSError, ValueError):
         return False
-    *made_by, size, wanted = settings
+    *made_by, wanted = settings
     if isinstance(wanted, tuple):  # as precise as it is stored
         wanted = (wanted[0], struct.unpack(">f", struct.pack(">f", wanted[1]))[0])
-    found = (xfr.arch, xfr.fingerprint, (xfr.height, xfr.width), xfr.request or xfr.quality)
-    return found == (*made_by, size, wanted)
+    return (xfr.arch, xfr.fingerprint, xfr.request or xfr.quality) == (*made_by, wanted)
 
 
 def number(value: int) -> bytes:
