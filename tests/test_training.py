@@ -15,7 +15,7 @@ import utils.training
 from model import codec_class, load_codec
 from model.entropy import SymbolCoder
 from utils.checkpoints import load_checkpoint
-from utils.data import pure_colours
+from utils.data import crops_in, pure_colours
 from utils.training import Trainer, learning_rate_factor, make_optimizer, rate_distortion
 
 SMALL = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
@@ -257,6 +257,15 @@ def test_pure_colours_are_just_that_and_repeat():
     )
     assert first.dtype == torch.uint8 and first.unique().tolist() == [0, 255]
     assert torch.equal(first, second)
+
+
+def test_a_large_picture_gives_more_crops_than_a_small_one(train, pictures):
+    large = save_png(pictures / "sub0" / "large.png", colour(200, 210))
+    assert crops_in(large, 64) == 2 and crops_in(large, 0) == 1
+    assert crops_in(pictures / "eight.bmp", 64) == 1
+    assert crops_in(pictures / "notes.txt", 64) == 1
+    out = train("--num_of_epochs", 1, "--validation_split", 0).out
+    assert "8 pictures to train on, 0 to validate, 4 steps an epoch" in out
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():

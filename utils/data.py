@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import InterpolationMode
@@ -16,6 +17,7 @@ from utils.files import find_files, image_extensions
 from utils.images import read_picture
 
 MIN_SCALE = 0.5  # crops are taken from pictures reduced to between this and their own size
+AREA_SHARE = 4  # a picture gives a crop for each so many crops that it has room for, one at least
 PURE_SHARE = 1 / 256  # of the crops that are reduced to pure colours
 CACHE_BYTES = 4 * 2**30  # decoded pictures kept in memory, in each loading process
 
@@ -29,6 +31,17 @@ def split(paths: list[Path], root: Path, fraction: float) -> tuple[list[Path], l
         draw = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
         (validation if draw < fraction else train).append(path)
     return train, validation
+
+
+def crops_in(path: Path, crop_size: int) -> int:
+    """How many crops an epoch takes from a picture. Small pictures are often reduced and compressed
+    ones: if each gave as many as a large one, the codec would learn more of JPEG than of nature."""
+    try:
+        with Image.open(path) as image:
+            area = image.width * image.height
+    except Exception:  # as when it is read: then it is named
+        return 1
+    return max(area // (AREA_SHARE * crop_size**2), 1) if crop_size else 1
 
 
 class PictureDataset(Dataset):
@@ -46,28 +59,29 @@ class PictureDataset(Dataset):
         self.stride = stride
         self.seed = seed
         self.training = training
-        self.cache: dict[int, Tensor] = {}
+        self.cache: dict[Path, Tensor] = {}
         self.cached_bytes = 0
-        self.unreadable: set[int] = set()
+        self.unreadable: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def picture(self, index: int) -> Tensor | None:
         """uint8 [3, H, W]."""
-        if index in self.cache:
-            return self.cache[index]
-        if index in self.unreadable:
+        path = self.paths[index]
+        if path in self.cache:
+            return self.cache[path]
+        if path in self.unreadable:
             return None
         try:
-            rgb = read_picture(self.paths[index]).rgb
+            rgb = read_picture(path).rgb
         except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-            tqdm.write(f"skipped: {self.paths[index]}: {error}", file=sys.stderr)
-            self.unreadable.add(index)
+            tqdm.write(f"skipped: {path}: {error}", file=sys.stderr)
+            self.unreadable.add(path)
             return None
         image = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
         if self.cached_bytes + image.nbytes <= CACHE_BYTES:
-            self.cache[index] = image
+            self.cache[path] = image
             self.cached_bytes += image.nbytes
         return image
 
@@ -201,6 +215,7 @@ def training_loaders(args, stride: int, rank: int, world: int) -> tuple[DataLoad
             f"{len(train)} of {len(paths)} pictures are left to train on, fewer than one batch of "
             f"{args.batch_size * world}: lower --validation_split or --batch_size"
         )
+    train = [path for path in train for _ in range(crops_in(path, args.crop_size))]
     loaders = []
     for files, training in ((train, True), (validation, False)):
         dataset = PictureDataset(files, args.crop_size, stride, args.seed, training)

@@ -153,9 +153,10 @@ class Trainer:
 
     def description(self, train: DataLoader, validation: DataLoader) -> str:
         weights = sum(weight.numel() for weight in self.codec.parameters())
+        pictures = len(set(train.dataset.paths))
         return (
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
-            f"{len(train.dataset)} pictures to train on, {len(validation.dataset)} to validate, "
+            f"{pictures} pictures to train on, {len(validation.dataset)} to validate, "
             f"{len(train)} steps an epoch, on {self.device}"
         )
 
