@@ -95,7 +95,7 @@ def test_cmyk_with_this_profile_is_converted_and_the_profile_not_kept(reread, pr
     image = Image.fromarray(colour(*SHAPE)).convert("CMYK")
     picture = reread(image, "picture.tif", icc_profile=profile)
     assert np.array_equal(picture.pixels, colour(*SHAPE))
-    assert not picture.icc
+    assert not picture.icc and picture.notices == ["CMYK is converted to sRGB"]
 
 
 def test_lab_is_converted(reread):
@@ -182,8 +182,10 @@ def test_the_profile_of_an_rgb_picture_is_kept(reread):
     assert reread(Image.fromarray(colour(*SHAPE)), icc_profile=SRGB).icc == SRGB
 
 
-def test_a_profile_of_another_colour_space_is_dropped(reread):
-    assert reread(Image.fromarray(grey(*SHAPE)), icc_profile=SRGB).icc is None
+def test_a_profile_of_another_colour_space_is_dropped_with_a_notice(reread):
+    picture = reread(Image.fromarray(grey(*SHAPE)), icc_profile=SRGB)
+    assert picture.icc is None
+    assert picture.notices == ["its colour profile does not fit its pixels: dropped"]
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png", "tif"])

@@ -113,13 +113,17 @@ def read_any(path: Path, max_pixels: int) -> Picture:
         image.load()
         check_size(*image.size, max_pixels)
         ImageOps.exif_transpose(image, in_place=True)  # otherwise it would copy every picture
-        icc = None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
+        icc = image.info.get("icc_profile")
+        if image.mode in ("CMYK", "LAB"):
+            notices.append(f"{image.mode} is converted to sRGB")
+            icc = None
         image = to_8_bit(image)
     alpha = None
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
     if icc is not None and icc[16:20] != {"RGB": b"RGB ", "L": b"GRAY"}[image.mode]:
+        notices.append("its colour profile does not fit its pixels: dropped")
         icc = None
     return Picture(pixels_of(image), alpha, icc, notices)
 
