@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -118,7 +118,7 @@ def run_job(
     bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
     queue = draw(list(paths))
     loading: deque[tuple[Path, Future]] = deque()
-    computing: deque[tuple[Path, Future]] = deque()
+    computing: dict[Future, Path] = {}
     saving: deque[tuple[Path, Future]] = deque()
     readers, writers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
@@ -136,9 +136,11 @@ def run_job(
     def settle(limit: int) -> None:
         """Wait until at most ``limit`` files are computed, and at most as many written."""
         while len(computing) > limit:
-            path, future = computing.popleft()
-            if computed := result_of(path, future):
-                saving.append((path, writers.submit(save, path, *computed)))
+            # Whichever is first: others need not wait for a very large picture.
+            for future in wait(computing, return_when=FIRST_COMPLETED).done:
+                path = computing.pop(future)
+                if computed := result_of(path, future):
+                    saving.append((path, writers.submit(save, path, *computed)))
         while len(saving) > limit:
             if result_of(*saving.popleft()):
                 bar.update()
@@ -151,7 +153,7 @@ def run_job(
                 break
             path, future = loading.popleft()
             if loaded := result_of(path, future):
-                computing.append((path, computers.submit(compute, path, *loaded)))
+                computing[computers.submit(compute, path, *loaded)] = path
             settle(IN_FLIGHT - 1)
         settle(0)
     finally:
