@@ -64,12 +64,12 @@ def main(args) -> int:
     quality = args.quality or DEFAULT_QUALITY
     given = [(name, getattr(args, name)) for name in REQUESTS]
     request = next((pair for pair in given if pair[1] is not None), None)
+    settings = (*made_by, request or quality)
     tally = Tally("encoded")
     paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive, tally)
     outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
 
     def load(path: Path) -> Picture:
-        settings = (*made_by, request or quality)
         if args.skip_existing and intact(outputs[path], path, settings, args.max_pixels):
             raise Skip
         picture = read_picture(path, args.max_pixels)

@@ -7,6 +7,7 @@ ICC profile are left out everywhere: bytes are those of the pixels and the heade
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,18 +29,23 @@ class Ours:
 
     extension = "xfr"
 
-    def __init__(self, model: Path, qualities: list[int], device: torch.device, effort: int = 0):
+    def __init__(self, model: Path, qualities: list[int], device: torch.device):
         checkpoint = load_checkpoint(model)
         self.codec = load_codec(checkpoint, device)
         self.made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
         self.name, self.label = model.stem, f"{model.stem} (ours)"
         self.key = f"{model.stem}-{self.made_by[1]:016x}"
-        self.effort = effort
-        if effort:
-            self.name, self.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
-            self.label += f", --effort {effort}"
+        self.effort = 0
         self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})
+
+    def at_effort(self, effort: int) -> "Ours":
+        """The same checkpoint with ``effort`` above 0."""
+        other = copy(self)
+        other.effort = effort
+        other.name, other.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
+        other.label = f"{self.label}, --effort {effort}"
+        return other
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:
         height, width = picture.size

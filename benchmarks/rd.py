@@ -59,9 +59,13 @@ def choose_codecs(args) -> list:
     if "ours" in args.codecs:
         models = dict.fromkeys(args.model or [model for model in MODELS if model.is_file()])
         device = pick_device(args.device)
-        ours = [Ours(model, args.qualities, device, effort)
-                for model in models for effort in dict.fromkeys(args.effort)]  # fmt: skip
-        chosen += [one for one in ours if one.codec.REFINES or not one.effort]
+        for model in models:
+            ours = Ours(model, args.qualities, device)
+            for effort in dict.fromkeys(args.effort):
+                if not effort:
+                    chosen.append(ours)
+                elif ours.codec.REFINES:
+                    chosen.append(ours.at_effort(effort))
         if not models:
             print("note: ours: there is no checkpoint, see --model", file=sys.stderr)
     for peer in make_peers():

@@ -89,7 +89,7 @@ def codecs(models: list[Path], paths: list[Path], repeat: int, threads: int, fol
         ours = Ours(model, [], device)
         chosen += [(ours, ours.default), (Fast(ours), ours.default)]
         if ours.codec.REFINES:
-            chosen.append((Ours(model, [], device, EFFORT), ours.default))
+            chosen.append((ours.at_effort(EFFORT), ours.default))
     missing = []
     for peer in make_peers():
         if peer.name in SETTINGS:

@@ -49,7 +49,7 @@ def refine(codec, x: Tensor, y: Tensor, z: Tensor, quality: Tensor, rounds: int)
             best, change = torch.zeros_like(now), torch.zeros_like(now)
             for step in (-1, 1):
                 own = gaussian_bits(symbols + step, index) - bits
-                cost = own + step * slope + step**2 * CURVATURE / 2
+                cost = own + step * slope + CURVATURE / 2
                 change = torch.where(cost < best, step, change)
                 best = torch.minimum(cost, best)
             drawn = torch.rand(change.shape, generator=lot).to(change.device) < SHARE

@@ -36,12 +36,14 @@ def split(paths: list[Path], root: Path, fraction: float) -> tuple[list[Path], l
 def crops_in(path: Path, crop_size: int) -> int:
     """How many crops an epoch takes from a picture. Small pictures are often reduced and compressed
     ones: if each gave as many as a large one, the codec would learn more of JPEG than of nature."""
+    if not crop_size:
+        return 1
     try:
         with Image.open(path) as image:
             area = image.width * image.height
     except Exception:  # as when it is read: then it is named
         return 1
-    return max(area // (AREA_SHARE * crop_size**2), 1) if crop_size else 1
+    return max(area // (AREA_SHARE * crop_size**2), 1)
 
 
 class PictureDataset(Dataset):
