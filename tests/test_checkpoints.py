@@ -18,6 +18,7 @@ from helpers import ARCHS, TINY, as_tensor, colour, save_png, tiny_codec, whole_
 from benchmarks.fuzz import memory_bound, virtual_bytes
 from model import codec_class, load_codec
 from utils.checkpoints import Shelf, fingerprint, load_checkpoint
+from utils.optimizer import ParallelSOAP
 from utils.training import RUN_FLAGS, Trainer
 
 HUGE = 10**9
@@ -542,7 +543,8 @@ def test_other_possible_tables_are_used(alter):
 
 # Training states
 
-STATE = {"epoch": 0, "optimizer": {"state": {}, "param_groups": []}, "run": {}}
+NO_WEIGHTS = {"state": {}, "param_groups": []}
+STATE = {"epoch": 0, "optimizer": [NO_WEIGHTS] * ParallelSOAP.PARTS, "run": {}}
 STATES = {
     "no epoch": {"optimizer": {}},
     "an epoch in words": {**STATE, "epoch": "three"},
@@ -551,10 +553,14 @@ STATES = {
     "no run": {"epoch": 0, "optimizer": {}},
     "a run of a list": {**STATE, "run": []},
     "an empty optimiser": {**STATE, "optimizer": {}},
-    "an optimiser of a list": {**STATE, "optimizer": []},
+    "an optimiser of no parts": {**STATE, "optimizer": []},
+    "an optimiser of numbers": {**STATE, "optimizer": [1] * ParallelSOAP.PARTS},
     "an optimiser of nothing": {**STATE, "optimizer": None},
     "an optimiser of other weights": STATE,
-    "groups of numbers": {**STATE, "optimizer": {"state": {}, "param_groups": [1]}},
+    "groups of numbers": {
+        **STATE,
+        "optimizer": [{"state": {}, "param_groups": [1]}] * ParallelSOAP.PARTS,
+    },
 }
 
 

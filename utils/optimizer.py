@@ -1,8 +1,11 @@
 """The optimiser that all training uses."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from pytorch_optimizer import SOAP
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FastSOAP(SOAP):
@@ -37,3 +40,39 @@ class FastSOAP(SOAP):
             state["Q"] = self.get_orthogonal_matrix(state["GG"])
         elif step % state["precondition_frequency"] == 0:
             state["Q"] = self.get_orthogonal_matrix_qr(state)
+
+
+class ParallelSOAP:
+    """The weights shared out among several FastSOAPs with the same ``settings``, which threads step
+    side by side: most matrices are too small for one of them to be shared among threads.
+
+    It has what the training loop needs of a ``torch.optim.Optimizer``.
+    """
+
+    PARTS = 8
+
+    def __init__(self, weights: Iterable[nn.Parameter], **settings):
+        ordered = sorted(weights, key=Tensor.numel, reverse=True)
+        shares = (ordered[part :: self.PARTS] for part in range(self.PARTS))
+        self.parts = [FastSOAP(share, **settings) for share in shares if share]
+        self.threads = ThreadPoolExecutor(
+            torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        list(self.threads.map(FastSOAP.step, self.parts))
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)

@@ -12,7 +12,7 @@ from utils.checkpoints import first_line, save_checkpoint
 from utils.data import batches
 from utils.devices import fast_precision
 from utils.files import atomic_write, check_folder
-from utils.optimizer import FastSOAP
+from utils.optimizer import ParallelSOAP
 from utils.processes import processes
 
 WARMUP_STEPS = 200
@@ -75,8 +75,8 @@ def rate_distortion(codec: nn.Module, model: nn.Module, x: Tensor, quality: Tens
     return loss, bpp.detach().mean(), psnr
 
 
-def make_optimizer(codec: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    return FastSOAP(
+def make_optimizer(codec: nn.Module, learning_rate: float) -> ParallelSOAP:
+    return ParallelSOAP(
         codec.parameters(),
         lr=learning_rate,
         betas=(0.95, 0.95),
