@@ -65,6 +65,13 @@ def test_one_bit_becomes_grey(reread):
     assert np.array_equal(picture.pixels, 255 * np.uint8(grey(*SHAPE) > 100))
 
 
+def test_one_bit_with_a_transparent_value_has_alpha(reread):
+    bits = grey(*SHAPE) > 100
+    picture = reread(Image.fromarray(bits), transparency=1)
+    assert np.array_equal(picture.pixels, 255 * bits)
+    assert np.array_equal(picture.alpha, np.where(bits, 0, 255))
+
+
 def test_palette_becomes_rgb(reread):
     image = Image.fromarray(colour(*SHAPE)).quantize(16)
     picture = reread(image)
@@ -107,7 +114,14 @@ def test_16_bit_grey_is_reduced_with_a_notice(reread):
     values = np.arange(SHAPE[0] * SHAPE[1], dtype=np.uint16).reshape(SHAPE) * 71
     picture = reread(Image.fromarray(values))
     assert np.array_equal(picture.pixels, np.round(values / 257))
-    assert picture.notices == ["16 bits per channel are reduced to 8"]
+    assert picture.notices == ["16 bits per channel are reduced to 8"] and picture.alpha is None
+
+
+def test_16_bit_grey_with_a_transparent_value_has_alpha(reread):
+    values = np.arange(SHAPE[0] * SHAPE[1], dtype=np.uint16).reshape(SHAPE) * 71
+    picture = reread(Image.fromarray(values), transparency=710)
+    assert np.array_equal(picture.pixels, np.round(values / 257))
+    assert np.array_equal(picture.alpha, np.where(values == 710, 0, 255))
 
 
 def test_16_bit_rgb_is_reduced_with_a_notice(tmp_path):
@@ -278,6 +292,17 @@ def test_jpeg_is_of_quality_95_without_subsampling(extension):
 def test_the_profile_is_written(extension):
     image, _ = written(Picture(colour(*SHAPE), icc=SRGB), extension)
     assert image.info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("alpha", [None, ALPHA], ids=["opaque", "alpha"])
+def test_a_grey_profile_is_not_written_with_colour(alpha):
+    profile = SRGB[:16] + b"GRAY" + SRGB[20:]
+    picture = Picture(grey(*SHAPE), alpha, profile)
+    image, notices = written(picture, "webp")
+    assert image.mode.startswith("RGB") and "icc_profile" not in image.info
+    assert notices == ["webp has no grey: its profile is dropped"]
+    image, notices = written(picture, "png")
+    assert image.info["icc_profile"] == profile and not notices
 
 
 @pytest.mark.parametrize("extension", ["xyz", "", "psd"])

@@ -147,6 +147,27 @@ def test_a_name_that_is_not_utf_8_passes_through_all_scripts(script, project):
     assert scores()[0]["file"] == f"{strange}.png"
 
 
+def test_messages_hold_nothing_that_a_terminal_would_obey(script, project):
+    for extension in ("png", "jpg"):
+        Image.fromarray(colour(20, 20)).save(f"out/original/a\x1b[31m.{extension}")
+    (line,) = failures(script("encode"))
+    assert "\x1b" not in line and line.count(r"a\x1b[31m") == 2
+
+
+def test_threads_make_the_same_files(script, project, checkpoints, monkeypatch):
+    for index in range(10):
+        save_png(project / f"out/original/{index}.png", colour(50 + index, 60, index))
+    model = ("--model", checkpoints["hyperprior"])
+    made = []
+    for threads in (1, 4):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        assert script("encode", *model).code == script("decode", *model).code == 0
+        folders = Path("out/compressed"), Path("out/reconstructed")
+        made.append([(name, (folder / name).read_bytes()) for folder in folders
+                     for name in files(folder)])  # fmt: skip
+    assert len(made[0]) == 22 and made[0] == made[1]
+
+
 def test_two_processes_share_a_folder_and_give_one_summary(script, project):
     for index in range(10):
         save_png(project / f"out/original/{index}.png", colour(50, 60, index))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.files import find_files, image_extensions
 from utils.images import read_picture
+from utils.jobs import printable
 
 MIN_SCALE = 0.5  # crops are taken from pictures reduced to between this and their own size
 AREA_SHARE = 4  # a picture gives a crop for each so many crops that it has room for, one at least
@@ -78,7 +79,7 @@ class PictureDataset(Dataset):
         try:
             rgb = read_picture(path).rgb
         except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-            tqdm.write(f"skipped: {path}: {error}", file=sys.stderr)
+            tqdm.write(printable(f"skipped: {path}: {error}"), file=sys.stderr)
             self.unreadable.add(path)
             return None
         image = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()

@@ -122,10 +122,15 @@ def read_any(path: Path, max_pixels: int) -> Picture:
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
-    if icc is not None and icc[16:20] != {"RGB": b"RGB ", "L": b"GRAY"}[image.mode]:
+    if icc is not None and not fits(icc, image.mode):
         notices.append("its colour profile does not fit its pixels: dropped")
         icc = None
     return Picture(pixels_of(image), alpha, icc, notices)
+
+
+def fits(icc: bytes, mode: str) -> bool:
+    """Whether a profile is one for pixels of mode L, LA, RGB or RGBA."""
+    return icc[16:20] == (b"GRAY" if mode in ("L", "LA") else b"RGB ")
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -175,12 +180,16 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
         return image
     if image.mode == "1":
-        return image.convert("L")
+        return image.convert("LA" if "transparency" in image.info else "L")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        grey = Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8))
+        if "transparency" in image.info:
+            opaque = values != image.info["transparency"]
+            grey.putalpha(Image.fromarray(255 * opaque.astype(np.uint8)))
+        return grey
     if image.mode in ("CMYK", "LAB"):
         return through_profile(image)
     if image.mode in ("L", "La"):  # L with a transparent grey value, or it had returned above
@@ -224,8 +233,10 @@ def write_picture(picture: Picture, stream, extension: str) -> list[str]:
     if not keeps_mode(name, image.mode):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
     options = dict(SAVE_OPTIONS.get(name, {}))
-    if picture.icc is not None:
+    if picture.icc is not None and fits(picture.icc, image.mode):
         options["icc_profile"] = picture.icc
+    elif picture.icc is not None:
+        notices.append(f"{normalize_extension(extension)} has no grey: its profile is dropped")
     image.save(ThroughPython(stream), format=name, **options)
     return notices
 

@@ -36,8 +36,8 @@ class Tally:
 
     def fail(self, path: Path, error: BaseException | str) -> None:
         self.failed += 1
-        reason = str(error).strip() or type(error).__name__
-        tqdm.write(f"failed: {printable(path)}: {reason.splitlines()[0]}", file=sys.stderr)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        tqdm.write(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
 
     def fail_for_all(self, path: Path, reason: str) -> None:
         """What every process of a job sees alike: rank 0 tells and counts it."""
@@ -91,12 +91,12 @@ class Tally:
         )
 
 
-def printable(path: Path) -> str:
-    """A path for messages, on one line: what is not valid UTF-8, and what a terminal would obey,
-    is escaped."""
+def printable(text: Path | str) -> str:
+    """A path, or what names one, for messages, on one line: what is not valid UTF-8, and what a
+    terminal would obey, is escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(path)
+        for character in str(text)
     )
 
 
