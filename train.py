@@ -80,11 +80,14 @@ def main(args) -> int:
                 if rank == 0:
                     print(trainer.summary())
                     trainer.save(args.save_at, validation_loader)
+                else:
+                    trainer.saved_epoch = trainer.epoch
         except DivergedError as error:
             print(f"train.py: error: {error}; {trainer.kept(args.save_at)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print(f"\nstopped; {trainer.kept(args.save_at)}", file=sys.stderr)
+            if rank == 0:
+                print(f"\nstopped; {trainer.kept(args.save_at)}", file=sys.stderr)
             return 130
     return 0
 

@@ -16,9 +16,16 @@ import utils.training
 from model import codec_class, load_codec
 from model.entropy import SymbolCoder
 from utils.checkpoints import load_checkpoint
-from utils.data import crops_in, pure_colours
+from utils.data import crops_in, pure_colours, split
+from utils.files import find_files, image_extensions
 from utils.optimizer import FastSOAP, ParallelSOAP
-from utils.training import Trainer, learning_rate_factor, make_optimizer, rate_distortion
+from utils.training import (
+    CLIP_NORM,
+    Trainer,
+    learning_rate_factor,
+    make_optimizer,
+    rate_distortion,
+)
 
 SMALL = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
 
@@ -127,14 +134,16 @@ def test_the_optimiser_lowers_the_loss(arch):
     losses = []
     for _ in range(40):
         loss, *_ = rate_distortion(codec, codec, x, torch.tensor([1.0, 30, 60, 100]))
-        optimizer.zero_grad()
+        codec.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(codec.parameters(), CLIP_NORM)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.75 * losses[0]
 
 
-def test_threads_step_as_one_optimiser_would():
+def test_threads_step_as_one_optimiser_would(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     weights = [torch.randn(shape) for shape in ((9, 5, 3, 3), (12, 7), (7,), *[(4, 4)] * 9)]
     copies = [[nn.Parameter(weight.clone()) for weight in weights] for _ in range(2)]
     settings = {"lr": 0.1, "weight_decay": 0, "precondition_frequency": 2}
@@ -223,8 +232,17 @@ def test_a_new_run_does_not_overwrite_the_state_of_another(train):
     before = Path("out/last.tar").read_bytes()
     for flags in ([], ["--checkpoint_path", "out/best.tar"]):
         result = train("--num_of_epochs", 2, *flags)
-        assert result.code == 1 and "out/last.tar is the state of another run" in result.err
+        assert result.code == 1 and "out/last.tar is of another run" in result.err
     assert Path("out/last.tar").read_bytes() == before
+
+
+def test_fine_tuning_does_not_overwrite_where_it_began(train):
+    assert train("--num_of_epochs", 1).code == 0
+    Path("out/last.tar").unlink()
+    before = Path("out/best.tar").read_bytes()
+    result = train("--num_of_epochs", 1, "--checkpoint_path", "out/best.tar")
+    assert result.code == 1 and "out/best.tar is of another run" in result.err
+    assert Path("out/best.tar").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -390,6 +408,15 @@ def test_a_damaged_picture_is_skipped_and_named_once(train, pictures, workers):
     result = train(*flags)
     assert result.code == 0
     assert result.err.count("skipped: dataset/half.jpg") == 1
+
+
+def test_best_tar_is_saved_if_no_validation_picture_can_be_read(train, pictures):
+    _, validation = split(find_files(pictures, image_extensions(None), True), pictures, 0.3)
+    assert validation
+    for path in validation:
+        path.write_bytes(b"damaged")
+    assert train("--num_of_epochs", 1, "--validation_split", 0.3).code == 0
+    assert Path("out/best.tar").exists()
 
 
 def test_pictures_that_all_are_damaged_are_one_line(train, pictures):

@@ -46,7 +46,8 @@ class ParallelSOAP:
     """The weights shared out among several FastSOAPs with the same ``settings``, which threads step
     side by side: most matrices are too small for one of them to be shared among threads.
 
-    It has what the training loop needs of a ``torch.optim.Optimizer``.
+    It has what the training loop needs of a ``torch.optim.Optimizer``. For weights on a GPU, which
+    shares itself, there is one thread.
     """
 
     PARTS = 8
@@ -55,17 +56,14 @@ class ParallelSOAP:
         ordered = sorted(weights, key=Tensor.numel, reverse=True)
         shares = (ordered[part :: self.PARTS] for part in range(self.PARTS))
         self.parts = [FastSOAP(share, **settings) for share in shares if share]
+        threads = torch.get_num_threads() if ordered[0].is_cpu else 1
         self.threads = ThreadPoolExecutor(
-            torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+            threads, initializer=torch.set_num_threads, initargs=(1,)
         )
 
     @property
     def param_groups(self) -> list[dict]:
         return [group for part in self.parts for group in part.param_groups]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
 
     def step(self) -> None:
         list(self.threads.map(FastSOAP.step, self.parts))

@@ -35,15 +35,17 @@ class DivergedError(RuntimeError):
 
 
 def check_place(folder: Path, checkpoint: Path | None) -> None:
-    """OSError if nothing can be saved in ``folder``, ValueError if that would overwrite the state
-    of another run than that of the path ``checkpoint``."""
+    """OSError if nothing can be saved in ``folder``, ValueError if that would overwrite what a run
+    has saved there, other than that of the path ``checkpoint``."""
     check_folder(folder)
     state = folder / "last.tar"
-    if state.exists() and not (checkpoint and checkpoint.exists() and state.samefile(checkpoint)):
-        raise ValueError(
-            f"{state} is the state of another run: go on from it with --checkpoint_path, or choose "
-            "another --save_at"
-        )
+    resumed = checkpoint and state.exists() and state.samefile(checkpoint)
+    for saved in (state, folder / "best.tar"):
+        if saved.exists() and not resumed:
+            raise ValueError(
+                f"{saved} is of another run: choose another --save_at, or go on from the run's "
+                "last.tar with --checkpoint_path"
+            )
 
 
 def is_history(history: dict, epochs: int) -> bool:
@@ -138,7 +140,8 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the checkpoint's optimiser state does not fit ({first_line(error)})"
+                f"the checkpoint's optimiser state does not fit ({first_line(error)}): "
+                "fine-tune its best.tar instead"
             ) from None
         self.origin = f"resumed at epoch {self.epoch}"
         changed = [
@@ -185,7 +188,7 @@ class Trainer:
             loss = measures[0]
             if not loss.isfinite():
                 raise DivergedError(f"the loss is {loss.item()} at step {step + 1}")
-            self.optimizer.zero_grad(set_to_none=True)
+            self.codec.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.codec.parameters(), CLIP_NORM)
             self.optimizer.step()
@@ -235,8 +238,9 @@ class Trainer:
             "config": self.codec.config_dict(),
             "history": self.history,
         }
-        # Without a validation split, the training loss has to do.
-        loss = self.history["validation_loss" if len(validation.dataset) else "train_loss"][-1]
+        loss = self.history["validation_loss"][-1]
+        if math.isnan(loss):  # nothing to validate on: the training loss has to do
+            loss = self.history["train_loss"][-1]
         if loss < self.best:
             self.best = loss
             self.calibrate(validation)
