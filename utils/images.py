@@ -179,22 +179,20 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB or RGBA."""
     if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
         return image
-    if image.mode == "1":
-        return image.convert("LA" if "transparency" in image.info else "L")
+    has_alpha = "transparency" in image.info or image.mode in ("La", "PA", "RGBa")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         grey = Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8))
-        if "transparency" in image.info:
+        if has_alpha:
             opaque = values != image.info["transparency"]
             grey.putalpha(Image.fromarray(255 * opaque.astype(np.uint8)))
         return grey
     if image.mode in ("CMYK", "LAB"):
         return through_profile(image)
-    if image.mode in ("L", "La"):  # L with a transparent grey value, or it had returned above
-        return image.convert("LA")
-    has_alpha = "transparency" in image.info or image.mode in ("PA", "RGBa")
+    if image.mode in ("1", "L", "La"):
+        return image.convert("LA" if has_alpha else "L")
     return image.convert("RGBA" if has_alpha else "RGB")
 
 
