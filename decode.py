@@ -17,16 +17,34 @@ def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
-    add("--compressed_folder", type=Path, default=Path("./out/compressed/"),
-        help="directory of .xfr files, or one file")
-    add("--out_folder", type=Path, default=Path("./out/reconstructed/"),
-        help="directory for the decoded images")
-    add("--file_format", default="bmp",
-        help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes")
-    add("--precision", choices=("float32", "fast"), default="float32",
-        help="float32 gives the same picture on every machine, to one level; fast may not")
-    add("--verify", action="store_true",
-        help="write nothing; say which files are good, damaged, or of another checkpoint")
+    add(
+        "--compressed_folder",
+        type=Path,
+        default=Path("./out/compressed/"),
+        help="directory of .xfr files, or one file",
+    )
+    add(
+        "--out_folder",
+        type=Path,
+        default=Path("./out/reconstructed/"),
+        help="directory for the decoded images",
+    )
+    add(
+        "--file_format",
+        default="bmp",
+        help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes",
+    )
+    add(
+        "--precision",
+        choices=("float32", "fast"),
+        default="float32",
+        help="float32 gives the same picture on every machine, to one level; fast may not",
+    )
+    add(
+        "--verify",
+        action="store_true",
+        help="write nothing; say which files are good, damaged, or of another checkpoint",
+    )
     add_shared_arguments(parser)
     add_skip_existing(parser, "whole pictures of the right size, newer than their .xfr")
     return parser.parse_args()

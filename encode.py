@@ -18,23 +18,47 @@ def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
-    add("--image_folder", type=Path, default=Path("./out/original/"),
-        help="directory of images to compress, or one image")
-    add("--out_folder", type=Path, default=Path("./out/compressed/"),
-        help="directory for the .xfr files")
+    add(
+        "--image_folder",
+        type=Path,
+        default=Path("./out/original/"),
+        help="directory of images to compress, or one image",
+    )
+    add(
+        "--out_folder",
+        type=Path,
+        default=Path("./out/compressed/"),
+        help="directory for the .xfr files",
+    )
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
-        help=f"1 (smallest) to 100 (best); {DEFAULT_QUALITY} without any of these four")
-    target.add_argument("--target_bpp", type=number(float, 0, 1e6),
-        help="instead: the best quality of at most so many bits per pixel")
-    target.add_argument("--max_bytes", type=number(int, 1, 10**12),
-        help="instead: the best quality of at most so many bytes for each picture")
-    target.add_argument("--target_psnr", type=number(float, 0, 1e3),
-        help="instead: the lowest quality of at least so many dB")
-    add("--effort", type=number(int, 0, 100), default=0,
+    target.add_argument(
+        "--quality",
+        type=number(int, MIN_QUALITY, MAX_QUALITY),
+        help=f"1 (smallest) to 100 (best); {DEFAULT_QUALITY} without any of these four",
+    )
+    target.add_argument(
+        "--target_bpp",
+        type=number(float, 0, 1e6),
+        help="instead: the best quality of at most so many bits per pixel",
+    )
+    target.add_argument(
+        "--max_bytes",
+        type=number(int, 1, 10**12),
+        help="instead: the best quality of at most so many bytes for each picture",
+    )
+    target.add_argument(
+        "--target_psnr",
+        type=number(float, 0, 1e3),
+        help="instead: the lowest quality of at least so many dB",
+    )
+    add(
+        "--effort",
+        type=number(int, 0, 100),
+        default=0,
         help="rounds of searching better symbols, for smaller files of the same quality; only for "
-        "hyperprior codecs, does not slow the decoder, and is not noted in the file")
+        "hyperprior codecs, does not slow the decoder, and is not noted in the file",
+    )
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact files of the same checkpoint and settings")
     return parser.parse_args()

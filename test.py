@@ -18,19 +18,32 @@ SCORES = Path("./out/scores/")
 def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--folder_path_original", type=Path, default=Path("./out/original/"),
-        help="original images")
-    add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"),
-        help=".xfr files")
-    add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
-        help="decoded images")
+    add(
+        "--folder_path_original", type=Path, default=Path("./out/original/"), help="original images"
+    )
+    add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
+    add(
+        "--folder_path_reconstructed",
+        type=Path,
+        default=Path("./out/reconstructed/"),
+        help="decoded images",
+    )
     add("--out_file_name", default="scores.csv", help=f"name of the CSV written under {SCORES}/")
-    add("--file_format", default="bmp",
-        help="extension by which an original is matched to its reconstruction")
-    add("--ssimulacra2", action="store_true",
-        help="also score SSIMULACRA 2, a perceptual measure of 100 at best; about 1 s a megapixel")
-    add("--report", action="store_true",
-        help="also write a page to compare the pictures by eye, beside the CSV as .html")
+    add(
+        "--file_format",
+        default="bmp",
+        help="extension by which an original is matched to its reconstruction",
+    )
+    add(
+        "--ssimulacra2",
+        action="store_true",
+        help="also score SSIMULACRA 2, a perceptual measure of 100 at best; about 1 s a megapixel",
+    )
+    add(
+        "--report",
+        action="store_true",
+        help="also write a page to compare the pictures by eye, beside the CSV as .html",
+    )
     add_shared_arguments(parser)
     return parser.parse_args()
 
@@ -54,9 +67,7 @@ def main(args) -> int:
     root, extension = args.folder_path_original, normalize_extension(args.file_format)
     originals = find_files(root, image_extensions(None), args.recursive, tally)
     compressed = plan_outputs(originals, root, args.folder_path_compressed, "xfr", tally)
-    reconstructed = plan_outputs(
-        compressed, root, args.folder_path_reconstructed, extension, tally
-    )
+    reconstructed = plan_outputs(compressed, root, args.folder_path_reconstructed, extension, tally)
     for folder, kind, expected in (
         (args.folder_path_compressed, "xfr", compressed),
         (args.folder_path_reconstructed, extension, reconstructed),

@@ -20,21 +20,40 @@ from utils.console import make_parser, number, run
 def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--dataset_path", type=Path, default=Path("./dataset/"),
-        help="root directory of training images, searched recursively")
-    add("--checkpoint_path", type=Path,
-        help="go on from this checkpoint; one without optimiser state is fine-tuned")
+    add(
+        "--dataset_path",
+        type=Path,
+        default=Path("./dataset/"),
+        help="root directory of training images, searched recursively",
+    )
+    add(
+        "--checkpoint_path",
+        type=Path,
+        help="go on from this checkpoint; one without optimiser state is fine-tuned",
+    )
     add("--save_at", type=Path, default=Path("./out/"), help="directory for last.tar and best.tar")
     add("--file_format", help="only train on images with this extension (default: all readable)")
-    add("--num_of_epochs", type=number(int, 1), default=100,
-        help="epoch to stop training at; the learning rate falls to zero towards it")
+    add(
+        "--num_of_epochs",
+        type=number(int, 1),
+        default=100,
+        help="epoch to stop training at; the learning rate falls to zero towards it",
+    )
     add("--batch_size", type=number(int, 1), default=8, help="batch size, of each process")
-    add("--validation_split", type=number(float, 0, 1, open_end=True), default=0.05,
-        help="fraction of the pictures held out for validation")
+    add(
+        "--validation_split",
+        type=number(float, 0, 1, open_end=True),
+        default=0.05,
+        help="fraction of the pictures held out for validation",
+    )
     add("--lr_rate", type=number(float, 0), default=2.5e-3, help="peak learning rate")
     add("--arch", help="architecture: binary or hyperprior (default: the checkpoint's, or binary)")
-    add("--crop_size", type=number(int, 0), default=256,
-        help="side of the random crops; 0 trains on whole pictures")
+    add(
+        "--crop_size",
+        type=number(int, 0),
+        default=256,
+        help="side of the random crops; 0 trains on whole pictures",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
     add("--seed", type=int, default=0, help="seed of everything random")

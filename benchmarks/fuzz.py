@@ -37,12 +37,24 @@ def parse_args():
     add("--count", type=number(int, 1), default=10_000, help="number of mutants")
     add("--seed", type=number(int, 0), default=0, help="seed of the files and all mutations")
     add("--first", type=number(int, 0), default=0, help="index of the first mutant")
-    add("--max_pixels", type=number(int, 1 << 13), default=1 << 16,
-        help="limit that files are decoded with; the largest pictures that it allows are tried")
-    add("--seconds", type=number(float, 0), default=30.0,
-        help="a mutant may take, in processor time; ten times that by the clock")
-    add("--megabytes", type=number(int, 1), default=512,
-        help="a mutant may allocate beyond what good files need (on Linux only)")
+    add(
+        "--max_pixels",
+        type=number(int, 1 << 13),
+        default=1 << 16,
+        help="limit that files are decoded with; the largest pictures that it allows are tried",
+    )
+    add(
+        "--seconds",
+        type=number(float, 0),
+        default=30.0,
+        help="a mutant may take, in processor time; ten times that by the clock",
+    )
+    add(
+        "--megabytes",
+        type=number(int, 1),
+        default=512,
+        help="a mutant may allocate beyond what good files need (on Linux only)",
+    )
     add("--keep", type=Path, metavar="FOLDER", help="write the mutants that fail here")
     return parser.parse_args()
 

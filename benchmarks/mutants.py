@@ -356,9 +356,7 @@ def good_files(codec: Codec, made_by: tuple[int, int], rng: Rng) -> list[Xfr]:
         payload = codec.compress(image, quality)
         mask = rng.integers(0, 256, (height, width)).astype(np.uint8) if alpha else None
         profile = rng.bytes(300) if icc else None
-        files.append(
-            Xfr(*made_by, width, height, grey, quality, payload, mask, profile, request)
-        )
+        files.append(Xfr(*made_by, width, height, grey, quality, payload, mask, profile, request))
     return files
 
 

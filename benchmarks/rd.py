@@ -27,23 +27,60 @@ def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are left alone")
-    add("--model", type=Path, action="append",
+    add(
+        "--model",
+        type=Path,
+        action="append",
         help=f"checkpoint of ours, may be repeated; without it {' and '.join(map(str, MODELS))}, "
-        "as far as they exist")
-    add("--codecs", nargs="+", choices=CODECS, default=CODECS, metavar="CODEC",
-        help="which to measure")
-    add("--qualities", nargs="+", type=number(int, 1, 100), default=[1, *range(10, 101, 10)],
-        metavar="QUALITY", help="of ours; their default quality is measured as well")
-    add("--effort", nargs="+", type=number(int, 0, 100), default=[0], metavar="EFFORT",
-        help="of ours, as of encode.py; each is a curve of its own, of the codecs that have one")
-    add("--anchor", nargs="+", action="extend", metavar="CODEC",
+        "as far as they exist",
+    )
+    add(
+        "--codecs",
+        nargs="+",
+        choices=CODECS,
+        default=CODECS,
+        metavar="CODEC",
+        help="which to measure",
+    )
+    add(
+        "--qualities",
+        nargs="+",
+        type=number(int, 1, 100),
+        default=[1, *range(10, 101, 10)],
+        metavar="QUALITY",
+        help="of ours; their default quality is measured as well",
+    )
+    add(
+        "--effort",
+        nargs="+",
+        type=number(int, 0, 100),
+        default=[0],
+        metavar="EFFORT",
+        help="of ours, as of encode.py; each is a curve of its own, of the codecs that have one",
+    )
+    add(
+        "--anchor",
+        nargs="+",
+        action="extend",
+        metavar="CODEC",
         help="what BD-rates are relative to: codecs, or the names of checkpoints or published "
-        "curves; without it jpeg")
-    add("--range", nargs=2, type=float, default=[26.0, 36.0], metavar=("LOW", "HIGH"),
-        help="dB of PSNR that BD-rates are over")
-    add("--published", type=Path, metavar="CSV",
+        "curves; without it jpeg",
+    )
+    add(
+        "--range",
+        nargs=2,
+        type=float,
+        default=[26.0, 36.0],
+        metavar=("LOW", "HIGH"),
+        help="dB of PSNR that BD-rates are over",
+    )
+    add(
+        "--published",
+        type=Path,
+        metavar="CSV",
         help="curves from elsewhere to draw in: codec, bpp, psnr, source. They are comparable only "
-        "if FOLDER holds the same pictures")
+        "if FOLDER holds the same pictures",
+    )
     add("--out", type=Path, default=Path("./out/scores/rd/"), help="folder for the results")
     add("--keep", type=Path, metavar="FOLDER", help="keep the compressed files here")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps: where our networks run")

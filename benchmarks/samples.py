@@ -21,8 +21,14 @@ def parse_args():
     add = parser.add_argument
     add("picture", metavar="PICTURE", type=Path, help="the picture")
     add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel")
-    add("--crop", type=number(int, 16), nargs=2, default=[320, 240], metavar=("WIDTH", "HEIGHT"),
-        help="part of the picture that is shown, from its middle")
+    add(
+        "--crop",
+        type=number(int, 16),
+        nargs=2,
+        default=[320, 240],
+        metavar=("WIDTH", "HEIGHT"),
+        help="part of the picture that is shown, from its middle",
+    )
     add("--out", type=Path, default=Path("./benchmarks/figures/samples.png"), help="the figure")
     return parser.parse_args()
 

@@ -25,16 +25,30 @@ def parse_args():
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are searched too")
-    add("--model", type=Path, action="append",
+    add(
+        "--model",
+        type=Path,
+        action="append",
         help=f"checkpoint of ours, may be repeated; without it {' and '.join(map(str, MODELS))}, "
-        "as far as they exist")
+        "as far as they exist",
+    )
     add("--pictures", type=number(int, 1), default=8, help="how many to time, the first ones")
     add("--repeat", type=number(int, 1), default=5, help="times that each is coded; medians count")
     add("--threads", type=number(int, 1), default=2, help="threads of each codec")
-    add("--throughput", type=number(int, 1), metavar="COUNT",
-        help="also: pictures a second of encode.py and decode.py on so many pictures")
-    add("--sizes", nargs="+", type=number(float, 0), default=[], metavar="MEGAPIXELS",
-        help="also: time and memory for pictures of these sizes")
+    add(
+        "--throughput",
+        type=number(int, 1),
+        metavar="COUNT",
+        help="also: pictures a second of encode.py and decode.py on so many pictures",
+    )
+    add(
+        "--sizes",
+        nargs="+",
+        type=number(float, 0),
+        default=[],
+        metavar="MEGAPIXELS",
+        help="also: time and memory for pictures of these sizes",
+    )
     add("--out", type=Path, default=Path("./out/scores/speed.md"), help="file for the tables")
     return parser.parse_args()
 

@@ -78,9 +78,7 @@ class Up(nn.Sequential):
     """[B, C, H, W] to [B, D, factor * H, factor * W]: 1x1, then pixel-shuffle."""
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
-        super().__init__(
-            nn.Conv2d(channels, out_channels * factor**2, 1), nn.PixelShuffle(factor)
-        )
+        super().__init__(nn.Conv2d(channels, out_channels * factor**2, 1), nn.PixelShuffle(factor))
 
 
 class QualityTable(nn.Module):

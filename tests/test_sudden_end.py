@@ -80,9 +80,7 @@ def test_kill_9_leaves_only_whole_files_and_a_second_run_completes_them(
         assert {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")} == expected
 
 
-def test_kill_9_leaves_the_old_scores_or_the_new(
-    script, folder, packed, checkpoints, tmp_path
-):
+def test_kill_9_leaves_the_old_scores_or_the_new(script, folder, packed, checkpoints, tmp_path):
     decoded, scores = tmp_path / "decoded", tmp_path / "out/scores/scores.csv"
     flags = ["--model", checkpoints["binary"], "--compressed_folder", packed]
     assert script("decode", *flags, "--out_folder", decoded).code == 0

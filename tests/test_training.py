@@ -286,9 +286,7 @@ def test_a_checkpoint_without_optimiser_state_is_fine_tuned_and_this_is_said(tra
 
 def test_pure_colours_are_just_that_and_repeat():
     image = torch.from_numpy(colour(64, 64)).permute(2, 0, 1)
-    first, second = (
-        pure_colours(image, torch.Generator().manual_seed(seed)) for seed in (1, 1)
-    )
+    first, second = (pure_colours(image, torch.Generator().manual_seed(seed)) for seed in (1, 1))
     assert first.dtype == torch.uint8 and first.unique().tolist() == [0, 255]
     assert torch.equal(first, second)
 

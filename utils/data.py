@@ -140,8 +140,10 @@ class PictureDataset(Dataset):
 def pure_colours(image: Tensor, generator: torch.Generator) -> Tensor:
     """Each channel of the uint8 image [3, H, W] as 0 or 255, with some noise before: the hardest
     edges there are, as in drawings and on screens, which photographs do not show."""
-    noise = 128 * torch.rand((), generator=generator) * torch.randn(
-        image.shape[1:], generator=generator
+    noise = (
+        128
+        * torch.rand((), generator=generator)
+        * torch.randn(image.shape[1:], generator=generator)
     )
     threshold = 255 * torch.rand(3, 1, 1, generator=generator)
     return (image + noise > threshold).byte() * 255

@@ -57,9 +57,7 @@ class ParallelSOAP:
         shares = (ordered[part :: self.PARTS] for part in range(self.PARTS))
         self.parts = [FastSOAP(share, **settings) for share in shares if share]
         threads = torch.get_num_threads() if ordered[0].is_cpu else 1
-        self.threads = ThreadPoolExecutor(
-            threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self.threads = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     @property
     def param_groups(self) -> list[dict]:
