@@ -54,6 +54,7 @@ def files(folder: str | Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_coding_imports_only_what_it_needs(project, checkpoints, arch):
     code = (
@@ -85,6 +86,7 @@ def scores(path: str = "out/scores/scores.csv") -> list[dict]:
 # The chain
 
 
+@pytest.mark.slow
 def test_encode_decode_and_test_work_on_each_others_results(shell, project):
     encoded = shell("encode", "--recursive", cwd=project)
     assert encoded.code == 0 and encoded.out.startswith("2 encoded: ")
@@ -168,6 +170,7 @@ def test_threads_make_the_same_files(script, project, checkpoints, monkeypatch):
     assert len(made[0]) == 22 and made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder_and_give_one_summary(script, project):
     for index in range(10):
         save_png(project / f"out/original/{index}.png", colour(50, 60, index))
@@ -181,6 +184,7 @@ def test_two_processes_share_a_folder_and_give_one_summary(script, project):
                for f in files("alone"))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 def test_what_a_killed_process_leaves_a_second_run_completes(script, project):
     for index in range(100):

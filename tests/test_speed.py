@@ -1,9 +1,11 @@
 import shutil
 import sys
 
+import pytest
 from helpers import ROOT, colour, run_process, save_png
 
 
+@pytest.mark.slow
 def test_every_table_of_the_speed_benchmark_has_its_rows(checkpoints, tmp_path):
     for index in range(2):
         save_png(tmp_path / f"pictures/{index}.png", colour(60, 80, index))
@@ -33,8 +35,10 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(checkpoints, tmp_path):
     assert any(name.startswith("JPEG, ") for name, *_ in codecs)
     assert len(stages) == 2
     assert all("encode: analysis transform" in [name for name, _ in table] for table in stages)
-    times = [float(row[1]) for table in (codecs, processes, *stages) for row in table]
-    assert all(value >= 0 for value in times) and sum(times) > 0
+    for arch in checkpoints:  # a process of its own takes longer than coding in one that runs
+        coding = next(row for row in codecs if row[0].startswith(f"{arch} (ours), "))
+        (process,) = (row for row in processes if row[0] == arch)
+        assert all(0 < float(a) < float(b) for a, b in zip(coding[1:3], process[1:3]))
 
 
 def test_a_folder_without_pictures_is_one_line(tmp_path):

@@ -57,6 +57,7 @@ def packed(folder, checkpoints, tmp_path_factory) -> Path:
     return packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encode", "decode"])
 def test_kill_9_leaves_only_whole_files_and_a_second_run_completes_them(
     script, folder, packed, checkpoints, tmp_path, name
@@ -102,6 +103,7 @@ def test_kill_9_leaves_the_old_scores_or_the_new(script, folder, packed, checkpo
     assert seen <= {old, new} and new in seen
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_training_states_that_resume(tmp_path):
     for index in range(6):
         save_png(tmp_path / f"dataset/{index}.png", colour(70, 80, index))

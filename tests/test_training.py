@@ -82,6 +82,7 @@ def without_bar(text: str) -> str:
 # Runs
 
 
+@pytest.mark.slow
 def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictures):
     flags = ["--crop_size", 64, "--batch_size", 2, "--num_of_epochs", 2]
     result = shell("train", *flags, "--validation_split", 0.3, cwd=pictures.parent)
@@ -125,6 +126,7 @@ def test_best_tar_is_of_the_epoch_with_the_lowest_validation_loss(train, monkeyp
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_optimiser_lowers_the_loss(arch):
     torch.manual_seed(0)
@@ -174,6 +176,7 @@ def test_whole_pictures_of_one_size_are_trained_on(train, pictures):
 # Going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monkeypatch, arch):
     flags = ["--arch", arch, "--num_of_epochs", 4]
@@ -311,6 +314,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 # Ends
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_state_of_the_last_epoch(pictures):
     command = [sys.executable, str(ROOT / "train.py"), "--num_of_epochs", "10000"]
     command += ["--crop_size", "64", "--batch_size", "2"]
@@ -434,6 +438,7 @@ def test_pictures_that_all_are_damaged_are_one_line(train, pictures):
 # Many processes
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_equal_weights(pictures):
     ranks = Path(__file__).with_name("train_ranks.py")
     flags = [*SMALL, "--num_of_epochs", 2, "--validation_split", 0.2]
