@@ -23,8 +23,8 @@ HOSTILE = [
     os.fsdecode(b"caf\xe9 & co.png"),
 ]
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update"
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+    "--disable-sync --disable-background-networking --disable-component-update"
 ).split()
 
 
