@@ -5,15 +5,16 @@ examples:
   python decode.py --file_format png --out_folder ./unpacked/
   python decode.py --verify --compressed_folder ./packed/
 
-A file is decoded with the checkpoint that made it: --model, or another .tar beside that one.
+A file is decoded with the checkpoint that made it: --model, or another .tar file in its folder.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from utils.console import add_shared_arguments, add_skip_existing, make_parser, run
 
 
-def parse_args():
+def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
@@ -38,31 +39,27 @@ def parse_args():
         "--precision",
         choices=("float32", "fast"),
         default="float32",
-        help="float32 gives the same picture on every machine, to one level; fast may not",
+        help="float32 gives the same picture on every machine, to within 1 of 255; fast may not",
     )
     add(
         "--verify",
         action="store_true",
-        help="write nothing; say which files are good, damaged, or of another checkpoint",
+        help="write nothing; report which files are good, damaged, or of an unknown checkpoint",
     )
     add_shared_arguments(parser)
-    add_skip_existing(parser, "whole pictures of the right size, newer than their .xfr")
+    add_skip_existing(parser, "intact pictures of the right size, no older than their .xfr files")
     return parser.parse_args()
 
 
-def main(args) -> int:
-    from contextlib import nullcontext
-
-    from model import ARCHITECTURES, load_codec
+def main(args: Namespace) -> int:
     from utils.bitstream import Xfr, unpack
-    from utils.checkpoints import Shelf
-    from utils.devices import compute_pool, fast_precision, pick_device
+    from utils.coding import Decoder
+    from utils.devices import compute_pool, pick_device
     from utils.files import atomic_write, find_files, plan_outputs
     from utils.images import (
         Picture,
         is_intact,
         normalize_extension,
-        to_picture,
         writable_format,
         write_picture,
     )
@@ -70,7 +67,7 @@ def main(args) -> int:
 
     writable_format(args.file_format)  # a format that cannot be written fails here, not later
     device = pick_device(args.device)
-    shelf = Shelf(args.model, lambda checkpoint: load_codec(checkpoint, device))
+    decoder = Decoder(args.model, device, fast=args.precision == "fast")
     tally = Tally("verified" if args.verify else "decoded")
     paths = find_files(args.compressed_folder, {"xfr"}, args.recursive, tally)
     extension = normalize_extension(args.file_format)
@@ -82,32 +79,26 @@ def main(args) -> int:
     def load(path: Path) -> tuple[Xfr, int]:
         data = path.read_bytes()
         xfr = unpack(data, args.max_pixels)
-        size = xfr.height, xfr.width
-        if args.skip_existing and not args.verify and is_intact(outputs[path], path, size):
+        if args.skip_existing and not args.verify and is_intact(outputs[path], path, xfr.shape):
             raise Skip
         return xfr, len(data)
 
     def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, int]:
-        xfr, size = loaded
-        codec = shelf.codec(xfr.fingerprint)
-        if xfr.arch != ARCHITECTURES[codec.arch][0]:
-            raise ValueError(f"damaged: architecture {xfr.arch} is not that of its checkpoint")
-        with fast_precision(device) if args.precision == "fast" else nullcontext():
-            image = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-        return to_picture(image.permute(1, 2, 0).numpy(), xfr.grey, xfr.alpha, xfr.icc), size
+        xfr, bytes_in = loaded
+        return decoder.decode(xfr), bytes_in
 
     def save(path: Path, result: tuple[Picture, int]) -> None:
-        picture, size = result
-        written = 0
+        picture, bytes_in = result
+        bytes_out = 0
         if args.verify:
-            tally.tell(path, "good")
+            tally.report(path, "good")
         else:
             with atomic_write(outputs[path]) as stream:
                 for notice in write_picture(picture, stream, extension):
                     tally.notice(path, notice)
-                written = stream.tell()
-        height, width = picture.size
-        tally.add(size, written, height * width)
+                bytes_out = stream.tell()
+        height, width = picture.shape
+        tally.add(bytes_in, bytes_out, height * width)
 
     run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
     return tally.finish(compressed="bytes_in")

@@ -8,6 +8,7 @@ examples:
       --folder_path_reconstructed ./unpacked/ --recursive
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from utils.console import add_shared_arguments, make_parser, run
@@ -15,7 +16,7 @@ from utils.console import add_shared_arguments, make_parser, run
 SCORES = Path("./out/scores/")
 
 
-def parse_args():
+def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add(
@@ -37,18 +38,19 @@ def parse_args():
     add(
         "--ssimulacra2",
         action="store_true",
-        help="also score SSIMULACRA 2, a perceptual measure of 100 at best; about 1 s a megapixel",
+        help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s per "
+        "megapixel",
     )
     add(
         "--report",
         action="store_true",
-        help="also write a page to compare the pictures by eye, beside the CSV as .html",
+        help="also write an HTML page beside the CSV, to compare the pictures by eye",
     )
     add_shared_arguments(parser)
     return parser.parse_args()
 
 
-def main(args) -> int:
+def main(args: Namespace) -> int:
     from utils.devices import compute_pool, pick_device
     from utils.files import find_files, image_extensions, plan_outputs
     from utils.images import normalize_extension
@@ -58,7 +60,7 @@ def main(args) -> int:
     from utils.scores import Score, average_line, gather_scores, score_picture, write_scores
 
     if Path(args.out_file_name).name != args.out_file_name:
-        raise ValueError(f"--out_file_name is a name in {SCORES}, not a path")
+        raise ValueError(f"--out_file_name is the name of a file in {SCORES}, not a path")
     table = SCORES / args.out_file_name
     page = table.with_suffix(".html")
     if args.report and table.suffix.lower() == ".html":
@@ -74,7 +76,7 @@ def main(args) -> int:
     ):
         found = find_files(folder, {kind}, args.recursive, tally)
         for path in sorted(set(found) - set(expected.values())):
-            tally.fail_for_all(path, "there is no original for it")
+            tally.fail_for_all(path, "there is no original of it")
     pictures: list[tuple[Score, Path, Path]] = []
 
     def compute(path: Path, _: None) -> Score:

@@ -6,18 +6,21 @@ examples:
   python train.py --checkpoint_path ./out/last.tar --num_of_epochs 300
   torchrun --nproc_per_node 4 train.py --dataset_path ./dataset/
 
-last.tar in --save_at resumes a run exactly; best.tar is the same codec at its best validation
-loss, small enough to ship: copy it over out/main.tar to make it the scripts' default.
+Two files are saved after every epoch: last.tar, from which --checkpoint_path resumes the run
+exactly, and best.tar, the codec at its lowest validation loss so far, which is small enough to be
+shipped. Copy it to out/main.tar to make it the default of the other scripts.
 """
 
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
+from model import ARCHITECTURES
 from utils.console import make_parser, number, run
 
 
-def parse_args():
+def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add(
@@ -29,7 +32,7 @@ def parse_args():
     add(
         "--checkpoint_path",
         type=Path,
-        help="go on from this checkpoint; one without optimiser state is fine-tuned",
+        help="resume from this checkpoint; one without optimiser state is fine-tuned",
     )
     add("--save_at", type=Path, default=Path("./out/"), help="directory for last.tar and best.tar")
     add("--file_format", help="only train on images with this extension (default: all readable)")
@@ -37,9 +40,9 @@ def parse_args():
         "--num_of_epochs",
         type=number(int, 1),
         default=100,
-        help="epoch to stop training at; the learning rate falls to zero towards it",
+        help="epoch to stop training at, by which the learning rate has fallen to zero",
     )
-    add("--batch_size", type=number(int, 1), default=8, help="batch size, of each process")
+    add("--batch_size", type=number(int, 1), default=8, help="pictures per batch, in each process")
     add(
         "--validation_split",
         type=number(float, 0, 1, open_end=True),
@@ -47,29 +50,42 @@ def parse_args():
         help="fraction of the pictures held out for validation",
     )
     add("--lr_rate", type=number(float, 0), default=2.5e-3, help="peak learning rate")
-    add("--arch", help="architecture: binary or hyperprior (default: the checkpoint's, or binary)")
+    add(
+        "--arch",
+        choices=ARCHITECTURES,
+        help="architecture (default: that of the checkpoint, or binary without one)",
+    )
     add(
         "--crop_size",
         type=number(int, 0),
         default=256,
-        help="side of the random crops; 0 trains on whole pictures",
+        help="side of the random crops in pixels; 0 trains on entire pictures",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
-    add("--seed", type=int, default=0, help="seed of everything random")
+    add("--seed", type=int, default=0, help="seed of all random numbers")
     return parser.parse_args()
 
 
-def main(args) -> int:
+def main(args: Namespace) -> int:
+    from dataclasses import fields
+
     import torch
 
     from model import codec_class
     from utils.checkpoints import load_checkpoint
-    from utils.data import training_loaders
     from utils.devices import data_parallel, pick_device
     from utils.processes import processes
-    from utils.training import DivergedError, Trainer, check_place
+    from utils.training import (
+        DivergedError,
+        Trainer,
+        TrainingSettings,
+        check_place,
+        training_loaders,
+    )
 
+    names = [field.name for field in fields(TrainingSettings)]
+    settings = TrainingSettings(**{name: getattr(args, name) for name in names})
     checkpoint = load_checkpoint(args.checkpoint_path) if args.checkpoint_path else None
     arch = args.arch or (checkpoint["arch"] if checkpoint else "binary")
     if checkpoint and checkpoint["arch"] != arch:
@@ -83,10 +99,10 @@ def main(args) -> int:
     check_place(args.save_at, args.checkpoint_path)
     device = pick_device(args.device)
     rank, world = processes()
-    train_loader, validation_loader = training_loaders(args, codec.STRIDE, rank, world)
+    train_loader, validation_loader = training_loaders(settings, codec.STRIDE, rank, world)
     codec = codec.to(device, memory_format=torch.channels_last)
     with data_parallel(codec, device) as model:
-        trainer = Trainer(codec, model, device, args)
+        trainer = Trainer(codec, model, device, settings)
         trainer.resume(checkpoint)
         if rank == 0:
             print(trainer.description(train_loader, validation_loader))

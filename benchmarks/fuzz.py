@@ -80,18 +80,12 @@ class Result:
 # In a process of its own
 
 
-def decode(shelf, data: bytes, max_pixels: int):
-    """What decode.py does with a file: its header, and the picture."""
-    from model import ARCHITECTURES
+def decode(decoder, data: bytes, max_pixels: int):
+    """What decode.py does with a file: its content, and the picture."""
     from utils.bitstream import unpack
-    from utils.images import to_picture
 
     xfr = unpack(data, max_pixels)
-    codec = shelf.codec(xfr.fingerprint)
-    if xfr.arch != ARCHITECTURES[codec.arch][0]:
-        raise ValueError(f"damaged: architecture {xfr.arch} is not that of its checkpoint")
-    image = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-    return xfr, to_picture(image.permute(1, 2, 0).numpy(), xfr.grey, xfr.alpha, xfr.icc)
+    return xfr, decoder.decode(xfr)
 
 
 def virtual_bytes() -> int | None:
@@ -147,7 +141,7 @@ def outcome(decode: Callable, megabytes: int) -> str:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())[:200]
         return f"{type(error).__name__} ({reason}) in {Path(frame.filename).name}:{frame.lineno}"
-    shape = (xfr.height, xfr.width) + (() if xfr.grey else (3,))
+    shape = xfr.shape if xfr.grey else (*xfr.shape, 3)
     if picture.pixels.shape != shape or picture.pixels.dtype != "uint8":
         return f"a picture {picture.pixels.shape} of {picture.pixels.dtype}, declared {shape}"
     if picture.alpha is not None and picture.alpha.shape != shape[:2]:
@@ -164,27 +158,26 @@ def work(
     import torch
 
     from benchmarks.mutants import Mutants
-    from model import ARCHITECTURES, load_codec
-    from utils.checkpoints import Shelf
+    from utils.coding import Decoder
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     try:
-        shelf = Shelf(model, load_codec)
+        decoder = Decoder(model)
     except (OSError, ValueError) as error:
         connection.send(error)
         return
-    codec = shelf.codec(shelf.own)
-    mutants = Mutants(codec, (ARCHITECTURES[codec.arch][0], shelf.own), seed, max_pixels)
+    codec = decoder.codec(decoder.fingerprint)
+    mutants = Mutants(codec, decoder.fingerprint, seed, max_pixels)
     for data in mutants.packed:  # also loads what is loaded at first use
-        decode(shelf, data, max_pixels)
+        decode(decoder, data, max_pixels)
     warnings.simplefilter("error")
     connection.send(None)
     for index in iter(connection.recv, None):
         kind, data = mutants.mutant(index)
         connection.send((kind, data))
         with time_bound(seconds):
-            end = outcome(lambda data=data: decode(shelf, data, max_pixels), megabytes)
+            end = outcome(lambda data=data: decode(decoder, data, max_pixels), megabytes)
         connection.send(end)
 
 

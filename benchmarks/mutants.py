@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import torch
 
-from model import ARCHITECTURES
+from model.binary import BinaryCodec
+from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
 from model.codec import Codec
-from model.payload import Reader, pack_number
-from utils.bitstream import ALPHA, FILTERS, ICC, REQUEST, Xfr, pack
+from model.hyperprior import HyperpriorCodec
+from utils.bitstream import ALPHA, ICC, TARGET, Xfr, pack
 
 Rng = np.random.Generator
 
 NUMBERS = (0, 1, 2, 3, 16, 127, 128, 1000, 2**14, 2**20, 2**31 - 1, 2**31, 2**32, 2**35 - 1)
 ODD_NUMBERS = (b"\xff" * 9, b"\x80\x80\x80\x00", b"\x80", b"\xff\xff\xff\xff\xff\x01")
-REQUEST_VALUES = (0, -1.0, 1e38, math.inf, -math.inf, math.nan)
+TARGET_VALUES = (0, -1.0, 1e38, math.inf, -math.inf, math.nan)
 
 
 @dataclass
@@ -43,10 +43,10 @@ def sealed(content: bytes) -> bytes:
 
 def dissect(data: bytes) -> list[Field]:
     """The fields of a good file, its payload's included, without the CRC."""
-    reader, fields = Reader(data[:-4]), []
+    reader, fields = Reader(data[:-4], "file"), []
 
     def take(name: str, count: int) -> bytes:
-        fields.append(Field(name, bytes(reader.bytes(count))))
+        fields.append(Field(name, reader.take(count)))
         return fields[-1].data
 
     def number(name: str) -> int:
@@ -70,18 +70,18 @@ def dissect(data: bytes) -> list[Field]:
     number("height")
     length = len(fields)
     number("payload's length")
-    if flags & REQUEST:
-        take("request", 5)
+    if flags & TARGET:
+        take("target", 5)
     if flags & ICC:
         number("profile's size")
         stream("profile")
     if flags & ALPHA:
         stream("alpha")
     payload = len(fields)
-    while reader.position < len(reader.payload):
+    while reader.remaining:
         at, size = len(fields), number("tile's length")
         end = reader.position + size
-        if arch == ARCHITECTURES["binary"][0]:
+        if arch == BinaryCodec.FILE_NUMBER:
             for name in ("map", "bits"):
                 if name == "bits":
                     take("layout", 1)
@@ -89,7 +89,7 @@ def dissect(data: bytes) -> list[Field]:
                 fields[-1].counts = range(len(fields) + 1, len(fields) + 2)
                 take(f"{name}'s filter", 1)
                 take(name, count)
-        elif arch == ARCHITECTURES["hyperprior"][0]:
+        elif arch == HyperpriorCodec.FILE_NUMBER:
             stream("escapes")
             take("words", end - reader.position)
         else:
@@ -111,11 +111,7 @@ def assemble(fields: list[Field], untouched: int | None = None) -> bytes:
 @cache
 def bomb() -> bytes:
     """A short lzma stream of 64 MB."""
-    return squeezed(bytes(1 << 26))
-
-
-def squeezed(data: bytes) -> bytes:
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=FILTERS)
+    return lzma_compress(bytes(1 << 26))
 
 
 # Mutations of bytes
@@ -187,17 +183,17 @@ def any_number(rng: Rng, field: Field) -> bytes:
     if rng.random() < 0.1:
         return ODD_NUMBERS[rng.integers(len(ODD_NUMBERS))]
     if rng.random() < 0.5:
-        value = Reader(field.data).number()
+        value = Reader(field.data, field.name).number()
         return pack_number(max(0, value + int(rng.choice([-8, -4, -2, -1, 1, 2, 4, 8]))))
     return pack_number(int(rng.choice(NUMBERS)))
 
 
 def edit_header(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality", "request")
+    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality", "target")
     at = pick(rng, fields, lambda field: field.name in names)
     size = len(fields[at].data)
-    if fields[at].name == "request":
-        kind, value = int(rng.integers(6)), float(rng.choice(REQUEST_VALUES))
+    if fields[at].name == "target":
+        kind, value = int(rng.integers(6)), float(rng.choice(TARGET_VALUES))
         fields[at].data = struct.pack(">Bf", kind, value)
     elif size == 1 and rng.random() < 0.5:
         fields[at].data = bytes([rng.choice([0, 1, 2, 3, 4, 16, 100, 101, 128, 255])])
@@ -272,14 +268,14 @@ def replace_content(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
     elif rng.random() < 0.2:
         fields[at].data = bomb()
     else:
-        stream = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
+        stream = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters())
         content = bytearray(stream.decompress(fields[at].data))
         size = max(0, len(content) + int(rng.choice([0, 0, 0, 0, -1, 1])))
         if rng.random() < 0.5 and content:
             content = overwrite(rng, content, [])[:size]
         else:
             content = rng.integers(0, rng.choice([2, 9, 256]), size).astype(np.uint8).tobytes()
-        fields[at].data = squeezed(bytes(content))
+        fields[at].data = lzma_compress(bytes(content))
     return assemble(fields)
 
 
@@ -292,15 +288,15 @@ def exchange_tiles(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
     for field in head:
         if field.name == "payload's length":
             field.counts = range(len(head), len(head) + 1)
-    payload = b"".join(pack_number(len(chunks[i])) + chunks[i] for i in order)
+    payload = b"".join(pack_chunk(chunks[i]) for i in order)
     return assemble([*head, Field("payload", payload)])
 
 
 def grow(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
     """As long as the limit allows, and as many more copies of a tile, or too few or too many."""
     width, height = (field for field in fields if field.name in ("width", "height"))
-    short, long = sorted((width, height), key=lambda field: Reader(field.data).number())
-    long.data = pack_number(max(1, max_pixels // Reader(short.data).number()))
+    short, long = sorted((width, height), key=lambda field: Reader(field.data, "side").number())
+    long.data = pack_number(max(1, max_pixels // Reader(short.data, "side").number()))
     at = pick(rng, fields, lambda field: field.name == "tile's length")
     copies = int(rng.choice([0, 1, 10, 100]))
     tile = b"".join(field.data for field in fields[at : fields[at].counts.stop])
@@ -335,11 +331,11 @@ def paint(rng: Rng, height: int, width: int) -> np.ndarray:
     return pixels.clip(0, 255).round().astype(np.uint8)
 
 
-def good_files(codec: Codec, made_by: tuple[int, int], rng: Rng) -> list[Xfr]:
+def good_files(codec: Codec, fingerprint: int, rng: Rng) -> list[Xfr]:
     """Pictures of several sizes and kinds, among them some of two tiles."""
     long = codec.TILE + 40
     kinds = [
-        # height, width, quality, grey, alpha, profile, request
+        # height, width, quality, grey, alpha, profile, target
         (1, 1, 50, False, False, False, None),
         (5, 7, 90, True, False, False, None),
         (16, 16, 1, False, True, False, ("max_bytes", 1000)),
@@ -351,21 +347,22 @@ def good_files(codec: Codec, made_by: tuple[int, int], rng: Rng) -> list[Xfr]:
         (long, 2, 80, True, False, False, None),
     ]
     files = []
-    for height, width, quality, grey, alpha, icc, request in kinds:
-        image = torch.from_numpy(paint(rng, height, width)).permute(2, 0, 1)
-        payload = codec.compress(image, quality)
+    for height, width, quality, grey, alpha, icc, target in kinds:
+        payload = codec.compress(paint(rng, height, width), quality)
         mask = rng.integers(0, 256, (height, width)).astype(np.uint8) if alpha else None
         profile = rng.bytes(300) if icc else None
-        files.append(Xfr(*made_by, width, height, grey, quality, payload, mask, profile, request))
+        header = codec.FILE_NUMBER, fingerprint, width, height, grey, quality
+        files.append(Xfr(*header, payload, mask, profile, target))
     return files
 
 
 class Mutants:
     """All that is made of one checkpoint's files, with one seed. ``mutant(index)`` is one."""
 
-    def __init__(self, codec: Codec, made_by: tuple[int, int], seed: int, max_pixels: int):
-        self.codec, self.made_by, self.seed, self.max_pixels = codec, made_by, seed, max_pixels
-        self.good = good_files(codec, made_by, np.random.default_rng(seed))
+    def __init__(self, codec: Codec, fingerprint: int, seed: int, max_pixels: int):
+        self.codec, self.fingerprint = codec, fingerprint
+        self.seed, self.max_pixels = seed, max_pixels
+        self.good = good_files(codec, fingerprint, np.random.default_rng(seed))
         self.packed = [pack(xfr) for xfr in self.good]
         side = math.isqrt(max_pixels)
         self.largest = [(side, side), (1, max_pixels), (max_pixels, 1)]
@@ -402,8 +399,8 @@ class Mutants:
     def flat(self, height: int, width: int) -> bytes:
         """A grey picture; of many tiles in a row or column, all full ones are the same."""
 
-        def payload(*size: int) -> bytes:
-            return self.codec.compress(torch.full((3, *size), 128, dtype=torch.uint8), 50)
+        def payload(*shape: int) -> bytes:
+            return self.codec.compress(np.full((*shape, 3), 128, np.uint8), 50)
 
         tile = self.codec.TILE
         if width > tile >= height:
@@ -414,4 +411,5 @@ class Mutants:
             content += payload(height % tile, width) if height % tile else b""
         else:
             content = payload(height, width)
-        return pack(Xfr(*self.made_by, width, height, False, 50, content))
+        header = self.codec.FILE_NUMBER, self.fingerprint, width, height, False, 50
+        return pack(Xfr(*header, content))

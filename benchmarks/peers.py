@@ -16,28 +16,31 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model import ARCHITECTURES, load_codec
-from utils.bitstream import Xfr, pack, unpack
-from utils.checkpoints import fingerprint, load_checkpoint
-from utils.devices import fast_precision
-from utils.images import Picture, read_picture, round_trip, to_picture
-from utils.targets import DEFAULT_QUALITY
+from model.limits import DEFAULT_QUALITY
+from utils.bitstream import unpack
+from utils.coding import Decoder, Encoder, EncodingSettings
+from utils.images import Picture, read_picture, round_trip
 
 
 class Ours:
-    """A checkpoint of this project, coding as encode.py and decode.py do."""
+    """A checkpoint of this project, which encodes and decodes as encode.py and decode.py do.
+    ``fast``: as decode.py with --precision fast."""
 
     extension = "xfr"
 
-    def __init__(self, model: Path, qualities: list[int], device: torch.device):
-        checkpoint = load_checkpoint(model)
-        self.codec = load_codec(checkpoint, device)
-        self.made_by = ARCHITECTURES[checkpoint["arch"]][0], fingerprint(checkpoint)
+    def __init__(self, model: Path, qualities: list[int], device: torch.device, fast: bool = False):
+        self.encoder, self.decoder = Encoder(model, device), Decoder(model, device, fast)
         self.name, self.label = model.stem, f"{model.stem} (ours)"
-        self.key = f"{model.stem}-{self.made_by[1]:016x}"
+        if fast:
+            self.label += ", decoded with --precision fast"
+        self.key = f"{model.stem}-{self.encoder.fingerprint:016x}"
         self.effort = 0
         self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})
+
+    @property
+    def has_effort(self) -> bool:
+        return self.encoder.codec.REFINES
 
     def at_effort(self, effort: int) -> "Ours":
         """The same checkpoint with ``effort`` above 0."""
@@ -48,17 +51,11 @@ class Ours:
         return other
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:
-        height, width = picture.size
-        image = torch.from_numpy(picture.rgb).permute(2, 0, 1)
-        with fast_precision(self.codec.device):
-            payload = self.codec.compress(image, quality, self.effort)
-        grey = picture.pixels.ndim == 2
-        path.write_bytes(pack(Xfr(*self.made_by, width, height, grey, quality, payload)))
+        settings = EncodingSettings(quality, effort=self.effort)
+        path.write_bytes(self.encoder.encode(Picture(picture.pixels), settings))
 
     def read(self, path: Path) -> np.ndarray:
-        xfr = unpack(path.read_bytes())
-        image = self.codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-        return to_picture(image.permute(1, 2, 0).numpy(), xfr.grey).rgb
+        return self.decoder.decode(unpack(path.read_bytes())).rgb
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
 
+from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 
 CODECS = ["ours", "jpeg", "webp", "avif", "jpeg2000", "jpegxl"]
@@ -45,7 +46,7 @@ def parse_args():
     add(
         "--qualities",
         nargs="+",
-        type=number(int, 1, 100),
+        type=number(int, MIN_QUALITY, MAX_QUALITY),
         default=[1, *range(10, 101, 10)],
         metavar="QUALITY",
         help="of ours; their default quality is measured as well",
@@ -53,7 +54,7 @@ def parse_args():
     add(
         "--effort",
         nargs="+",
-        type=number(int, 0, 100),
+        type=number(int, 0, MAX_EFFORT),
         default=[0],
         metavar="EFFORT",
         help="of ours, as of encode.py; each is a curve of its own, of the codecs that have one",
@@ -101,7 +102,7 @@ def choose_codecs(args) -> list:
             for effort in dict.fromkeys(args.effort):
                 if not effort:
                     chosen.append(ours)
-                elif ours.codec.REFINES:
+                elif ours.has_effort:
                     chosen.append(ours.at_effort(effort))
         if not models:
             print("note: ours: there is no checkpoint, see --model", file=sys.stderr)
@@ -129,7 +130,7 @@ def measure(codec, setting: int, name: str, picture, path: Path):
     codec.write(picture, setting, path)
     decoded, size = codec.read(path), path.stat().st_size
     scores = (score(picture.rgb, decoded) for score in (psnr, ssim, ms_ssim))
-    height, width = picture.size
+    height, width = picture.shape
     return Row(codec.key, setting, name, size, 8 * size / (height * width), *scores)
 
 

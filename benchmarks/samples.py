@@ -42,14 +42,14 @@ def main(args) -> int:
     from matplotlib import pyplot
 
     from benchmarks.peers import Ours, make_peers
+    from utils.coding import highest_quality_within
     from utils.devices import pick_device
     from utils.files import atomic_write
     from utils.images import read_picture
     from utils.metrics import psnr
-    from utils.targets import best_quality_within
 
     picture = read_picture(args.picture)
-    height, width = picture.size
+    height, width = picture.shape
     models = [path for path in (Path("out/main.tar"), Path("out/hyperprior.tar")) if path.is_file()]
     codecs = [peer for peer in make_peers() if peer.name == "jpeg"]
     codecs += [Ours(model, [], pick_device("auto")) for model in models]
@@ -62,7 +62,7 @@ def main(args) -> int:
                 codec.write(picture, quality, file)
                 return 8 * file.stat().st_size / (height * width)
 
-            bpp(best_quality_within(args.bpp, "bpp", bpp))
+            bpp(highest_quality_within(args.bpp, "bpp", bpp))
             decoded, size = codec.read(file), file.stat().st_size
             label = f"{codec.label}\n{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
             panels.append((label, decoded))

@@ -23,7 +23,7 @@ import decode
 import encode
 from benchmarks.peers import Ours, make_peers
 from model.entropy import SymbolCoder, SymbolDecoder
-from utils.devices import fast_precision, pick_device
+from utils.devices import pick_device
 from utils.images import Picture, read_picture, to_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,18 +41,6 @@ def seconds(function: Callable, *args) -> float:
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start
-
-
-class Fast:
-    """A checkpoint of ours that decodes with ``--precision fast``."""
-
-    def __init__(self, ours: Ours):
-        self.ours, self.label = ours, f"{ours.label}, decoded with --precision fast"
-        self.write, self.extension = ours.write, ours.extension
-
-    def read(self, path: Path) -> np.ndarray:
-        with fast_precision(self.ours.codec.device):
-            return self.ours.read(path)
 
 
 class MbtMean:
@@ -87,8 +75,9 @@ def codecs(models: list[Path], paths: list[Path], repeat: int, threads: int, fol
     chosen = []
     for model in models:
         ours = Ours(model, [], device)
-        chosen += [(ours, ours.default), (Fast(ours), ours.default)]
-        if ours.codec.REFINES:
+        fast = Ours(model, [], device, fast=True)
+        chosen += [(ours, ours.default), (fast, ours.default)]
+        if ours.has_effort:
             chosen.append((ours.at_effort(EFFORT), ours.default))
     missing = []
     for peer in make_peers():
@@ -206,7 +195,7 @@ def stages(model: Path, paths: list[Path], repeat: int, folder: Path) -> str:
     ours = Ours(model, [], pick_device("cpu"))
     watch = Stopwatch()
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
-    kind = type(ours.codec)
+    kind = type(ours.encoder.codec)
 
     def both(path: Path) -> None:
         with watch.stage("read the picture"):
@@ -327,7 +316,7 @@ def measured(command: list[str]) -> tuple[float, int]:
         peak = max(peak, peak_memory(process.pid))
         time.sleep(0.02)
     out, err = process.communicate()
-    found = re.search(r"([\d.]+) s a picture", out)
+    found = re.search(r"([\d.]+) s per picture", out)
     if process.returncode or not found:
         raise RuntimeError(f"{Path(command[1]).name} failed: {err.splitlines()[-1:]}")
     return float(found[1]), peak

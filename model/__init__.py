@@ -1,25 +1,33 @@
-"""The codecs. A new architecture is one new file here and one line in ARCHITECTURES."""
+"""The codecs. A new architecture is one new file in this folder and one line in ARCHITECTURES."""
 
 from importlib import import_module
 
-# Name, the number that stands for it in files, and where it lives. From the first release on, what
-# a number stands for stays as it is.
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
+if TYPE_CHECKING:
+    import torch
+
+    from model.codec import Codec
+
+# Where the class of each architecture is; it is imported when it is needed.
 ARCHITECTURES = {
-    "binary": (1, "model.binary:BinaryCodec"),
-    "hyperprior": (2, "model.hyperprior:HyperpriorCodec"),
+    "binary": "model.binary:BinaryCodec",
+    "hyperprior": "model.hyperprior:HyperpriorCodec",
 }
 
 
-def codec_class(arch: str):
-    """The codec class of an architecture; ValueError if there is none of that name."""
+def codec_class(arch: str) -> "type[Codec]":
+    """The class of an architecture; ValueError if there is none of that name."""
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r:.40}, not one of {list(ARCHITECTURES)}")
-    module, name = ARCHITECTURES[arch][1].split(":")
+    module, name = ARCHITECTURES[arch].split(":")
     return getattr(import_module(module), name)
 
 
-def load_codec(checkpoint: dict, device="cpu"):
-    """The codec that a checkpoint holds, ready to code; ValueError if its parts do not fit."""
+def load_codec(checkpoint: dict, device: "torch.device | str" = "cpu") -> "Codec":
+    """The codec of a checkpoint (see utils/checkpoints.py), ready to encode and decode.
+
+    ValueError if the checkpoint's architecture, configuration and weights do not fit each other.
+    """
     import torch
 
     codec = codec_class(checkpoint["arch"]).from_checkpoint(checkpoint)

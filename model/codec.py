@@ -1,49 +1,55 @@
-"""The interface that every codec obeys, and the tiling that all of them share."""
+"""The interface that every codec implements, and the tiling that all of them share."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.payload import Reader, pack_number
+from model.bytestream import Reader, pack_chunk
+from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.tiling import Tile, padded, tiles, window
 
-MIN_QUALITY, MAX_QUALITY = 1, 100
+Latents = tuple[Tensor, ...]  # a NamedTuple of each architecture, its latents [1, C, H / s, W / s]
 
 
-def check_range(name: str, value, low: int, high: int, length: int | None = None) -> None:
-    """ValueError unless ``value`` is a whole number in low to high, or a tuple of ``length``."""
+def check_range(name: str, value: object, low: int, high: int, length: int | None = None) -> None:
+    """ValueError unless ``value`` is an int in low to high, or a tuple of ``length`` such ints."""
     values = (value,) if length is None else value
-    whole = isinstance(values, tuple) and len(values) == (length or 1)
-    if not whole or not all(type(v) is int and low <= v <= high for v in values):
+    fits = isinstance(values, tuple) and len(values) == (length or 1)
+    if not fits or not all(type(v) is int and low <= v <= high for v in values):
         kind = "a whole number" if length is None else f"a tuple of {length} whole numbers"
         raise ValueError(f"the configuration's {name} is not {kind} in {low} to {high}")
 
 
 class Codec(nn.Module):
-    """A learned image codec: what the four scripts need to know, and no more.
+    """A learned image codec: all that the scripts need to know of an architecture.
 
-    ``compress(image, quality, effort) -> payload`` and ``decompress(payload, height, width,
-    quality) -> image`` are all that encoding and decoding use; ``forward``, ``lmbda`` and
-    ``calibrate`` are all that training uses. A subclass is one architecture. It names itself, has
-    a frozen dataclass of its hyper-parameters, and the constants and the methods below that raise
-    here: ``refine`` only if it REFINES.
+    Encoding and decoding use ``compress(image, quality, effort) -> payload`` and
+    ``decompress(payload, height, width, quality) -> image``; training uses ``forward``, ``lmbda``
+    and ``calibrate``. Images are uint8 arrays [H, W, 3], as pictures are in memory.
 
-    Pictures are coded in tiles of TILE pixels on a fixed grid. A transform sees MARGIN pixels
-    more on each side, at least as many as its receptive field, so it computes just what it
-    would on the whole picture; each tile's symbols are coded on their own.
+    A subclass is an architecture. It defines the class attributes below, a frozen dataclass of its
+    hyper-parameters, and the methods that raise NotImplementedError here; ``refine`` only if it
+    REFINES.
+
+    Pictures are coded in tiles of TILE x TILE pixels on a fixed grid. The transforms see MARGIN
+    pixels more on each side of a tile, at least as many as their receptive field reaches beyond it,
+    so that they compute what they would compute from the entire picture. The symbols of each tile
+    are coded independently.
     """
 
-    arch: str
+    arch: str  # its name in model.ARCHITECTURES and in checkpoints
+    FILE_NUMBER: int  # what stands for it in files, 0 to 255; once released, it never changes
     Config: type
-    LMBDA: tuple[float, float]  # what quality 1 to 100 spans, geometrically
-    STRIDE: int  # the networks take sizes that are multiples of this
-    LATENT_STRIDE: int  # pixels for one position of the latent
+    LMBDA: tuple[float, float]  # at the lowest and the highest quality; geometric in between
+    STRIDE: int  # the networks take heights and widths that are multiples of it
+    LATENT_STRIDE: int  # pixels per position of the latent that ``synthesise`` takes
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
-    MARGIN: int  # what a transform sees around a tile, a multiple of STRIDE
-    REFINES = False  # whether there is ``refine``, and thus an effort to choose
+    MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
+    REFINES = False  # whether it has ``refine``, and so an effort to choose
 
     def __init__(self, config):
         super().__init__()
@@ -51,14 +57,15 @@ class Codec(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> "Codec":
-        """The codec that a checkpoint holds; ValueError if configuration or weights misfit.
+        """The codec of a checkpoint; ValueError if its configuration and weights do not fit.
 
-        The network is first built without memory, and no larger than its weights really are.
+        The network is first built without allocating memory for weights, which shows what the
+        checkpoint has to hold: a hostile configuration cannot ask for more than the file contains.
         """
         config, weights = checkpoint["config"], checkpoint["weights"]
         names = {field.name for field in fields(cls.Config)}
         if set(config) != names:
-            raise ValueError(f"the checkpoint's configuration has not just {sorted(names)}")
+            raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
         config = cls.Config(**config)
         with torch.device("meta"):
             expected = cls(config).state_dict()
@@ -78,113 +85,119 @@ class Codec(nn.Module):
         return codec
 
     def config_dict(self) -> dict:
+        """The configuration as a checkpoint holds it."""
         return asdict(self.config)
 
     @property
     def device(self) -> torch.device:
+        """Where the networks are."""
         return next(self.parameters()).device
 
     # Training
 
     def lmbda(self, quality: Tensor) -> Tensor:
-        """The weight of the distortion (MSE in 8-bit levels squared) against the rate (bpp)."""
+        """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
         low, high = self.LMBDA
         position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY)
         return low * (high / low) ** position
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, 3, H, W] in 0 to 1, sides multiples of STRIDE, and quality [B], to x_hat, like
-        x, and the differentiable rate in bits per pixel, [B]."""
+        """x [B, 3, H, W] in 0 to 1, H and W multiples of STRIDE, and quality [B] in 1 to 100 to
+        x_hat, of the shape of x, and the rate in bits per pixel, [B]; both differentiable."""
         raise NotImplementedError
 
-    def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
-        """Measure what is not learned, on uint8 images [3, H, W] and qualities, for a codec that
-        is to be kept. Nothing, unless an architecture has such a thing."""
+    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
+        """Measure what gradients do not train, on uint8 images [H, W, 3] and qualities.
+
+        Done before a checkpoint is saved that is to be shipped. An architecture without such
+        parameters has nothing to do here.
+        """
 
     # Coding
 
-    def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
-        """x [1, 3, H, W] to latents, each [1, C, H / s, W / s] under its stride s."""
+    def analyse(self, x: Tensor, quality: Tensor) -> Latents:
+        """x [1, 3, H, W] to its latents."""
         raise NotImplementedError
 
-    def refine(
-        self, x: Tensor, latents: dict[int, Tensor], quality: Tensor, effort: int
-    ) -> dict[int, Tensor]:
-        """Latents, like ``latents`` of x, that give more for their bits; ``effort``: how many
-        rounds to look for them."""
+    def refine(self, x: Tensor, latents: Latents, quality: Tensor, effort: int) -> Latents:
+        """Latents of x with a lower rate-distortion cost, found in ``effort`` rounds that start
+        from ``latents``."""
         raise NotImplementedError
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
-        """What ``decode_latents`` gave, [1, C, h, w], to x_hat [1, 3, H, W]."""
+        """What ``decode_latents`` returns, [1, C, h, w], to x_hat [1, 3, H, W]."""
         raise NotImplementedError
 
-    def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
+    def encode_latents(self, latents: Latents, quality: Tensor) -> bytes:
         """One tile's latents to bytes."""
         raise NotImplementedError
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
-        """One tile's bytes to its latent [1, C, h, w]; ValueError if they cannot be that."""
+        """The bytes of one tile of height x width pixels to its latent [1, C, h, w], on the CPU.
+        ValueError if they are damaged."""
         raise NotImplementedError
 
     def quality_tensor(self, quality: int) -> Tensor:
+        """``quality`` as the networks take it, float [1]."""
         return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
     def tile_latents(
-        self, image: Tensor, quality: Tensor, effort: int = 0
-    ) -> Iterator[dict[int, Tensor]]:
-        """The latents of each tile of a uint8 image [3, H, W]."""
-        height, width = (padded(length, self.STRIDE) for length in image.shape[1:])
+        self, image: np.ndarray, quality: Tensor, effort: int = 0
+    ) -> Iterator[Latents]:
+        """The latents of each tile of a uint8 image [H, W, 3]."""
+        image = torch.from_numpy(np.require(image, requirements="CW"))  # what torch can share
+        height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
         for tile in tiles(height, width, self.TILE):
             around = tile.grown(self.MARGIN, height, width)
-            x = window(image, around).to(self.device)[None] / 255
-            latents = self.analyse(x.contiguous(memory_format=torch.channels_last), quality)
+            x = window(image, around).to(self.device) / 255
+            x = x.contiguous(memory_format=torch.channels_last)
+            latents = self.analyse(x, quality)
             if effort:
                 latents = self.refine(x, latents, quality, effort)
-            yield {stride: tile.crop(y, stride, around) for stride, y in latents.items()}
+            yield latents._make(tile.crop(latent, around) for latent in latents)
 
     @torch.inference_mode()
-    def compress(self, image: Tensor, quality: int, effort: int = 0) -> bytes:
-        """uint8 image [3, H, W], any size from 1x1 up, to a payload; ``effort`` above 0: rounds
-        of refinement, for a codec that REFINES."""
-        level = self.quality_tensor(quality)
-        payload = bytearray()
-        for latents in self.tile_latents(image, level, effort):
-            chunk = self.encode_latents(latents, level)
-            payload += pack_number(len(chunk)) + chunk
-        return bytes(payload)
+    def compress(self, image: np.ndarray, quality: int, effort: int = 0) -> bytes:
+        """A uint8 image [H, W, 3] of any size from 1x1 to a payload.
+
+        ``quality``: 1 to 100. ``effort``: rounds of refinement, 0 unless the codec REFINES.
+        """
+        q = self.quality_tensor(quality)
+        chunks = (self.encode_latents(y, q) for y in self.tile_latents(image, q, effort))
+        return b"".join(map(pack_chunk, chunks))
 
     @torch.inference_mode()
-    def decompress(self, payload: bytes, height: int, width: int, quality: int) -> Tensor:
-        """A payload to the uint8 image [3, height, width]; ValueError if it is damaged."""
-        full = (padded(height, self.STRIDE), padded(width, self.STRIDE))
-        level = self.quality_tensor(quality)
-        rows = self.latent_rows(payload, *full, quality)
-        latent, top = next(rows), 0  # what is held of the latent, and the pixel row it begins at
-        # Laid out as pictures are, so that nobody has to copy it to write it.
-        image = torch.empty(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
-        for tile in tiles(*full, self.TILE):
-            around = tile.grown(self.MARGIN, *full)
-            if around.bottom > top + latent.shape[2] * self.LATENT_STRIDE:
+    def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
+        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged."""
+        full_height, full_width = padded(height, self.STRIDE), padded(width, self.STRIDE)
+        q = self.quality_tensor(quality)
+        rows = self.latent_rows(payload, full_height, full_width, quality)
+        # Only as many rows of the latent are held as the next tile needs: those from ``top`` on.
+        latent, top = next(rows), 0
+        image = torch.empty(height, width, 3, dtype=torch.uint8)
+        for tile in tiles(full_height, full_width, self.TILE):
+            around = tile.grown(self.MARGIN, full_height, full_width)
+            bottom = top + latent.shape[2] * self.LATENT_STRIDE
+            if around.bottom > bottom:
                 held = latent[:, :, (around.top - top) // self.LATENT_STRIDE :]
                 latent, top = torch.cat([held, next(rows)], dim=2), around.top
-            part = around.crop(latent, self.LATENT_STRIDE, Tile(top, full[0], 0, full[1]))
-            x_hat = self.synthesise(part.to(self.device), level)
-            x_hat = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
-            target = image[:, tile.top : tile.bottom, tile.left : tile.right]
-            target.copy_(x_hat[:, : target.shape[1], : target.shape[2]])
-        return image
+            part = around.crop(latent, origin=Tile(top, full_height, 0, full_width))
+            x_hat = self.synthesise(part.to(self.device), q)
+            pixels = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
+            target = image[tile.top : tile.bottom, tile.left : tile.right]
+            target.copy_(pixels.permute(1, 2, 0)[: target.shape[0], : target.shape[1]])
+        return image.numpy()
 
     def latent_rows(
         self, payload: bytes, height: int, width: int, quality: int
     ) -> Iterator[Tensor]:
-        """The latent of a picture of height x width, multiples of STRIDE: one row of tiles after
-        the other, [1, C, h, w] each, on the CPU. ValueError if the payload is damaged."""
-        level = self.quality_tensor(quality)
-        reader = Reader(payload)
-        # All chunks must be there before memory is taken for what they hold.
-        chunks = [(tile, reader.bytes(reader.number())) for tile in tiles(height, width, self.TILE)]
+        """The latent of a picture of height x width pixels, multiples of STRIDE: [1, C, h, w] for
+        one row of tiles after the other, on the CPU. ValueError if the payload is damaged."""
+        q = self.quality_tensor(quality)
+        reader = Reader(payload, "payload")
+        # All chunks must be there before memory is allocated for what they hold.
+        chunks = [(tile, reader.chunk()) for tile in tiles(height, width, self.TILE)]
         reader.finish()
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            yield torch.cat(
-                [self.decode_latents(bytes(chunk), *tile.size, level) for tile, chunk in row], dim=3
-            )
+            latents = [self.decode_latents(chunk, *tile.shape, q) for tile, chunk in row]
+            yield torch.cat(latents, dim=3)

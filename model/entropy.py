@@ -1,4 +1,4 @@
-"""Entropy model and coder of the latents: Gaussians on a grid of scales, and an escape."""
+"""Entropy model and entropy coder: Gaussians on a grid of scales, with an escape for outliers."""
 
 import math
 
@@ -7,24 +7,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.payload import Reader, pack_number
+from model.bytestream import Reader, pack_chunk, pack_number
 
-SCALES = 64  # number of scales that there is a table for
-MIN_SCALE, MAX_SCALE = 0.11, 256.0  # geometric between them
+SCALES = 64  # number of scales, each with a table of probabilities
+MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
 MIN_LIKELIHOOD = 2.0**-20
-MAX_REACH = 511  # symbols beyond +-this are always escaped
-MAX_SYMBOL = 2**24  # far beyond what any picture gives; a latent of it still fits into int32
+MAX_SUPPORT = 511  # symbols outside of [-MAX_SUPPORT, MAX_SUPPORT] are always escaped
+MAX_SYMBOL = 2**24  # far more than any picture needs; a latent of it still fits into int32
 TABLE_BITS = 20  # the counts of a table sum up to 2^TABLE_BITS
-PRIOR = 3000  # symbols that the Gaussian stands for, beside those that a table is measured on
+PSEUDO_COUNT = 3000  # symbols of the Gaussian, the prior, that are added to those measured
 
 
 def scale_of(index: Tensor) -> Tensor:
-    """Standard deviation of a (real-valued) ``index`` in 0 to SCALES - 1."""
+    """The standard deviation of a scale index, a real number in 0 to SCALES - 1."""
     return MIN_SCALE * torch.exp(index * (math.log(MAX_SCALE / MIN_SCALE) / (SCALES - 1)))
 
 
 class LowerBound(torch.autograd.Function):
-    """max(x, bound), with a gradient that can still push x up from below the bound."""
+    """max(x, bound). Below the bound, only those gradients pass whose descent increases x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, bound: float) -> Tensor:
@@ -32,14 +32,18 @@ class LowerBound(torch.autograd.Function):
         return x.clamp(min=bound)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (above,) = ctx.saved_tensors
         return grad * (above | (grad < 0)), None
 
 
 def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
-    """Probability of ``residual`` (value minus mean, any shape) under a zero-mean Gaussian of
-    the scale ``index``, convolved with a unit box (Ballé et al. 2018, equation 29)."""
+    """The probability of ``residual`` (value minus mean, any shape) under a zero-mean Gaussian of
+    the scale ``index``, convolved with a unit box.
+
+    Ballé et al. 2018, "Variational image compression with a scale hyperprior",
+    https://arxiv.org/abs/1802.01436, equation 29.
+    """
     inverse = math.sqrt(0.5) / scale_of(index)
     magnitude = residual.abs()
     upper = torch.special.erfc((magnitude - 0.5) * inverse)
@@ -48,19 +52,22 @@ def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
 
 
 def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:
-    """Bits to code ``residual``, any shape, differentiable in both arguments."""
+    """The bits that coding ``residual`` takes, in its shape; differentiable in both arguments."""
     return -LowerBound.apply(gaussian_likelihood(residual, index), MIN_LIKELIHOOD).log2()
 
 
 class SymbolCoder(nn.Module):
-    """Codes whole numbers of any size, each under the table that its scale index names.
+    """Codes whole numbers of any size, each with the probability table of its scale index.
 
-    A table holds integer counts of the symbols -reach to reach, then of the escape, after
-    which the number itself follows in a section of its own. Tables begin as Gaussians, for which
-    the networks are trained; those of a trained codec are measured. They are part of the
-    checkpoint: what ``erfc`` gives on the machine at hand does not matter after training.
-    The coder is the asymmetric numeral system (Duda 2013) of the constriction library, with
-    symbols grouped by table, which makes it some ten times faster than one at a time.
+    The support of a table is the symbols -s to s; it holds an integer count for each of them, and
+    one for the escape, which stands for all other numbers. An escaped number itself is written to a
+    section of its own. The tables start as Gaussians, which the networks are trained for; those of
+    a trained codec are measured. As they are stored in the checkpoint, a decoder does not depend on
+    what ``erfc`` returns on its machine.
+
+    The coder is the asymmetric numeral system (Duda 2013, https://arxiv.org/abs/1311.2540) of the
+    constriction library. Symbols are grouped by table: that is about ten times faster than coding
+    them one at a time.
 
     >>> coder = SymbolCoder()
     >>> symbols, index = np.array([0, -3, 70_000]), np.array([5, 20, 5], dtype=np.uint8)
@@ -73,128 +80,133 @@ class SymbolCoder(nn.Module):
     def __init__(self):
         super().__init__()
         index = torch.arange(SCALES, dtype=torch.float64, device="cpu")
-        reach = (6 * scale_of(index)).ceil().clamp(max=MAX_REACH).int()
-        self.register_buffer("reach", reach)
-        self.register_buffer("counts", torch.zeros_like(reach).repeat_interleave(2 * reach + 2))
+        support = (6 * scale_of(index)).ceil().clamp(max=MAX_SUPPORT).int()
+        self.register_buffer("reach", support)  # its name in checkpoints
+        self.register_buffer("counts", torch.zeros_like(support).repeat_interleave(2 * support + 2))
         self.fit(self.histogram([]))
 
-    def histogram(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """How often ``parts``, as ``encode`` takes them, have each magnitude under each scale
-        index, int64 [SCALES, MAX_REACH + 2]; those of escapes at their table's reach + 1."""
-        reach = self.reach.cpu().numpy()
-        columns = MAX_REACH + 2
+    def histogram(self, segments: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """How often ``segments``, as ``encode`` takes them, have each magnitude with each scale
+        index: int64 [SCALES, MAX_SUPPORT + 2]. Escapes count as the magnitude s + 1."""
+        support = self.reach.cpu().numpy()
+        columns = MAX_SUPPORT + 2
         total = np.zeros(SCALES * columns, np.int64)
-        for values, index in parts:
-            magnitudes = np.minimum(abs(values), reach[index] + 1)
-            total += np.bincount((columns * index.astype(np.int64) + magnitudes).ravel(),
-                                 minlength=len(total))  # fmt: skip
+        for values, index in segments:
+            magnitudes = np.minimum(abs(values), support[index] + 1)
+            cells = columns * index.astype(np.int64) + magnitudes
+            total += np.bincount(cells.ravel(), minlength=len(total))
         return total.reshape(SCALES, columns)
 
     def fit(self, histogram: np.ndarray) -> None:
-        """Make the tables: what ``histogram`` has, added to PRIOR symbols of the Gaussian."""
+        """Make the tables from ``histogram`` and PSEUDO_COUNT symbols of the Gaussian prior."""
         scales = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         tables = []
-        for i, reach, magnitudes in zip(scales, self.reach.tolist(), histogram):
-            symbols = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
-            inside = gaussian_likelihood(symbols, i)
-            gaussian = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
-            seen = torch.from_numpy(magnitudes[[*range(reach, 0, -1), *range(reach + 2)]] / 2)
-            seen[[reach, -1]] *= 2  # zero has no sign, and the escape tells it later
-            likelihood = (seen + PRIOR * gaussian) / (magnitudes.sum() + PRIOR)
+        for scale, s, magnitudes in zip(scales, self.reach.tolist(), histogram):
+            symbols = torch.arange(-s, s + 1, dtype=torch.float64, device="cpu")
+            inside = gaussian_likelihood(symbols, scale)
+            prior = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
+            measured = torch.from_numpy(magnitudes[[*range(s, 0, -1), *range(s + 2)]] / 2)
+            measured[[s, -1]] *= 2  # zero has no sign, and that of an escape is stored with it
+            likelihood = (measured + PSEUDO_COUNT * prior) / (magnitudes.sum() + PSEUDO_COUNT)
             tables.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
         self.counts.copy_(torch.cat(tables))
-        self.models = None  # made anew from these tables
+        self.models = None  # to be made from these tables
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.models = None  # made anew from the tables that have been loaded
-        reach, counts = self.reach.long(), self.counts.long()
-        sizes = 2 * reach + 2
-        if reach.min() < 0 or reach.max() > MAX_REACH or sizes.sum() != len(counts):
-            raise ValueError("the checkpoint's probability tables have not the size they say")
+        self.models = None  # to be made from the tables that have been loaded
+        support, counts = self.reach.long(), self.counts.long()
+        sizes = 2 * support + 2
+        if support.min() < 0 or support.max() > MAX_SUPPORT or sizes.sum() != len(counts):
+            raise ValueError("the checkpoint's probability tables do not have the declared sizes")
         totals = [table.sum().item() for table in counts.split(sizes.tolist())]
         if counts.min() < 1 or max(totals) >= 2**24:
             raise ValueError("the checkpoint's probability tables have counts out of range")
 
     def prepare(self) -> tuple[np.ndarray, list]:
-        """The reaches, and the library's model for each table; made at first use."""
+        """The support s of each table and the library's model of it; made at first use."""
         if self.models is None:
-            reach = self.reach.cpu().numpy()
-            ends = np.cumsum(2 * reach + 2)
+            support = self.reach.cpu().numpy()
+            ends = np.cumsum(2 * support + 2)
             tables = np.split(self.counts.cpu().numpy().astype(np.float64), ends[:-1])
             categorical = constriction.stream.model.Categorical
             models = [categorical(table / table.sum(), perfect=False) for table in tables]
-            self.models = reach, models  # at once: threads share a codec
+            self.models = support, models  # in one assignment, since threads share a codec
         return self.models
 
-    def encode(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
-        """Parts of (whole numbers up to MAX_SYMBOL, scale index as uint8), each of one shape,
-        to bytes."""
-        reach, models = self.prepare()
+    def encode(self, segments: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
+        """Encode ``segments`` in their order. Each is an array of whole numbers up to MAX_SYMBOL in
+        magnitude, and an array of their scale indices, uint8, of the same shape."""
+        support, models = self.prepare()
         runs, escapes = [], bytearray()
-        for values, index in parts:
-            order, ends = grouped(index)
+        for values, index in segments:
+            order, ends = group_by_index(index)
             values = values.ravel()[order].astype(np.int32)
-            limit = reach[index.ravel()[order]]
-            symbols = values + limit
-            beyond = np.flatnonzero(np.abs(values) > limit)
-            for value, r in zip(values[beyond].tolist(), limit[beyond].tolist()):
-                escapes += pack_number(2 * (abs(value) - r - 1) + (value < 0))
-            symbols[beyond] = 2 * limit[beyond] + 1
-            runs += [(run, k) for k, run in enumerate(np.split(symbols, ends)) if len(run)]
+            s = support[index.ravel()[order]]
+            symbols = values + s
+            escaped = np.flatnonzero(np.abs(values) > s)
+            for value, limit in zip(values[escaped].tolist(), s[escaped].tolist()):
+                escapes += pack_number(2 * (abs(value) - limit - 1) + (value < 0))
+            symbols[escaped] = 2 * s[escaped] + 1
+            runs += [(run, i) for i, run in enumerate(np.split(symbols, ends)) if len(run)]
         coder = constriction.stream.stack.AnsCoder()
-        for run, k in reversed(runs):
-            coder.encode_reverse(run, models[k])
+        for run, i in reversed(runs):  # it is a stack: the last to be encoded is decoded first
+            coder.encode_reverse(run, models[i])
         words = coder.get_compressed().astype("<u4").tobytes()
-        return pack_number(len(escapes)) + escapes + words
+        return pack_chunk(bytes(escapes)) + words
 
-    def decoder(self, chunk: bytes) -> "SymbolDecoder":
-        return SymbolDecoder(chunk, *self.prepare())
+    def decoder(self, data: bytes) -> "SymbolDecoder":
+        """A decoder of what ``encode`` returned; ValueError if it is damaged."""
+        return SymbolDecoder(data, *self.prepare())
 
 
 class SymbolDecoder:
-    """Decodes, part after part, what ``SymbolCoder.encode`` made. ValueError if it cannot be."""
+    """Decodes what ``SymbolCoder.encode`` returned, segment by segment. ValueError if it is
+    damaged."""
 
-    def __init__(self, chunk: bytes, reach: np.ndarray, models: list):
-        self.reach, self.models = reach, models
-        reader = Reader(chunk)
-        self.escapes = Reader(reader.bytes(reader.number()))
-        words = reader.rest()
+    def __init__(self, data: bytes, support: np.ndarray, models: list):
+        self.support, self.models = support, models
+        reader = Reader(data, "payload")
+        self.escapes = Reader(reader.chunk(), "payload")
+        words = reader.take(reader.remaining)
         if len(words) % 4 or words[-4:] == b"\0\0\0\0":
-            raise ValueError("damaged payload: not a sequence of coded words")
+            raise ValueError("damaged payload: its coded words are not what an encoder writes")
         self.coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype("u4"))
 
     def decode(self, index: np.ndarray) -> np.ndarray:
-        """The whole numbers, int32, of scale indices ``index`` (uint8), in its shape."""
-        order, ends = grouped(index)
+        """The whole numbers, int32, of the next segment, whose scale indices are ``index``, uint8
+        of any shape; in the same shape."""
+        order, ends = group_by_index(index)
         values = np.empty(index.size, np.int32)
-        for k, run in enumerate(np.split(values, ends)):
+        for i, run in enumerate(np.split(values, ends)):
             if len(run):
-                reach = self.reach[k]
-                np.subtract(self.coder.decode(self.models[k], len(run)), reach, out=run)
-                if run.max() > reach:
-                    self.read_escapes(run, reach)
+                s = self.support[i]
+                np.subtract(self.coder.decode(self.models[i], len(run)), s, out=run)
+                if run.max() > s:
+                    self.read_escapes(run, s)
         out = np.empty_like(values)
         out[order] = values
         return out.reshape(index.shape)
 
-    def read_escapes(self, run: np.ndarray, reach: int) -> None:
-        """Replace the escapes among ``run`` by the numbers that they stand for."""
-        for position in np.flatnonzero(run > reach):
+    def read_escapes(self, run: np.ndarray, s: int) -> None:
+        """Replace each escape in ``run`` by the number that it stands for."""
+        for position in np.flatnonzero(run > s):
             number = self.escapes.number()
-            magnitude = number // 2 + int(reach) + 1
+            magnitude = number // 2 + int(s) + 1
             if magnitude > MAX_SYMBOL:
                 raise ValueError("damaged payload: a symbol is too large")
             run[position] = -magnitude if number % 2 else magnitude
 
     def finish(self) -> None:
+        """ValueError unless everything has been decoded."""
         self.escapes.finish()
         if not self.coder.is_empty():
             raise ValueError("damaged payload: symbols are left over")
 
 
-def grouped(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A stable order of the elements by scale index, and where each index but the last ends."""
+def group_by_index(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A stable order of the elements by their scale index, and where in this order each index but
+    the last one ends."""
     flat = index.ravel()
     ends = np.cumsum(np.bincount(flat, minlength=SCALES))[:-1]
     return np.argsort(flat, kind="stable"), ends

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,34 +11,35 @@ from torch import Tensor, nn
 
 from model.codec import Codec, check_range
 from model.context import (
-    FRACTION_BITS,
-    LIMIT,
+    PASSES,
     ContextModel,
     HyperSynthesis,
-    QualityBias,
+    coded_in,
+    merge_latent,
     scale_index,
-    split_phases,
+    split_latent,
 )
 from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
+from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias
 from model.layers import Down, QualityTable, ResidualBlock, Up, dct_basis
 from model.quantizers import round_straight_through
 from model.refinement import refine
 from model.tiling import padded
 
 BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
-# Of residual blocks. In the synthesis, just above what photographs reach: three times as much let
-# single blocks of fine regular textures, as of cloth, explode into coloured noise.
+# Of residual blocks. Photographs need nearly as much in the synthesis; with three times as much,
+# fine regular textures, such as cloth, could explode into blocks of coloured noise.
 ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
-MIDDLE_GAIN = 2  # logarithm of what training starts with at the middle rate
+MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
-    channels8: int = 160  # width at 1/8 of the resolution
-    channels16: int = 320  # width at 1/16
+    channels8: int = 160  # channels of the transforms at 1/8 of the resolution
+    channels16: int = 320  # and at 1/16
     latent: int = 320  # channels of y, at 1/16
     hyper: int = 64  # channels of z, at 1/64
-    context: int = 160  # width of the entropy model's networks
+    context: int = 160  # channels of the entropy model's networks
     analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (3, 3)  # at 1/16 and at 1/8
     rate_points: int = 8
@@ -54,6 +56,11 @@ class HyperpriorConfig:
             )
 
 
+class HyperpriorLatents(NamedTuple):
+    y: Tensor  # [1, M, H/16, W/16], not yet rounded: that depends on the means
+    z: Tensor  # [1, Z, H/64, W/64], rounded
+
+
 def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(channels, bound) for _ in range(count)))
 
@@ -61,8 +68,8 @@ def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
 class AnalysisTransform(nn.Module):
     """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step.
 
-    The sum of a linear block transform and of a deep residual network. Training starts from the
-    DCT, thus from a classic transform codec, and the network learns what that leaves to gain.
+    The sum of a linear block transform and a deep residual network. The linear transform is the DCT
+    when training starts; the network learns to improve on it.
     """
 
     def __init__(self, config: HyperpriorConfig):
@@ -87,7 +94,7 @@ class AnalysisTransform(nn.Module):
 
 
 class SynthesisTransform(nn.Module):
-    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]: the analysis, mirrored."""
+    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]: the mirror image of the analysis."""
 
     def __init__(self, config: HyperpriorConfig):
         super().__init__()
@@ -129,7 +136,20 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperpriorCodec(Codec):
-    """Mean-scale hyperprior with a four-pass context model and variable rate.
+    """Mean-scale hyperprior with a four-pass context model; one model for all rates.
+
+        x                                                                        x_hat
+        |                                                                          ^
+     analysis                                                                  synthesis
+        |                                                                          |
+        y -----------------------> y - mean, rounded =====> + mean --> y_hat ------|
+        |                              ^                      ^          |
+    hyper_analysis                     |                      |          | of earlier passes
+        |                              |                      |          v
+        z --> rounded =====> hyper_synthesis --> features --> mean, scale = context
+
+    Double lines go through the file: z under fixed tables (z_scale), y under the tables of the
+    scales. The context model's part is done four times, each for a quarter of y.
 
     Ballé et al. 2018, "Variational image compression with a scale hyperprior",
     https://arxiv.org/abs/1802.01436; Minnen, Ballé, Toderici 2018, "Joint autoregressive and
@@ -137,6 +157,7 @@ class HyperpriorCodec(Codec):
     """
 
     arch = "hyperprior"
+    FILE_NUMBER = 2
     Config = HyperpriorConfig
     LMBDA = (0.00025, 0.15)
     STRIDE = 64
@@ -147,8 +168,9 @@ class HyperpriorCodec(Codec):
     def __init__(self, config: HyperpriorConfig = HyperpriorConfig()):
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
-        reach = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # with the hyper-analysis
-        self.MARGIN = padded(reach, self.STRIDE)
+        # How far the receptive fields reach beyond a tile: a block adds its stride to either side.
+        radius = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # 16 + 32: hyper-analysis
+        self.MARGIN = padded(radius, self.STRIDE)
         self.analysis = AnalysisTransform(config)
         self.synthesis = SynthesisTransform(config)
         self.hyper_analysis = HyperAnalysis(config)
@@ -156,16 +178,16 @@ class HyperpriorCodec(Codec):
         self.context = ContextModel(config.latent, config.context)
         self.coder = SymbolCoder()
         self.z_scale = QualityBias(config.rate_points, config.hyper)
-        if self.device.type != "meta":  # else only the shapes are wanted, and torch would be slow
+        if self.device.type != "meta":  # there only shapes matter, and torch would be slow
             self.start_transforms()
             self.start_gains()
 
     @torch.no_grad()
     def start_transforms(self) -> None:
-        """The DCT and its inverse, with deep networks that add little to them.
+        """Start with the DCT and its inverse, and with deep networks that add little to them.
 
-        Stored BLOCK times as large, the entries of the linear transforms are of the size of 1:
-        steps of the learning rate are small beside them.
+        The linear transforms are stored BLOCK times as large as they are used: so their entries are
+        about 1, and steps of the learning rate are small beside them.
         """
         basis = BLOCK * dct_basis(BLOCK, self.config.latent)
         self.analysis.linear.weight.copy_(basis.view_as(self.analysis.linear.weight))
@@ -176,7 +198,11 @@ class HyperpriorCodec(Codec):
             layer.bias.zero_()
 
     def start_gains(self) -> None:
-        """Quantization steps proportional to 1 / sqrt(lmbda), as high-rate theory has it."""
+        """Start with quantization steps proportional to 1 / sqrt(lmbda).
+
+        At high rates, a step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
+        s^2 = 6 / (ln 2 * lmbda).
+        """
         half_span = math.log(self.LMBDA[1] / self.LMBDA[0]) / 4
         ramp = torch.linspace(-half_span, half_span, self.config.rate_points)[:, None]
         with torch.no_grad():
@@ -192,82 +218,86 @@ class HyperpriorCodec(Codec):
 
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
-        y_phases = split_phases(y).unflatten(2, means.shape[2:4])
-        y_bits = gaussian_bits(self.noisy(y_phases - means), scale_index(scales))
+        y_bits = gaussian_bits(self.noisy(split_latent(y) - means), scale_index(scales))
         bits = z_bits.flatten(1).sum(1) + y_bits.flatten(1).sum(1)
         return self.synthesis(y_hat, quality), bits / (x.shape[2] * x.shape[3])
 
     def noisy(self, x: Tensor) -> Tensor:
-        """Additive uniform noise stands for rounding while training (Ballé et al. 2017)."""
+        """x with additive uniform noise, which stands in for rounding in training (Ballé, Laparra,
+        Simoncelli 2017, https://arxiv.org/abs/1611.01704); otherwise x rounded."""
         return x + torch.rand_like(x) - 0.5 if self.training else x.round()
 
-    # Coding: from here to the coder everything but ``analyse`` and ``synthesise`` is exact.
+    @torch.no_grad()
+    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
+        """Measure the probability tables of the symbols."""
+        histogram = self.coder.histogram([])
+        for image, quality in samples:
+            q = self.quality_tensor(quality)
+            for latents in self.tile_latents(image, q):
+                histogram += self.coder.histogram(self.symbols(latents, q))
+        self.coder.fit(histogram)
 
-    def analyse(self, x: Tensor, quality: Tensor) -> dict[int, Tensor]:
+    # Coding
+
+    def analyse(self, x: Tensor, quality: Tensor) -> HyperpriorLatents:
         y = self.analysis(x, quality)
-        return {16: y, 64: self.hyper_analysis(y, quality).round()}
+        return HyperpriorLatents(y, self.hyper_analysis(y, quality).round())
 
     @torch.inference_mode(False)
     def refine(
-        self, x: Tensor, latents: dict[int, Tensor], quality: Tensor, effort: int
-    ) -> dict[int, Tensor]:
-        # Copies, since what comes out of inference mode has no gradients.
-        x, y, z, quality = (part.clone() for part in (x, latents[16], latents[64], quality))
+        self, x: Tensor, latents: HyperpriorLatents, quality: Tensor, effort: int
+    ) -> HyperpriorLatents:
+        # Copies, since tensors that were made in inference mode cannot have gradients.
+        x, y, z, quality = (tensor.clone() for tensor in (x, *latents, quality))
         with torch.enable_grad():
-            return {16: refine(self, x, y, z, quality, effort), 64: z}
+            return HyperpriorLatents(refine(self, x, y, z, quality, effort), z)
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float() / 2**FRACTION_BITS, quality)
 
-    def z_index(self, height: int, width: int, quality: Tensor) -> np.ndarray:
-        """Scale index of each element of a tile's z, uint8 [1, Z, height / 64, width / 64]."""
-        shape = (1, self.config.hyper, height // 64, width // 64)
-        logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality)
-        return scale_index(logits).to(torch.uint8).numpy()
-
-    @torch.no_grad()
-    def calibrate(self, samples: Iterable[tuple[Tensor, int]]) -> None:
-        """Measure the probability tables."""
-        total = self.coder.histogram([])
-        for image, quality in samples:
-            level = self.quality_tensor(quality)
-            for latents in self.tile_latents(image, level):
-                total += self.coder.histogram(self.symbols(latents, level))
-        self.coder.fit(total)
-
-    def encode_latents(self, latents: dict[int, Tensor], quality: Tensor) -> bytes:
+    def encode_latents(self, latents: HyperpriorLatents, quality: Tensor) -> bytes:
         return self.coder.encode(self.symbols(latents, quality))
 
+    # From here on everything is exact: the encoder and the decoder compute the same integers.
+
     def symbols(
-        self, latents: dict[int, Tensor], quality: Tensor
+        self, latents: HyperpriorLatents, quality: Tensor
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """One tile's symbols and their scale indices, in the order of coding."""
-        y = latents[16].cpu()
-        z = latents[64].clamp(-MAX_SYMBOL, MAX_SYMBOL).int().cpu()
-        coded = [(z.numpy(), self.z_index(64 * z.shape[2], 64 * z.shape[3], quality.cpu()))]
-
-        def quantize(parts: list, mean: Tensor, index: Tensor) -> Tensor:
-            here = torch.stack([y[part] for part in parts], dim=1)
-            symbols = (here - mean / 2**FRACTION_BITS).round().clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
-            coded.append((symbols.numpy(), index.numpy()))
-            return symbols
-
-        self.code_latent(z, quality, quantize)
-        return coded
+        z = latents.z.clamp(-MAX_SYMBOL, MAX_SYMBOL).int().cpu()
+        segments = [(z.numpy(), self.z_index(z.shape, quality))]
+        y = split_latent(latents.y.cpu())
+        features, state = self.features(z, quality), None
+        for step in range(PASSES):
+            mean, scale = self.context.predict(features, state, step)
+            symbols = (y[coded_in(step)] - mean / 2**FRACTION_BITS).round()
+            symbols = symbols.clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
+            segments.append((symbols.numpy(), scale_index(scale).to(torch.uint8).numpy()))
+            state = self.context.update(state, symbols * 2**FRACTION_BITS + mean, step)
+        return segments
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+        """The latent in steps of 2^-FRACTION_BITS, int32."""
         decoder = self.coder.decoder(chunk)
-
-        def decode(parts: list, mean: Tensor, index: Tensor) -> Tensor:
-            return torch.from_numpy(decoder.decode(index.numpy()))
-
-        z = torch.from_numpy(decoder.decode(self.z_index(height, width, quality.cpu())))
-        latent = self.code_latent(z, quality, decode)
+        z_shape = (1, self.config.hyper, height // 64, width // 64)
+        z = torch.from_numpy(decoder.decode(self.z_index(z_shape, quality)))
+        y_shape = (1, self.config.latent, height // 16, width // 16)
+        y_hat = split_latent(torch.empty(y_shape, dtype=torch.int32))
+        features, state = self.features(z, quality), None
+        for step in range(PASSES):
+            mean, scale = self.context.predict(features, state, step)
+            symbols = decoder.decode(scale_index(scale).to(torch.uint8).numpy())
+            y_hat[coded_in(step)] = torch.from_numpy(symbols) * 2**FRACTION_BITS + mean
+            state = self.context.update(state, y_hat[coded_in(step)], step)
         decoder.finish()
-        return latent
+        return merge_latent(y_hat)
 
-    def code_latent(self, z: Tensor, quality: Tensor, symbols_of) -> Tensor:
-        """What encoder and decoder do alike: z to the latent, in steps of 2^-FRACTION_BITS."""
+    def z_index(self, shape: tuple[int, ...], quality: Tensor) -> np.ndarray:
+        """The scale index of each element of z, uint8 of ``shape``."""
+        logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality.cpu())
+        return scale_index(logits).to(torch.uint8).numpy()
+
+    def features(self, z: Tensor, quality: Tensor) -> Tensor:
+        """z, int32 [1, Z, h, w], to the context model's features [1, D, 4 h, 4 w]."""
         z = (z * 2**FRACTION_BITS).clamp(-LIMIT, LIMIT)
-        features = self.hyper_synthesis(z, quality.cpu())
-        return self.context.code(features, symbols_of)
+        return self.hyper_synthesis(z, quality.cpu())

@@ -1,4 +1,4 @@
-"""Building blocks that both codecs are made of."""
+"""Building blocks of the codecs' networks."""
 
 import math
 
@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.limits import MAX_QUALITY, MIN_QUALITY
+
 CORRELATION = 0.95  # of neighbouring pixels
-COLOUR_VARIANCE = (1, 0.06, 0.02)  # of luma and the two colour differences, relative
+COLOUR_VARIANCE = (1, 0.06, 0.02)  # of luma and the two colour differences, relative to luma
 
 
 class GDN(nn.Module):
@@ -17,7 +19,7 @@ class GDN(nn.Module):
     Ballé, Laparra, Simoncelli 2016, "Density modeling of images using a generalized
     normalization transformation", https://arxiv.org/abs/1511.06281.
 
-    Parameters are kept as square roots, so that beta and gamma stay positive.
+    The parameters are the square roots of beta and gamma, which so stay positive.
     Input and output: [B, C, H, W].
     """
 
@@ -38,14 +40,15 @@ class GDN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Depthwise 3x3 for what is around, a gated 1x1 feed-forward for what it means.
+    """A depthwise 3x3 convolution, then a gated 1x1 feed-forward network, beside a skip connection.
 
     ``x + W2 (silu(a) * b)`` with ``a, b = W1 dw(x)``: the feed-forward half of the
     depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in
     Shazeer 2020, https://arxiv.org/abs/2002.05202. Input and output: [B, C, H, W].
 
-    The product is clipped to +-``bound``, beyond what photographs reach: it grows as the square of
-    its input, block after block, and would explode on pictures unlike those of the training.
+    The product ``silu(a) * b`` is clipped to +-``bound``, which is more than photographs need. It
+    grows as the square of its input, block after block, and would otherwise explode on pictures
+    that are unlike the training data.
     """
 
     def __init__(self, channels: int, bound: float):
@@ -54,7 +57,7 @@ class ResidualBlock(nn.Module):
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        # Start as the identity, nearly: a deep stack then trains from the first step.
+        # Starts close to the identity, so that a deep stack trains from the first step.
         nn.init.dirac_(self.depthwise.weight, groups=channels)
         bound = 0.1 * math.sqrt(3 / channels)
         nn.init.uniform_(self.project.weight, -bound, bound)
@@ -66,7 +69,7 @@ class ResidualBlock(nn.Module):
 
 
 class Down(nn.Sequential):
-    """[B, C, H, W] to [B, D, H / factor, W / factor]: pixel-unshuffle, then 1x1."""
+    """[B, C, H, W] to [B, D, H / factor, W / factor]: pixel-unshuffle, then a 1x1 convolution."""
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(
@@ -75,17 +78,18 @@ class Down(nn.Sequential):
 
 
 class Up(nn.Sequential):
-    """[B, C, H, W] to [B, D, factor * H, factor * W]: 1x1, then pixel-shuffle."""
+    """[B, C, H, W] to [B, D, factor * H, factor * W]: a 1x1 convolution, then pixel-shuffle."""
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(nn.Conv2d(channels, out_channels * factor**2, 1), nn.PixelShuffle(factor))
 
 
 class QualityTable(nn.Module):
-    """One vector per rate point, interpolated linearly over quality 1 to 100.
+    """One vector per rate point, interpolated linearly over the qualities.
 
-    Used for gain vectors in the log domain (Cui et al. 2021, "Asymmetric gained deep image
-    compression", https://arxiv.org/abs/2003.02012): one set of weights serves every rate.
+    Holds gain vectors in the logarithmic domain (Cui et al. 2021, "Asymmetric gained deep image
+    compression with continuous rate adaptation", https://arxiv.org/abs/2003.02012), so that one set
+    of weights serves every rate.
     """
 
     def __init__(self, points: int, channels: int):
@@ -93,9 +97,9 @@ class QualityTable(nn.Module):
         self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, quality: Tensor) -> Tensor:
-        """quality: [B] in 1 to 100. Returns [B, C, 1, 1]."""
+        """quality [B] in 1 to 100 to [B, C, 1, 1]."""
         last = len(self.points) - 1
-        position = (quality.float() - 1) / 99 * last
+        position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
         low = position.floor().clamp(0, last - 1)
         weight = (position - low)[:, None]
         low = low.long()
@@ -103,10 +107,13 @@ class QualityTable(nn.Module):
 
 
 def dct_basis(size: int, count: int) -> Tensor:
-    """The first ``count`` basis vectors of colour blocks, [count, 3 * size * size], orthonormal.
+    """An orthonormal basis of size x size blocks in RGB: its first ``count`` vectors, as
+    [count, 3 * size * size].
 
-    The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974) of luma and of two colour differences,
-    in the order of their variance in pictures, modelled as a Markov process in each direction.
+    The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974, "Discrete cosine transform") of luma and
+    of two colour differences, ordered by their variance in photographs: rows and columns are
+    modelled as first-order Markov processes, whose power spectrum at the angular frequency w is
+    1 / (1 - 2 r cos(w) + r^2) for a correlation r of neighbouring pixels.
     """
     k = torch.arange(size, dtype=torch.float64)
     dct = torch.cos(math.pi / size * k[:, None] * (k + 0.5))

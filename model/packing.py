@@ -1,96 +1,86 @@
-"""Bits and the importance map as bytes, compressed with lzma."""
+"""Bits and their importance map as bytes, compressed with lzma."""
 
 import lzma
 
 import numpy as np
 
-from model.payload import Reader, pack_number
+from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_number
 
-# LZMA's literal coder is adaptive, with the top `lc` bits of the previous byte as context.
-# Raw filters: an .xz container would cost more than 60 bytes a file.
-FILTERS = {
-    context: [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": context, "lp": 0,
-               "pb": 0, "mode": lzma.MODE_NORMAL, "nice_len": 273}]
-    for context in range(5)
-}  # fmt: skip
+# LZMA codes a byte in the context of the previous byte's highest bits: lc says how many of them.
+CONTEXT_BITS = range(5)
 
 
-def lzma_pack(data: bytes, context: int) -> bytes:
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=FILTERS[context])
+def pack_section(data: bytes, choices: tuple[int, ...]) -> bytes:
+    """``data`` compressed with whichever number of context bits is best.
 
-
-def lzma_unpack(data: bytes, size: int, context: int) -> bytes:
-    """Just ``size`` bytes from the stream ``data``; ValueError if it holds fewer or more."""
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS[context])
-    try:
-        out = decompressor.decompress(data, max_length=size + 1)
-    except lzma.LZMAError as error:
-        raise ValueError(f"damaged payload: {error}") from None
-    if len(out) != size or not decompressor.eof or decompressor.unused_data:
-        raise ValueError("damaged payload: not the bytes that the picture's size needs")
-    return out
-
-
-def pack_section(data: bytes, contexts: tuple[int, ...]) -> bytes:
-    """The shortest lzma stream of ``data`` over literal contexts, with them and its length."""
-    streams = [(lzma_pack(data, context), context) for context in contexts]
-    stream, context = min(streams, key=lambda pair: len(pair[0]))
-    return pack_number(len(stream)) + bytes([context]) + stream
+    A section is the length of the lzma stream, the number of context bits as one byte, and the
+    stream.
+    """
+    streams = [
+        (lzma_compress(data, preset=9, lc=lc, lp=0, pb=0, mode=lzma.MODE_NORMAL, nice_len=273), lc)
+        for lc in choices
+    ]
+    stream, lc = min(streams, key=lambda pair: len(pair[0]))
+    return pack_number(len(stream)) + bytes([lc]) + stream
 
 
 def unpack_section(reader: Reader, size: int) -> np.ndarray:
-    """``size`` bytes, uint8, of the section that is next."""
-    length, context = reader.number(), reader.bytes(1)[0]
-    if context not in FILTERS:
-        raise ValueError("damaged payload: unknown lzma filter")
-    return np.frombuffer(lzma_unpack(bytes(reader.bytes(length)), size, context), np.uint8)
+    """The ``size`` bytes, uint8, of the section that comes next."""
+    length, lc = reader.number(), reader.take(1)[0]
+    if lc not in CONTEXT_BITS:
+        raise ValueError(f"damaged {reader.name}: unknown lzma filter {lc}")
+    return np.frombuffer(lzma_decompress(reader.take(length), size, reader.name), np.uint8)
 
 
-def predict(used: np.ndarray) -> np.ndarray:
-    """Left neighbour of each position [h, w]; of the first column, the upper one."""
-    guess = np.zeros_like(used)
-    guess[:, 1:] = used[:, :-1]
-    guess[1:, 0] = used[:-1, 0]
-    return guess
+def predict(importance: np.ndarray) -> np.ndarray:
+    """The left neighbour of each position [h, w]; in the first column, the one above."""
+    prediction = np.zeros_like(importance)
+    prediction[:, 1:] = importance[:, :-1]
+    prediction[1:, 0] = importance[:-1, 0]
+    return prediction
 
 
-def pack_map(used: np.ndarray) -> bytes:
-    """Importance map [h, w], whole numbers below 128."""
-    difference = (used - predict(used)).astype(np.int64)
-    folded = 2 * np.abs(difference) - (difference > 0)  # 0, 1, -1, 2, -2 to 0, 1, 2, 3, 4
+def pack_map(importance: np.ndarray) -> bytes:
+    """An importance map [h, w] of whole numbers in 0 to 127."""
+    difference = (importance - predict(importance)).astype(np.int64)
+    folded = 2 * np.abs(difference) - (difference > 0)  # 0, 1, -1, 2, -2 become 0, 1, 2, 3, 4
     return pack_section(folded.astype(np.uint8).tobytes(), (0, 4))
 
 
-def unpack_map(reader: Reader, height: int, width: int, levels: int) -> np.ndarray:
-    """The map, int64 [height, width], of values 0 to ``levels``; ValueError beyond them."""
+def unpack_map(reader: Reader, height: int, width: int, groups: int) -> np.ndarray:
+    """The map, int64 [height, width]; ValueError unless it is within 0 to ``groups``."""
     folded = unpack_section(reader, height * width).reshape(height, width).astype(np.int64)
-    used = np.where(folded % 2, folded + 1, -folded) // 2
-    used[:, 0] = np.cumsum(used[:, 0])
-    used = np.cumsum(used, axis=1)
-    if used.min() < 0 or used.max() > levels:
-        raise ValueError("damaged payload: importance out of range")
-    return used
+    importance = np.where(folded % 2, folded + 1, -folded) // 2
+    importance[:, 0] = np.cumsum(importance[:, 0])
+    importance = np.cumsum(importance, axis=1)
+    if importance.min() < 0 or importance.max() > groups:
+        raise ValueError(f"damaged {reader.name}: importance out of range")
+    return importance
 
 
 def pack_bits(bits: np.ndarray) -> bytes:
-    """Bits [C, h, w], -1 or 1 where used and 0 elsewhere, densely: position after position or
-    channel after channel, whichever lzma makes shorter; a first byte says which (0 or 1)."""
+    """Bits [C, h, w], -1 or 1 where they are coded and 0 elsewhere, eight to a byte.
+
+    They are ordered by position (0) or by channel (1), whichever lzma compresses better; the first
+    byte says which.
+    """
     rows = bits.reshape(len(bits), -1)
     streams = [pack_section(np.packbits(x[x != 0] > 0).tobytes(), (0,)) for x in (rows.T, rows)]
-    shorter = min((0, 1), key=lambda layout: len(streams[layout]))
-    return bytes([shorter]) + streams[shorter]
+    order = min((0, 1), key=lambda order: len(streams[order]))
+    return bytes([order]) + streams[order]
 
 
-def unpack_bits(reader: Reader, used: np.ndarray, channels: int) -> np.ndarray:
-    """Bits, int8 [channels, h, w], of which the first ``used`` [h, w] are there."""
-    layout, total = reader.bytes(1)[0], int(used.sum())
-    if layout > 1:
-        raise ValueError("damaged payload: unknown layout of the bits")
+def unpack_bits(reader: Reader, counts: np.ndarray, channels: int) -> np.ndarray:
+    """Bits, int8 [channels, h, w]: -1 or 1 in the first ``counts`` [h, w] channels of each
+    position, 0 in the others."""
+    order, total = reader.take(1)[0], int(counts.sum())
+    if order > 1:
+        raise ValueError(f"damaged {reader.name}: unknown order of the bits")
     signs = np.unpackbits(unpack_section(reader, -(-total // 8)), count=total)
-    mask = np.arange(channels)[:, None] < used.reshape(1, -1)
+    mask = np.arange(channels)[:, None] < counts.reshape(1, -1)
     bits = np.zeros(mask.shape, np.int8)
-    if layout == 0:
+    if order == 0:
         bits.T[mask.T] = 2 * signs.astype(np.int8) - 1
     else:
         bits[mask] = 2 * signs.astype(np.int8) - 1
-    return bits.reshape(channels, *used.shape)
+    return bits.reshape(channels, *counts.shape)

@@ -1,36 +1,43 @@
-"""Rate-distortion optimised quantization: other symbols than the nearest, where these cost less.
+"""Rate-distortion optimised quantization (RDOQ): symbols that are not the nearest ones, where those
+cost less in sum. The decoder does not notice.
 
-The decoder does not know. Long used in video encoders (Karczewicz, Ye, Chong 2008, "Rate
-distortion optimized quantization", VCEG-AH21); for learned codecs, which have gradients, see
-Yang, Bamler, Mandt 2020, "Improving inference for neural image compression",
-https://arxiv.org/abs/2006.04240.
+Video encoders have used it for long: Karczewicz, Ye, Chong 2008, "Rate distortion optimized
+quantization", VCEG-AH21. Learned codecs have gradients to guide it: Yang, Bamler, Mandt 2020,
+"Improving inference for neural image compression", https://arxiv.org/abs/2006.04240.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from model.context import merge_phases, scale_index, split_phases
+from model.context import merge_latent, scale_index, split_latent
 from model.entropy import gaussian_bits
 from model.quantizers import round_straight_through
 
-# Second derivative of the distortion by a symbol, in bits. Where rate and distortion balance, a
-# step s of the quantizer costs -log2(s) bits and s^2 / 12 of squared error for each symbol: their
-# sum is least at s = 1 if the squared error weighs 6 / ln 2. Trained codecs come close to it.
+if TYPE_CHECKING:
+    from model.hyperprior import HyperpriorCodec
+
+# The second derivative c of the distortion (in bits) by a symbol, in a codec whose steps are well
+# chosen. With a step s, a symbol costs -log2(s) bits of rate and c/2 * s^2/12 of distortion (s^2/12
+# is the variance of uniform noise). This is least at s = 1, the unit of symbols, if c = 12 / ln 2.
 CURVATURE = 12 / math.log(2)
-SHARE = 0.5  # of the changes that pay are made at once: they are not independent of each other
+SHARE = 0.5  # of the changes that pay, made in one round: they are not independent of each other
 
 
-def refine(codec, x: Tensor, y: Tensor, z: Tensor, quality: Tensor, rounds: int) -> Tensor:
-    """y [1, M, h, w], of x [1, 3, H, W] and with z [1, Z, h/4, w/4], moved to where the Lagrangian
-    of the hyperprior codec ``codec`` is lower.
+def refine(
+    codec: "HyperpriorCodec", x: Tensor, y: Tensor, z: Tensor, quality: Tensor, rounds: int
+) -> Tensor:
+    """y [1, M, h, w] of x [1, 3, H, W], moved to where the cost ``bits + lmbda * pixels * MSE`` is
+    lower; z [1, Z, h/4, w/4] stays.
 
-    Each round looks for all symbols at once at the next smaller and the next larger number: what
-    it costs itself is known, what it does to the picture and to the probabilities of later symbols
-    is estimated by the gradient. Of the changes that pay, some are made, drawn by lot.
+    Each round considers the next smaller and the next larger number for all symbols at once. What
+    such a change costs in bits of the symbol itself is computed; what it does to the picture, and
+    to the probabilities of the symbols coded later, is estimated from the gradient and CURVATURE.
+    A random choice of the changes that pay is made.
     """
-    lot = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     weight = codec.lmbda(quality) * x[0, 0].numel()
     with torch.no_grad():
         features = codec.hyper_synthesis(z, quality)
@@ -38,21 +45,21 @@ def refine(codec, x: Tensor, y: Tensor, z: Tensor, quality: Tensor, rounds: int)
         y.requires_grad_()
         y_hat, means, scales = codec.context(features, y)
         index = scale_index(scales)
-        now = split_phases(y.detach()).unflatten(2, means.shape[2:4])
-        symbols = round_straight_through(now - means)
+        split = split_latent(y.detach())
+        symbols = round_straight_through(split - means)
         bits = gaussian_bits(symbols, index)
         mse = (255 * (codec.synthesis(y_hat, quality) - x)).square().mean()
-        (slope,) = torch.autograd.grad(bits.sum() + weight * mse, y)
+        (gradient,) = torch.autograd.grad(bits.sum() + weight * mse, y)
 
         with torch.no_grad():
-            slope = split_phases(slope).view_as(now)
-            best, change = torch.zeros_like(now), torch.zeros_like(now)
+            gradient = split_latent(gradient)
+            lowest, change = torch.zeros_like(split), torch.zeros_like(split)
             for step in (-1, 1):
-                own = gaussian_bits(symbols + step, index) - bits
-                cost = own + step * slope + CURVATURE / 2
-                change = torch.where(cost < best, step, change)
-                best = torch.minimum(cost, best)
-            drawn = torch.rand(change.shape, generator=lot).to(change.device) < SHARE
-            now = torch.where(drawn & (change != 0), means + symbols + change, now)
-            y = merge_phases(now.flatten(2, 3))
+                more_bits = gaussian_bits(symbols + step, index) - bits
+                cost = more_bits + step * gradient + CURVATURE / 2
+                change = torch.where(cost < lowest, step, change)
+                lowest = torch.minimum(cost, lowest)
+            chosen = torch.rand(change.shape, generator=generator).to(change.device) < SHARE
+            split = torch.where(chosen & (change != 0), means + symbols + change, split)
+            y = merge_latent(split)
     return y

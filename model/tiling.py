@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows top:bottom and columns left:right of the padded picture, in pixels."""
+    """Rows top:bottom and columns left:right of a padded picture, in pixels."""
 
     top: int
     bottom: int
@@ -17,20 +17,21 @@ class Tile:
     right: int
 
     @property
-    def size(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
         return self.bottom - self.top, self.right - self.left
 
-    def crop(self, x: Tensor, stride: int = 1, origin: "Tile | None" = None) -> Tensor:
-        """This part of x [..., H / stride, W / stride], which itself shows ``origin``."""
-        top, left = (origin.top, origin.left) if origin else (0, 0)
+    def crop(self, x: Tensor, origin: "Tile") -> Tensor:
+        """This tile's part of x [..., H / s, W / s], which covers ``origin`` with any stride s."""
+        stride = origin.shape[1] // x.shape[-1]
         return x[
             ...,
-            (self.top - top) // stride : (self.bottom - top) // stride,
-            (self.left - left) // stride : (self.right - left) // stride,
+            (self.top - origin.top) // stride : (self.bottom - origin.top) // stride,
+            (self.left - origin.left) // stride : (self.right - origin.left) // stride,
         ]
 
     def grown(self, margin: int, height: int, width: int) -> "Tile":
-        """With ``margin`` pixels around it, as far as a picture of height x width reaches."""
+        """With ``margin`` pixels more on each side, within a picture of height x width."""
         return Tile(
             max(self.top - margin, 0),
             min(self.bottom + margin, height),
@@ -45,17 +46,17 @@ def padded(length: int, stride: int) -> int:
 
 
 def tiles(height: int, width: int, side: int) -> Iterator[Tile]:
-    """The tiles, ``side`` pixels wide and high or what is left, row by row."""
+    """The tiles of a picture, row by row: ``side`` x ``side`` pixels, less at its right and bottom
+    edges."""
     for top in range(0, height, side):
         for left in range(0, width, side):
             yield Tile(top, min(top + side, height), left, min(left + side, width))
 
 
 def window(image: Tensor, tile: Tile) -> Tensor:
-    """``tile`` of image [3, H, W], its last row and column repeated where the tile goes beyond."""
-    part = image[:, tile.top : tile.bottom, tile.left : tile.right]
-    height, width = tile.size
-    right, bottom = width - part.shape[2], height - part.shape[1]
-    if not right and not bottom:
-        return part.float()
-    return F.pad(part[None].float(), (0, right, 0, bottom), mode="replicate")[0]
+    """``tile`` of a uint8 image [H, W, 3] as floats [1, 3, h, w], 0 to 255. Where the tile goes
+    beyond the image, the image's last row and column are repeated."""
+    x = image[tile.top : tile.bottom, tile.left : tile.right].permute(2, 0, 1)[None].float()
+    height, width = tile.shape
+    right, bottom = width - x.shape[3], height - x.shape[2]
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x

@@ -1,4 +1,3 @@
-import lzma
 import os
 import struct
 import sys
@@ -10,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.bitstream import ALPHA, FILTERS, ICC, MAX_ICC, Xfr, intact, number, pack, unpack
+from model.bytestream import lzma_compress, pack_chunk, pack_number
+from utils.bitstream import ALPHA, ICC, MAX_ICC, TARGET, Xfr, pack, unpack
+from utils.coding import Encoder, EncodingSettings
 
 PLAIN = Xfr(1, 0x0123456789ABCDEF, 768, 512, False, 50, bytes(range(256)) * 100)
 SMALL = Xfr(
@@ -27,12 +28,11 @@ def sealed(content: bytes) -> bytes:
 def handmade(flags: int = 0, quality: int = 50, width: int = 5, height: int = 5, rest=b"") -> bytes:
     """A file of an empty payload, of whatever values; ``rest`` is what the flags ask for."""
     head = b"XFR" + struct.pack(">BBQBB", 1, 1, 0, flags, quality)
-    return sealed(head + number(width) + number(height) + number(0) + rest)
+    return sealed(head + pack_number(width) + pack_number(height) + pack_number(0) + rest)
 
 
 def stream_of(data: bytes) -> bytes:
-    stream = lzma.compress(data, lzma.FORMAT_RAW, filters=FILTERS)
-    return number(len(stream)) + stream
+    return pack_chunk(lzma_compress(data))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_every_truncation_is_refused():
 
 
 def test_a_truncation_says_how_much_is_missing():
-    with pytest.raises(ValueError, match="truncated: at least 1000 bytes are missing"):
+    with pytest.raises(ValueError, match="truncated file: 1000 or more bytes are missing"):
         unpack(pack(PLAIN)[:-1004])
 
 
@@ -126,7 +126,7 @@ def test_trailing_bytes_are_named():
 def test_a_newer_version_is_named():
     data = bytearray(pack(SMALL))
     data[3] = 2
-    with pytest.raises(ValueError, match="version 2 of .xfr, this program reads version 1"):
+    with pytest.raises(ValueError, match="an .xfr file of version 2; this program reads 1"):
         unpack(bytes(data))
 
 
@@ -143,12 +143,15 @@ def test_a_wrong_crc_is_named():
         ({"flags": 16}, "unknown flags"),
         ({"quality": 0}, "quality 0"),
         ({"quality": 101}, "quality 101"),
-        ({"width": 0}, "0x5 is no size"),
-        ({"height": 0}, "5x0 is no size"),
-        ({"flags": 8, "rest": struct.pack(">Bf", 4, 1)}, "unknown request 4"),
-        ({"flags": ICC, "rest": number(2**30) + stream_of(b"")}, "ICC profile of 1073741824 bytes"),
-        ({"flags": ICC, "rest": number(4) + number(3) + b"\xff\xff\xff"}, "damaged ICC profile"),
-        ({"flags": ALPHA, "rest": number(3) + b"\xff\xff\xff"}, "damaged alpha"),
+        ({"width": 0}, "a picture of 0x5 pixels"),
+        ({"height": 0}, "a picture of 5x0 pixels"),
+        ({"flags": TARGET, "rest": struct.pack(">Bf", 4, 1)}, "unknown target 4"),
+        (
+            {"flags": ICC, "rest": pack_number(2**30) + stream_of(b"")},
+            "of 1073741824 bytes",
+        ),
+        ({"flags": ICC, "rest": pack_number(4) + pack_chunk(b"\xff" * 3)}, "damaged ICC profile"),
+        ({"flags": ALPHA, "rest": pack_chunk(b"\xff" * 3)}, "damaged alpha channel"),
     ],
 )
 def test_a_field_out_of_its_range_is_named(fields, message):
@@ -158,18 +161,18 @@ def test_a_field_out_of_its_range_is_named(fields, message):
 
 @pytest.mark.parametrize("size", [0, 24, 26])
 def test_alpha_of_another_size_than_the_picture_is_refused(size):
-    with pytest.raises(ValueError, match="damaged alpha"):
+    with pytest.raises(ValueError, match="damaged alpha channel"):
         unpack(handmade(flags=ALPHA, rest=stream_of(bytes(size))))
 
 
 @pytest.mark.parametrize("size", [0, 24, 26])
 def test_a_profile_of_another_size_than_declared_is_refused(size):
     with pytest.raises(ValueError, match="damaged ICC profile"):
-        unpack(handmade(flags=ICC, rest=number(25) + stream_of(bytes(size))))
+        unpack(handmade(flags=ICC, rest=pack_number(25) + stream_of(bytes(size))))
 
 
 @pytest.mark.parametrize(
-    ("flags", "head"), [(ALPHA, b""), (ICC, number(25))], ids=["alpha", "profile"]
+    ("flags", "head"), [(ALPHA, b""), (ICC, pack_number(25))], ids=["alpha", "profile"]
 )
 def test_a_stream_that_holds_more_than_declared_is_not_unpacked(peak, flags, head):
     bomb = handmade(flags=flags, rest=head + stream_of(bytes(1 << 24)))
@@ -191,10 +194,10 @@ def test_an_absurd_size_is_refused_before_anything_is_allocated(peak, width, hei
 
 
 def test_an_absurd_length_is_refused_before_anything_is_allocated(peak):
-    head = b"XFR" + struct.pack(">BBQBB", 1, 1, 0, 0, 50) + number(5) + number(5)
-    with pytest.raises(ValueError, match="truncated"):
-        unpack(sealed(head + number(2**34)))
-    with pytest.raises(ValueError, match="number without end"):
+    head = b"XFR" + struct.pack(">BBQBB", 1, 1, 0, 0, 50) + pack_number(5) + pack_number(5)
+    with pytest.raises(ValueError, match="truncated file"):
+        unpack(sealed(head + pack_number(2**34)))
+    with pytest.raises(ValueError, match="damaged file: a number of more than 35 bits"):
         unpack(sealed(head + b"\xff" * 40))
     assert peak() < 1 << 20
 
@@ -211,39 +214,50 @@ def test_a_profile_that_unpack_would_refuse_is_not_packed():
     assert unpack(pack(Xfr(1, 0, 5, 5, False, 50, b"", icc=profile[1:]))).icc == profile[1:]
 
 
-def test_a_file_is_intact_only_if_whole_and_of_the_same_settings(tmp_path):
-    path, settings = tmp_path / "a.xfr", (1, 9, 50)
-    assert not intact(path, path, settings)
-    path.write_bytes(pack(Xfr(1, 9, 3, 2, False, 50, b"payload")))
-    assert intact(path, path, settings)
-    others = [
-        (2, 9, 50), (1, 8, 50), (1, 9, 51), (1, 9, ("max_bytes", 50)),
-    ]  # fmt: skip
-    assert not any(intact(path, path, other) for other in others)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert not intact(path, path, settings)
+@pytest.fixture
+def has_encoded(tmp_path, checkpoints):
+    """Whether a tiny encoder recognises a file, written with ``changes``, as its own."""
+    encoder = Encoder(checkpoints["binary"])
+    source, output = tmp_path / "a.png", tmp_path / "a.xfr"
+
+    def run(settings: EncodingSettings, damage=lambda data: data, age: int = 0, **changes) -> bool:
+        made_by = {"arch": encoder.codec.FILE_NUMBER, "fingerprint": encoder.fingerprint}
+        content = {"width": 3, "height": 2, "grey": False, "quality": 50, "payload": b"payload"}
+        output.write_bytes(damage(pack(Xfr(**made_by | content | changes))))
+        source.write_bytes(b"")
+        os.utime(source, ns=(output.stat().st_mtime_ns + age,) * 2)
+        return encoder.has_encoded(source, output, settings)
+
+    return run
 
 
-def test_a_file_made_for_a_target_is_intact_for_that_target_alone(tmp_path):
-    path = tmp_path / "a.xfr"
-    path.write_bytes(pack(Xfr(1, 9, 3, 2, False, 50, b"", request=("target_bpp", 0.3))))
-    assert intact(path, path, (1, 9, ("target_bpp", 0.3)))
-    assert not intact(path, path, (1, 9, ("target_bpp", 0.4)))
-    assert not intact(path, path, (1, 9, 50))
+def test_a_file_is_recognised_if_it_is_intact_and_of_the_same_checkpoint_and_quality(has_encoded):
+    settings = EncodingSettings(50)
+    assert has_encoded(settings)
+    assert not has_encoded(settings, damage=lambda data: data[:-1])
+    assert not has_encoded(settings, arch=2)
+    assert not has_encoded(settings, fingerprint=8)
+    assert not has_encoded(EncodingSettings(51))
+    assert not has_encoded(EncodingSettings(50, ("max_bytes", 50)))
 
 
-def test_an_absurd_size_is_not_intact(tmp_path):
-    (tmp_path / "a.xfr").write_bytes(
-        handmade(flags=ALPHA, width=sys.maxsize >> 30, height=2**30, rest=stream_of(b""))
-    )
-    assert not intact(*[tmp_path / "a.xfr"] * 2, (1, 0, 50))
+def test_a_file_that_was_made_for_a_target_is_recognised_for_that_target_alone(has_encoded):
+    target = ("target_bpp", 0.3)
+    assert has_encoded(EncodingSettings(target=target), target=target)
+    assert not has_encoded(EncodingSettings(target=("target_bpp", 0.4)), target=target)
+    assert not has_encoded(EncodingSettings(target=("target_psnr", 0.3)), target=target)
+    assert not has_encoded(EncodingSettings(50), target=target)
 
 
-def test_a_file_older_than_its_picture_is_not_intact(tmp_path):
-    path, source, settings = tmp_path / "a.xfr", tmp_path / "a.png", (1, 9, 50)
-    path.write_bytes(pack(Xfr(1, 9, 3, 2, False, 50, b"payload")))
-    source.write_bytes(b"")
-    os.utime(source, ns=(path.stat().st_mtime_ns,) * 2)
-    assert intact(path, source, settings)
-    os.utime(source, ns=(path.stat().st_mtime_ns + 10**9,) * 2)
-    assert not intact(path, source, settings)
+def test_an_absurd_size_is_not_recognised(has_encoded):
+    assert not has_encoded(EncodingSettings(50), width=sys.maxsize >> 30, height=2**30)
+
+
+def test_a_file_older_than_its_picture_is_not_recognised(has_encoded):
+    assert has_encoded(EncodingSettings(50), age=-1)
+    assert not has_encoded(EncodingSettings(50), age=10**9)
+
+
+def test_a_missing_file_is_not_recognised(checkpoints, tmp_path):
+    missing = tmp_path / "a.xfr"
+    assert not Encoder(checkpoints["binary"]).has_encoded(missing, missing, EncodingSettings(50))

@@ -8,18 +8,18 @@ import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, TINY, as_tensor, colour, save_png, tiny_codec, whole_latent
+from helpers import ARCHS, TINY, colour, save_png, tiny_codec, whole_latent
 
 from benchmarks.fuzz import memory_bound, virtual_bytes
 from model import codec_class, load_codec
-from utils.checkpoints import Shelf, fingerprint, load_checkpoint
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.coding import Decoder
 from utils.optimizer import ParallelSOAP
-from utils.training import RUN_FLAGS, Trainer
+from utils.training import Trainer, TrainingSettings
 
 HUGE = 10**9
 needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
@@ -535,7 +535,7 @@ def test_other_possible_tables_are_used(alter):
     """The tables are the checkpoint's own: nothing else may be demanded of them."""
     coarser = edited("counts", lambda table: (table // 16).clamp(min=1))
     codec, _ = load(alter("hyperprior", coarser))
-    payload = codec.compress(as_tensor(colour(70, 90)), 50)
+    payload = codec.compress(colour(70, 90), 50)
     assert whole_latent(codec, payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
     usual = tiny_codec("hyperprior").coder
     assert not codec.coder.counts.equal(usual.counts)
@@ -567,8 +567,11 @@ STATES = {
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
 def test_a_damaged_training_state_is_refused_in_one_line(checkpoints, state):
     codec = codec_class("binary")(TINY["binary"])
-    args = SimpleNamespace(**dict.fromkeys(RUN_FLAGS, 1), num_of_epochs=9)
-    trainer = Trainer(codec, codec, torch.device("cpu"), args)
+    settings = TrainingSettings(
+        dataset_path=Path("none"), num_of_epochs=9, batch_size=1, validation_split=0, lr_rate=1,
+        crop_size=64,
+    )  # fmt: skip
+    trainer = Trainer(codec, codec, torch.device("cpu"), settings)
     with pytest.raises(ValueError) as error:
         trainer.resume({**load_checkpoint(checkpoints["binary"]), **state})
     assert len(str(error.value).splitlines()) == 1
@@ -609,10 +612,10 @@ def test_a_bad_checkpoint_beside_the_model_is_passed_over(checkpoints, alter, tm
     (tmp_path / "zz.tar").write_bytes(checkpoints["binary"].read_bytes())
     wanted = fingerprint(load_checkpoint(tmp_path / "zz.tar"))
     with soon():
-        shelf = Shelf(tmp_path / "main.tar", load_codec)
-        assert shelf.codec(wanted).arch == "binary"
+        decoder = Decoder(tmp_path / "main.tar")
+        assert decoder.codec(wanted).arch == "binary"
         with pytest.raises(ValueError, match="made by checkpoint 0000000000000005"):
-            shelf.codec(5)
+            decoder.codec(5)
 
 
 def test_what_is_wrong_with_the_right_checkpoint_is_said_for_every_file(
@@ -620,10 +623,10 @@ def test_what_is_wrong_with_the_right_checkpoint_is_said_for_every_file(
 ):
     (tmp_path / "main.tar").write_bytes(checkpoints["hyperprior"].read_bytes())
     path = alter("binary", lambda checkpoint: checkpoint["weights"].popitem() and None)
-    shelf = Shelf(tmp_path / "main.tar", load_codec)
+    decoder = Decoder(tmp_path / "main.tar")
     for _ in range(2):
         with pytest.raises(ValueError, match="the checkpoint's weights do not fit"):
-            shelf.codec(fingerprint(load_checkpoint(path)))
+            decoder.codec(fingerprint(load_checkpoint(path)))
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD)

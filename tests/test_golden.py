@@ -12,9 +12,9 @@ import pytest
 from helpers import whole_latent
 from PIL import Image
 
-from model import load_codec
 from utils.bitstream import unpack
-from utils.checkpoints import Shelf, fingerprint, load_checkpoint
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.coding import Decoder
 
 GOLDEN = Path(__file__).parent / "golden"
 # Of the latent as little-endian int32.
@@ -27,18 +27,17 @@ LATENTS = {
 @pytest.mark.parametrize("arch", LATENTS)
 def test_a_file_of_version_1_decodes_to_the_same_latent_and_picture(arch):
     xfr = unpack((GOLDEN / f"{arch}.xfr").read_bytes())
-    codec = Shelf(GOLDEN / f"{arch}.tar", load_codec).codec(xfr.fingerprint)
-    size = (xfr.height, xfr.width)
-    assert size == (70, 90) and xfr.quality == 80 and not xfr.grey and xfr.request is None
-    assert xfr.icc[16:20] == b"RGB " and xfr.alpha.shape == size
+    decoder = Decoder(GOLDEN / f"{arch}.tar")
+    assert xfr.shape == (70, 90) and xfr.quality == 80 and not xfr.grey and xfr.target is None
+    assert xfr.icc[16:20] == b"RGB " and xfr.alpha.shape == xfr.shape
 
-    latent = whole_latent(codec, xfr.payload, *size, xfr.quality)
+    codec = decoder.codec(xfr.fingerprint)
+    latent = whole_latent(codec, xfr.payload, *xfr.shape, xfr.quality)
     digest = hashlib.sha256(latent.numpy().astype("<i4").tobytes()).hexdigest()
     assert digest == LATENTS[arch]
 
-    image = codec.decompress(xfr.payload, *size, xfr.quality).permute(1, 2, 0).numpy()
     expected = np.asarray(Image.open(GOLDEN / f"{arch}.png")).astype(int)
-    assert np.abs(image - expected).max() <= 1
+    assert np.abs(decoder.decode(xfr).pixels - expected).max() <= 1
 
 
 def test_fingerprints_stay():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, ROOT, TINY, as_tensor, colour, tiny_codec
+from helpers import ARCHS, ROOT, TINY, colour, tiny_codec
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
@@ -21,9 +21,8 @@ SAMPLES, SHIPPED = ROOT / "out/original", ("main", "hyperprior")
 
 def coded(codec, pixels: np.ndarray, quality: int) -> tuple[bytes, np.ndarray]:
     """The payload of a picture, uint8 [H, W, 3], and what it decodes to, alike."""
-    payload = codec.compress(as_tensor(pixels), quality)
-    decoded = codec.decompress(payload, *pixels.shape[:2], quality)
-    return payload, decoded.permute(1, 2, 0).numpy()
+    payload = codec.compress(pixels, quality)
+    return payload, codec.decompress(payload, *pixels.shape[:2], quality)
 
 
 def batch(*pixels: np.ndarray) -> Tensor:

@@ -7,9 +7,9 @@ from helpers import ROOT, colour, grey, save_png, save_tiny
 from PIL import Image
 
 from benchmarks.curves import read_published
+from model.limits import DEFAULT_QUALITY
 from utils.images import read_picture
 from utils.metrics import psnr
-from utils.targets import DEFAULT_QUALITY
 
 SETTINGS = 13  # of JPEG
 
@@ -55,7 +55,7 @@ def test_rows_are_those_of_the_files(rd):
         name = Path(row["picture"]).name
         file = Path("kept", "jpeg", row["setting"], f"{name}.jpg")
         original = read_picture(Path("tiny", name))
-        height, width = original.size
+        height, width = original.shape
         assert int(row["bytes"]) == file.stat().st_size
         assert float(row["bpp"]) == pytest.approx(
             8 * file.stat().st_size / (height * width), rel=1e-5

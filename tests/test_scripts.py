@@ -24,11 +24,11 @@ from helpers import (
 )
 from PIL import Image
 
+from model.limits import DEFAULT_QUALITY
 from utils.bitstream import unpack
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.images import read_picture
 from utils.metrics import psnr
-from utils.targets import DEFAULT_QUALITY
 
 SCRIPTS = ("train", "encode", "decode", "test")
 COLUMNS = [
@@ -279,8 +279,8 @@ def test_a_damaged_xfr_is_reported_by_name_and_the_others_are_done(script, proje
     for flags in ([], ["--verify"]):
         result = script("decode", *flags)
         assert result.code == 1 and "2 failed" in result.out
-        assert "a_flipped.xfr: damaged: the CRC" in failures(result)[0]
-        assert "b_cut.xfr: truncated" in failures(result)[1]
+        assert "a_flipped.xfr: damaged file: its CRC" in failures(result)[0]
+        assert "b_cut.xfr: truncated file" in failures(result)[1]
         assert files("out/reconstructed") == ([] if flags else ["photo.bmp"])
         shutil.rmtree("out/reconstructed")
         Path("out/reconstructed").mkdir()
@@ -473,8 +473,8 @@ def test_a_result_without_an_original_is_reported(script, project):
     Path("out/original/small.png").unlink()
     result = script("test")
     assert result.code == 1 and "2 failed" in result.out
-    assert "small.xfr: there is no original" in failures(result)[0]
-    assert "small.bmp: there is no original" in failures(result)[1]
+    assert "small.xfr: there is no original of it" in failures(result)[0]
+    assert "small.bmp: there is no original of it" in failures(result)[1]
 
 
 def test_a_reconstruction_of_another_size_is_reported(script, project):
@@ -518,6 +518,7 @@ def test_the_csv_stays_in_its_folder(script, project):
         ("train", ["--batch_size", "0"]),
         ("train", ["--num_of_epochs", "0"]),
         ("train", ["--crop_size", "-64"]),
+        ("train", ["--arch", "ternary"]),
         ("test", ["--nonsense"]),
     ],
 )
@@ -535,7 +536,6 @@ def test_a_bad_flag_is_named_in_one_line_after_the_usage(script, project, name, 
         ("encode", ["--device", "nonsense"]),
         ("encode", ["--effort", "8"]),
         ("decode", ["--file_format", "xyz"]),
-        ("train", ["--arch", "ternary"]),
         ("train", ["--crop_size", "100"]),
         ("train", ["--device", "nonsense"]),
     ],
@@ -593,9 +593,9 @@ def test_a_size_is_met_by_the_best_quality_that_fits(encode_one, flag):
     assert result.code == 0 and len(data) <= limit
     xfr = unpack(data)
     assert 1 < xfr.quality < 100
-    assert xfr.request == (flag[2:], pytest.approx(value, rel=1e-6))
+    assert xfr.target == (flag[2:], pytest.approx(value, rel=1e-6))
     _, larger = encode_one("--quality", xfr.quality + 1)
-    assert len(larger) + 5 > limit  # the request itself takes five bytes
+    assert len(larger) + 5 > limit  # the target itself takes five bytes
 
 
 def test_a_psnr_is_met(encode_one):
@@ -603,7 +603,7 @@ def test_a_psnr_is_met(encode_one):
     for value in (best, best - 0.01, 1):
         result, data = encode_one("--target_psnr", value)
         assert result.code == 0 and encode_one.psnr(data) >= value
-        assert unpack(data).request[0] == "target_psnr"
+        assert unpack(data).target[0] == "target_psnr"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictur
     result = shell("train", *flags, "--validation_split", 0.3, cwd=pictures.parent)
     assert result.code == 0, result.err
     first, *epochs = result.out.splitlines()
-    assert "from scratch: 5 pictures to train on, 2 to validate, 2 steps an epoch" in first
+    assert "from scratch: 5 pictures to train on, 2 to validate, 2 steps per epoch" in first
     assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     names = {path.name for path in Path("out").iterdir()}
     assert names == {"last.tar", "best.tar", "history.png"}
@@ -101,8 +101,8 @@ def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
     assert set(best) == {"format", "arch", "config", "weights", "history"}
     codec = load_codec(best)
-    image = torch.from_numpy(colour(50, 60)).permute(2, 0, 1)
-    assert codec.decompress(codec.compress(image, 50), 50, 60, 50).shape == (3, 50, 60)
+    payload = codec.compress(colour(50, 60), 50)
+    assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
     for name, weight in last["weights"].items():
         kind = torch.float16 if weight.is_floating_point() else weight.dtype
         assert best["weights"][name].equal(weight.to(kind)), name
@@ -227,7 +227,7 @@ def test_a_resumed_run_takes_the_architecture_of_its_checkpoint(train):
 def test_a_resumed_run_names_the_flags_that_have_changed(train):
     train("--num_of_epochs", 1)
     result = train("--num_of_epochs", 2, "--checkpoint_path", "out/last.tar", "--seed", 5)
-    assert result.code == 0 and "resumed at epoch 1 with other flags (seed 0 -> 5)" in result.out
+    assert result.code == 0 and "resumed at epoch 1 with other settings (seed 0 -> 5)" in result.out
 
 
 def test_a_new_run_does_not_overwrite_the_state_of_another(train):
@@ -300,7 +300,7 @@ def test_a_large_picture_gives_more_crops_than_a_small_one(train, pictures):
     assert crops_in(pictures / "eight.bmp", 64) == 1
     assert crops_in(pictures / "notes.txt", 64) == 1
     out = train("--num_of_epochs", 1, "--validation_split", 0).out
-    assert "8 pictures to train on, 0 to validate, 4 steps an epoch" in out
+    assert "8 pictures to train on, 0 to validate, 4 steps per epoch" in out
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
@@ -398,7 +398,7 @@ def test_a_batch_of_whole_pictures_of_mixed_sizes_names_two_of_them_in_one_line(
     result = train("--crop_size", 0, "--batch_size", 4, "--workers", workers)
     assert result.code == 1
     line = only_line(without_bar(result.err))
-    assert line.startswith("train.py: error: ") and "a batch of whole pictures" in line
+    assert line.startswith("train.py: error: ") and "a batch of entire pictures" in line
     assert len(set(re.findall(r"\d+x\d+", line))) == 2
 
 

@@ -1,15 +1,17 @@
-"""What the scripts' command lines share. Imports nothing heavy: --help must answer at once."""
+"""What the scripts' command lines share. Imports nothing heavy, so that --help answers at once."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from model.limits import MAX_PIXELS
+
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults where there are any, and leaves the examples' lines as they are."""
+    """Shows the defaults of options that have one, and keeps the line breaks of the examples."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
@@ -21,9 +23,10 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
 
 
 def number(kind: type, low: float, high: float = float("inf"), open_end: bool = False) -> Callable:
-    """An argparse type: a number of ``kind`` from ``low`` to ``high`` (excluded if open_end)."""
+    """An argparse type: a number of type ``kind`` from ``low`` to ``high``, which is excluded if
+    ``open_end``."""
 
-    def parse(text: str):
+    def parse(text: str) -> float:
         value = kind(text)
         if not (low <= value <= high) or (open_end and value == high):
             raise argparse.ArgumentTypeError(
@@ -31,32 +34,38 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
             )
         return value
 
-    parse.__name__ = kind.__name__  # argparse's own message for 'abc' names the type
+    parse.__name__ = kind.__name__  # argparse names the type in its own message for 'abc'
     return parse
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that encode, decode and test have alike."""
+    """Add the options that encode.py, decode.py and test.py have in common."""
     add = parser.add_argument
-    add("--recursive", action="store_true", help="go into sub-folders, mirrored in the output")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps: where the networks run")
-    add("--max_pixels", type=number(int, 1), default=178_956_970,
-        help="refuse larger pictures, which may be bombs")  # fmt: skip
+    add("--recursive", action="store_true", help="include sub-folders, mirrored in the output")
+    add("--device", default="auto", help="where the networks run: auto, cpu, cuda, cuda:1, mps")
+    add(
+        "--max_pixels",
+        type=number(int, 1),
+        default=MAX_PIXELS,
+        help="refuse larger pictures, which might exhaust the memory",
+    )
 
 
 def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
+    """Add --skip_existing; ``kept`` says which results it keeps."""
     parser.add_argument(
-        "--skip_existing", action="store_true", help=f"resume: keep {kept}, redo all others"
+        "--skip_existing", action="store_true", help=f"keep {kept}; make the others anew"
     )
 
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    """Run a script's work and exit: 0 done, 1 something failed, 130 interrupted.
+    """Run a script's ``main`` and exit: 0 if all was done, 1 if something failed, 130 if it was
+    interrupted.
 
-    What is wrong with the input is one line on stderr; only our own mistakes show a traceback.
+    An error in the input is one line on stderr; only a defect of the program shows a traceback.
     """
     name = Path(sys.argv[0]).name
-    sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed, as on stderr
+    sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:
         sys.exit(main(args))
     except (OSError, ValueError) as error:

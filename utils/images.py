@@ -5,19 +5,21 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-MAX_PIXELS = 178_956_970  # Pillow's own error level
-STRIP = 512  # rows that are taken over from Pillow at a time
-MIN_SIDE = 64  # what the networks pad a picture to, at least
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of the limit
-# Pillow takes memory in blocks. Those of large pictures shall be so large that malloc returns them
-# to the system once they are free, instead of keeping them for later (utils/devices.py).
+from model.limits import MAX_PIXELS
+
+STRIP = 512  # rows that are copied from Pillow at a time
+MIN_SIDE = 64  # the networks pad smaller pictures to it
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
+# Pillow allocates memory in blocks. Those of large pictures are made so large that malloc returns
+# them to the system when they are freed, instead of keeping them (see utils/devices.py).
 Image.core.set_block_size(2**26)
 
-# Lossy formats at the best quality that is still of sensible size; others need no options.
+# Lossy formats are written at the highest quality that still gives files of a sensible size.
 SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
     "WEBP": {"lossless": True, "exact": True},
@@ -29,11 +31,11 @@ ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 
 @dataclass
 class Picture:
-    """A picture as the codecs see it.
+    """A picture in memory.
 
     ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``: uint8 [H, W] or None.
-    ``icc``: the ICC profile that the pixels are in, or None. ``notices``: what was changed
-    while reading, in words.
+    ``icc``: the ICC profile of the pixels, or None. ``notices``: what was lost when it was read,
+    for the user.
     """
 
     pixels: np.ndarray
@@ -42,7 +44,7 @@ class Picture:
     notices: list[str] = field(default_factory=list)
 
     @property
-    def size(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
         """Height and width."""
         return self.pixels.shape[:2]
 
@@ -57,9 +59,9 @@ class Picture:
 def to_picture(
     rgb: np.ndarray, grey: bool, alpha: np.ndarray | None = None, icc: bytes | None = None
 ) -> Picture:
-    """A decoded uint8 [H, W, 3] array as the kind of picture that was encoded."""
+    """A decoded uint8 array [H, W, 3] as a picture that is grey if the original was."""
     if grey:
-        # The three channels are as many noisy views of one: their mean is the best of them.
+        # The channels have independent errors: their mean is closer to the original than each is.
         rgb = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
     return Picture(rgb.astype(np.uint8, copy=False), alpha, icc)
 
@@ -71,6 +73,7 @@ def normalize_extension(extension: str) -> str:
 
 
 def readable_extensions() -> set[str]:
+    """The normalized extensions of all formats that Pillow reads."""
     return {
         normalize_extension(extension)
         for extension, name in Image.registered_extensions().items()
@@ -79,22 +82,22 @@ def readable_extensions() -> set[str]:
 
 
 def writable_format(extension: str) -> str:
-    """Pillow's name of the format that ``extension`` stands for; ValueError if it writes none."""
+    """Pillow's name of the format with this extension; ValueError if it cannot write it."""
     wanted = normalize_extension(extension)
-    for known, name in Image.registered_extensions().items():
-        if normalize_extension(known) == wanted and name in Image.SAVE:
+    for registered, name in Image.registered_extensions().items():
+        if normalize_extension(registered) == wanted and name in Image.SAVE:
             return name
-    raise ValueError(f"Pillow writes no format with the extension '{wanted}'")
+    raise ValueError(f"Pillow cannot write files with the extension '{wanted}'")
 
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture of any mode as 8-bit grey or RGB, with its alpha and profile beside it.
+    """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
 
-    Raises OSError or ValueError where the file cannot be read as a picture, ValueError where
-    it has more than ``max_pixels`` pixels.
+    Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
+    than ``max_pixels`` pixels.
     """
-    # Some files have a picture of another size inside, which only Pillow sees before decoding it.
-    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # it is an error from twice that on
+    # Some files contain a picture of another size, which only Pillow sees before it is decoded.
+    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # Pillow refuses more than twice as many
     try:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
@@ -103,7 +106,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def read_any(path: Path, max_pixels: int) -> Picture:
     with Image.open(path) as image:
-        check_size(*image.size, max_pixels)
+        check_shape(image.height, image.width, max_pixels)
         notices = []
         if getattr(image, "n_frames", 1) > 1:
             notices.append("only the first frame is kept")
@@ -111,8 +114,8 @@ def read_any(path: Path, max_pixels: int) -> Picture:
         if is_16_bit(image):
             notices.append("16 bits per channel are reduced to 8")
         image.load()
-        check_size(*image.size, max_pixels)
-        ImageOps.exif_transpose(image, in_place=True)  # otherwise it would copy every picture
+        check_shape(image.height, image.width, max_pixels)
+        ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy every picture
         icc = image.info.get("icc_profile")
         if image.mode in ("CMYK", "LAB"):
             notices.append(f"{image.mode} is converted to sRGB")
@@ -129,12 +132,12 @@ def read_any(path: Path, max_pixels: int) -> Picture:
 
 
 def fits(icc: bytes, mode: str) -> bool:
-    """Whether a profile is one for pixels of mode L, LA, RGB or RGBA."""
+    """Whether a profile is for pixels of ``mode``: L, LA, RGB or RGBA."""
     return icc[16:20] == (b"GRAY" if mode in ("L", "LA") else b"RGB ")
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W] or [H, W, C]; in strips, for Pillow makes a second copy of what it gives."""
+    """uint8 [H, W] or [H, W, C]; in strips, since Pillow makes a second copy of what it returns."""
     channels = image.getbands()
     pixels = np.empty((image.height, image.width, len(channels)), np.uint8)
     for top in range(0, image.height, STRIP):
@@ -144,20 +147,20 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return pixels if len(channels) > 1 else pixels[:, :, 0]
 
 
-def is_intact(output: Path, source: Path, size: tuple[int, int]) -> bool:
-    """Whether ``output`` is a whole picture of that (height, width), newer than ``source``."""
+def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
+    """Whether ``output`` is an intact picture of this (height, width), no older than ``source``."""
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        Image.MAX_IMAGE_PIXELS = max(size[0] * size[1], MAX_PIXELS) / 2  # as in read_picture
+        Image.MAX_IMAGE_PIXELS = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
         with Image.open(output) as image:
             image.load()
-            return (image.height, image.width) == size
+            return (image.height, image.width) == shape
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
+def check_shape(height: int, width: int, max_pixels: int) -> None:
     """ValueError for more than ``max_pixels``; very thin pictures count with their padding."""
     padded = max(width, MIN_SIDE) * max(height, MIN_SIDE)
     if width * height > max_pixels or padded > max(max_pixels, MAX_PIXELS):
@@ -167,10 +170,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def is_16_bit(image: Image.Image) -> bool:
-    """Whether the file has 16 bits per channel, which Pillow may be about to reduce."""
+    """Whether the file, whose pixels are not loaded yet, has 16 bits per channel. Pillow may reduce
+    them when it loads them."""
     decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     raw_modes = [value for values in decoders for value in values if isinstance(value, str)]
-    # RGB;16B and the like; BGR;16 without a byte order is 16 bits for all three channels.
+    # As in RGB;16B; without a byte order, as in BGR;16, all channels together have 16 bits.
     deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes)
     return image.mode.startswith("I") or deep
 
@@ -197,7 +201,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def through_profile(image: Image.Image) -> Image.Image:
-    """CMYK or Lab to sRGB, by the picture's own profile where it has a usable one."""
+    """CMYK or Lab to sRGB, through the picture's own profile if it has a usable one."""
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and profile is None:
         return image.convert("RGB")
@@ -213,11 +217,11 @@ def through_profile(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-def write_picture(picture: Picture, stream, extension: str) -> list[str]:
-    """Write into a binary stream in the format that ``extension`` names.
+def write_picture(picture: Picture, stream: BinaryIO, extension: str) -> list[str]:
+    """Write to a binary stream, in the format that ``extension`` names.
 
-    Returns notices of what the format could not hold. Raises ValueError for a format that
-    Pillow does not write, OSError where it cannot write this picture in it.
+    Returns notices of what the format cannot hold, for the user. Raises ValueError if Pillow cannot
+    write the format, OSError if it cannot write this picture in it.
     """
     name = writable_format(extension)
     notices = []
@@ -240,10 +244,10 @@ def write_picture(picture: Picture, stream, extension: str) -> list[str]:
 
 
 class ThroughPython:
-    """A stream without its file descriptor: given that, Pillow writes some formats past Python, and
-    takes what a full disk has cut short for whole."""
+    """A stream that hides its file descriptor. Pillow would use it to write some formats without
+    Python, and would not notice that a full disk has cut the file short."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: BinaryIO):
         self.stream = stream
 
     def __getattr__(self, name: str):
@@ -253,7 +257,7 @@ class ThroughPython:
 
 
 def round_trip(name: str, probe: Image.Image) -> Image.Image | None:
-    """What a format makes of a picture, None if it cannot write it."""
+    """``probe`` written in a format and read back, None if Pillow cannot do that."""
     stream = io.BytesIO()
     try:
         probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}))
@@ -265,13 +269,13 @@ def round_trip(name: str, probe: Image.Image) -> Image.Image | None:
 
 @cache
 def keeps_mode(name: str, mode: str) -> bool:
-    """Whether a format comes back in the mode it was written in."""
+    """Whether a picture that is written in a format is read back in the same mode."""
     read = round_trip(name, Image.new(mode, (16, 16)))
     return read is not None and read.mode == mode
 
 
 @cache
 def keeps_alpha(name: str) -> bool:
-    """Whether a half-transparent picture comes back half transparent."""
+    """Whether a half-transparent picture is read back half-transparent."""
     read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))
     return read is not None and read.mode == "RGBA" and read.getpixel((8, 8))[3] == 100

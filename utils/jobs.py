@@ -13,16 +13,16 @@ from tqdm import tqdm
 
 from utils.processes import draw, gather, processes
 
-IN_FLIGHT = 4  # files that are read ahead; as many are computed, at most, and being written
+IN_FLIGHT = 4  # the most files that are read ahead, that are computed, and that are written
 
 
 class Skip(Exception):
-    """Raised by ``load``: this file's result is there already."""
+    """Raised by ``load`` for a file whose result exists already."""
 
 
 @dataclass
 class Tally:
-    """What became of a job: numbers for the closing summary, failures for the exit code."""
+    """The outcome of a job: counts for its summary, failures for its exit code."""
 
     verb: str
     done: int = 0
@@ -35,25 +35,28 @@ class Tally:
     start: float = field(default_factory=time.perf_counter)
 
     def fail(self, path: Path, error: BaseException | str) -> None:
+        """Count ``path`` as failed and report why, in one line on stderr."""
         self.failed += 1
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         tqdm.write(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
 
     def fail_for_all(self, path: Path, reason: str) -> None:
-        """What every process of a job sees alike: rank 0 tells and counts it."""
+        """As ``fail``, for what every process of a job finds: only rank 0 reports and counts it."""
         if processes()[0] == 0:
             self.fail(path, reason)
 
     def notice(self, path: Path, notice: str) -> None:
-        """Told at its first file only."""
+        """Report ``notice``, on stderr, for the first file that it is about."""
         if notice not in self.notices:
             self.notices.add(notice)
-            tqdm.write(f"note: {printable(path)}: {notice} (told once)", file=sys.stderr)
+            tqdm.write(f"note: {printable(path)}: {notice} (reported once)", file=sys.stderr)
 
-    def tell(self, path: Path, verdict: str) -> None:
+    def report(self, path: Path, verdict: str) -> None:
+        """Print what was found out about ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
+        """Count a file as done."""
         self.done += 1
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
@@ -63,8 +66,8 @@ class Tally:
         """Print the summary of all processes of the job, and return the exit code.
 
         ``compressed``: which byte count is that of the .xfr files, "bytes_in" or "bytes_out".
-        Of several processes, rank 0 speaks for all once they are done; the others exit with 0,
-        since torchrun would take another code for a crash and stop the rest.
+        With several processes, rank 0 prints it once all are done; the others return 0, since
+        torchrun would take any other code for a crash and stop the rest.
         """
         counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels")
         gathered = gather("tally", [getattr(self, name) for name in counts])
@@ -76,24 +79,24 @@ class Tally:
         return 1 if self.failed else 0
 
     def summary(self, compressed: int) -> str:
-        """In words; ``compressed``: bytes of the .xfr files."""
-        parts = [f"{self.done} {self.verb}"]
-        parts += [f"{self.skipped} skipped"] if self.skipped else []
-        parts += [f"{self.failed} failed"] if self.failed else []
+        """The counts as one line; ``compressed``: bytes of the .xfr files."""
+        counts = [f"{self.done} {self.verb}"]
+        counts += [f"{self.skipped} skipped"] if self.skipped else []
+        counts += [f"{self.failed} failed"] if self.failed else []
         if not self.done:
-            return ", ".join(parts)
+            return ", ".join(counts)
         other = self.bytes_in + self.bytes_out - compressed
         seconds = (time.perf_counter() - self.start) / self.done
         ratio = f"ratio {other / compressed:.2f}, " if other else ""
         return (
-            f"{', '.join(parts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
-            f"{8 * compressed / self.pixels:.3f} bpp, {seconds:.2f} s a picture"
+            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
+            f"{8 * compressed / self.pixels:.3f} bpp, {seconds:.2f} s per picture"
         )
 
 
 def printable(text: Path | str) -> str:
-    """A path, or what names one, for messages, on one line: what is not valid UTF-8, and what a
-    terminal would obey, is escaped."""
+    """A path, or a text that contains one, for messages: on one line, with everything escaped that
+    is not valid UTF-8 or that a terminal would take for a command."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
@@ -110,9 +113,9 @@ def run_job(
 ) -> None:
     """``save(path, compute(path, load(path)))`` for every path, with a progress bar.
 
-    ``compute`` runs in the threads of ``computers``; ``load`` and ``save`` run in threads beside
-    them. At most IN_FLIGHT files are in each of the three, so that memory is bounded. Any of them
-    may raise: then that file has failed, and the others go on.
+    ``compute`` runs in the threads of ``computers``; ``load`` and ``save`` each run in a thread of
+    their own. At most IN_FLIGHT files are in each of the three stages, so that memory is bounded.
+    Where one of them raises an exception, that file has failed, and the others go on.
     """
     rank, world = processes()
     bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
@@ -128,15 +131,15 @@ def run_job(
             return (future.result(),)
         except Skip:
             tally.skipped += 1
-        except Exception as error:  # a reader of foreign files may raise nearly anything
+        except Exception as error:  # Pillow may raise nearly anything on a damaged file
             tally.fail(path, error)
         bar.update()
         return None
 
     def settle(limit: int) -> None:
-        """Wait until at most ``limit`` files are computed, and at most as many written."""
+        """Wait until at most ``limit`` files are being computed, and as many being written."""
         while len(computing) > limit:
-            # Whichever is first: others need not wait for a very large picture.
+            # In the order of completion: others need not wait for a very large picture.
             for future in wait(computing, return_when=FIRST_COMPLETED).done:
                 path = computing.pop(future)
                 if computed := result_of(path, future):
@@ -157,7 +160,7 @@ def run_job(
             settle(IN_FLIGHT - 1)
         settle(0)
     finally:
-        # On Ctrl-C: what is being computed or written is finished, what has not begun is dropped.
+        # On Ctrl-C, what has begun is finished, and what has not is dropped.
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
         bar.close()

@@ -6,6 +6,8 @@ import math
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import torch
+
 from utils.files import atomic_write
 from utils.images import read_picture
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
@@ -14,8 +16,8 @@ from utils.processes import gather
 
 @dataclass
 class Score:
-    """A row of the CSV. Rates in bytes and bits per pixel, PSNR in dB; None is left empty. The
-    last column is there only if it was asked for."""
+    """A row of the CSV. Rates are in bytes and bits per pixel, PSNR is in dB; None is written as an
+    empty cell. The last column is left out unless it was asked for."""
 
     file: str
     width: float
@@ -36,18 +38,18 @@ def score_picture(
     compressed: Path,
     reconstructed: Path,
     max_pixels: int,
-    device,
+    device: torch.device,
     perceptual: bool = False,
 ) -> Score:
-    """Score one picture, from its three files. OSError or ValueError where one does not fit."""
+    """Score a picture from its three files; OSError or ValueError if one of them is unusable."""
     for path in (compressed, reconstructed):
         if not path.is_file():
-            raise FileNotFoundError(f"its partner {path} is missing")
+            raise FileNotFoundError(f"{path} is missing")
     first, second = (read_picture(path, max_pixels) for path in (original, reconstructed))
-    if first.size != second.size:
-        (h1, w1), (h2, w2) = first.size, second.size
+    if first.shape != second.shape:
+        (h1, w1), (h2, w2) = first.shape, second.shape
         raise ValueError(f"{w1}x{h1}, but its reconstruction is {w2}x{h2}")
-    height, width = first.size
+    height, width = first.shape
     before, after = original.stat().st_size, compressed.stat().st_size
     return Score(
         name, width, height, before, after, before / after, 8 * after / (width * height),
@@ -58,7 +60,7 @@ def score_picture(
 
 
 def gather_scores(pictures: list[tuple[Score, Path, Path]]) -> list[tuple[Score, Path, Path]]:
-    """The (score, original, reconstruction) of all processes, by name, in rank 0; [] elsewhere."""
+    """The (score, original, reconstruction) of all processes, sorted, in rank 0; [] in others."""
     rows = [(astuple(score), *map(str, paths)) for score, *paths in pictures]
     gathered = [row for rows in gather("scores", rows) for row in rows]
     gathered.sort(key=lambda row: row[1])
@@ -66,7 +68,7 @@ def gather_scores(pictures: list[tuple[Score, Path, Path]]) -> list[tuple[Score,
 
 
 def average(scores: list[Score]) -> Score:
-    """The mean over pictures, column by column, of what is there and finite."""
+    """The mean of each column over the pictures that have a finite value in it."""
 
     def mean(values: list) -> float | None:
         values = [value for value in values if value is not None and math.isfinite(value)]
@@ -77,7 +79,7 @@ def average(scores: list[Score]) -> Score:
 
 
 def write_scores(path: Path, scores: list[Score], perceptual: bool = False) -> None:
-    """One row a picture, sorted by name, and the average."""
+    """Write the CSV: a row per picture, and the averages."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     columns = [field.name for field in fields(Score)]
@@ -90,7 +92,7 @@ def write_scores(path: Path, scores: list[Score], perceptual: bool = False) -> N
 
 
 def average_line(scores: list[Score]) -> str:
-    """The averages of the measures, in words."""
+    """The averages of the measures in one line."""
     mean = average(scores)
     shown = {
         "PSNR": (mean.psnr, " dB"),
@@ -102,6 +104,7 @@ def average_line(scores: list[Score]) -> str:
 
 
 def cell(value: str | float | None) -> str:
+    """A value as the text of a CSV's cell."""
     if value is None:
         return ""
     if isinstance(value, float):

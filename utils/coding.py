@@ -1,0 +1,187 @@
+"""From a picture to the bytes of an .xfr file, and back."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+
+from model import load_codec
+from model.codec import Codec
+from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from utils.bitstream import Xfr, pack, unpack
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.devices import fast_precision
+from utils.images import Picture, to_picture
+from utils.metrics import psnr
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """How to encode. ``target``, one of bitstream.TARGETS and its value, replaces ``quality``: the
+    highest quality within a size (target_bpp, max_bytes), or the lowest that reaches a PSNR in dB
+    (target_psnr). ``effort``: rounds of refinement, for a codec that REFINES."""
+
+    quality: int = DEFAULT_QUALITY
+    target: tuple[str, float] | None = None
+    effort: int = 0
+
+    def match(self, xfr: Xfr) -> bool:
+        """Whether a file was encoded with these settings, as far as it tells: not the effort."""
+        if self.target is None or xfr.target is None:
+            return self.target == xfr.target and self.quality == xfr.quality
+        (name, value), (stored_name, stored_value) = self.target, xfr.target
+        return name == stored_name and np.float32(value) == np.float32(stored_value)
+
+
+class Encoder:
+    """Encodes pictures with the checkpoint at ``model``; threads may share it."""
+
+    def __init__(self, model: Path, device: torch.device | str = "cpu"):
+        checkpoint = load_checkpoint(model)
+        self.codec = load_codec(checkpoint, device)
+        self.fingerprint = fingerprint(checkpoint)
+
+    def encode(self, picture: Picture, settings: EncodingSettings) -> bytes:
+        """The bytes of the .xfr file. ValueError if no quality meets the target."""
+        height, width = picture.shape
+        grey = picture.pixels.ndim == 2
+
+        @cache  # a search returns a quality that it has tried
+        def payload(quality: int) -> bytes:
+            with fast_precision(self.codec.device):
+                return self.codec.compress(picture.rgb, quality, settings.effort)
+
+        def file(quality: int) -> bytes:
+            header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
+            extras = picture.alpha, picture.icc, settings.target
+            return pack(Xfr(*header, payload(quality), *extras))
+
+        def decoded_psnr(quality: int) -> float:
+            rgb = self.codec.decompress(payload(quality), height, width, quality)
+            return psnr(picture.pixels, to_picture(rgb, grey).pixels)
+
+        if settings.target is None:
+            return file(settings.quality)
+        name, value = settings.target
+        if name == "target_psnr":
+            return file(lowest_quality_reaching(value, "dB", decoded_psnr))
+        if name == "max_bytes":
+            return file(highest_quality_within(value, "bytes", lambda q: len(file(q))))
+        bpp = lambda quality: 8 * len(file(quality)) / (height * width)  # noqa: E731
+        return file(highest_quality_within(value, "bpp", bpp))
+
+    def has_encoded(
+        self,
+        source: Path,
+        output: Path,
+        settings: EncodingSettings,
+        max_pixels: int = MAX_PIXELS,
+    ) -> bool:
+        """Whether ``output`` is an intact .xfr file, no older than the picture ``source``, of this
+        checkpoint and these settings."""
+        try:
+            if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
+                return False
+            xfr = unpack(output.read_bytes(), max_pixels)
+        except (OSError, ValueError):
+            return False
+        made_by = xfr.arch, xfr.fingerprint
+        return made_by == (self.codec.FILE_NUMBER, self.fingerprint) and settings.match(xfr)
+
+
+class Decoder:
+    """Decodes files, each with the checkpoint that made it: that at ``model``, or another .tar file
+    in the same folder. Threads may share it.
+
+    ``fast``: run the networks in bfloat16 where that is faster, which changes pixels slightly.
+    """
+
+    def __init__(self, model: Path, device: torch.device | str = "cpu", fast: bool = False):
+        self.model, self.device, self.fast = model, torch.device(device), fast
+        checkpoint = load_checkpoint(model)
+        self.fingerprint = fingerprint(checkpoint)
+        self.codecs = {self.fingerprint: load_codec(checkpoint, device)}
+        self.broken: dict[int, str] = {}  # checkpoints that hold no working codec, and the reason
+        self.unread = sorted(set(model.parent.glob("*.tar")) - {model})
+        self.lock = Lock()
+
+    def decode(self, xfr: Xfr) -> Picture:
+        """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
+        codec = self.codec(xfr.fingerprint)
+        if xfr.arch != codec.FILE_NUMBER:
+            raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
+        with fast_precision(self.device) if self.fast else nullcontext():
+            rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
+        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.icc)
+
+    def codec(self, wanted: int) -> Codec:
+        """The codec of the checkpoint with the fingerprint ``wanted``; ValueError if there is none.
+        Checkpoints are read when they are needed, and once."""
+        with self.lock:
+            while wanted not in self.codecs and self.unread:
+                try:
+                    checkpoint = load_checkpoint(self.unread.pop(0))
+                except (OSError, ValueError):
+                    continue  # some other kind of .tar file
+                found = fingerprint(checkpoint)
+                if found == wanted:
+                    try:
+                        self.codecs[found] = load_codec(checkpoint, self.device)
+                    except ValueError as error:
+                        self.broken[found] = str(error)
+        if wanted in self.broken:
+            raise ValueError(self.broken[wanted])
+        if wanted not in self.codecs:
+            raise ValueError(
+                f"made by checkpoint {wanted:016x}, which is neither {self.model} "
+                f"({self.fingerprint:016x}) nor another .tar file in its folder"
+            )
+        return self.codecs[wanted]
+
+
+# The search for a target
+
+
+def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:
+    """The highest quality whose ``size``, in ``unit``, is at most ``limit``; ValueError if none is.
+
+    ``size`` should increase with quality. Where it does not, the result still keeps the limit.
+
+    >>> highest_quality_within(50.5, "bytes", lambda quality: quality)
+    50
+    """
+    size = cache(size)
+    if size(MIN_QUALITY) > limit:
+        smallest = size(MIN_QUALITY)
+        raise ValueError(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
+    return bisect(lambda quality: size(quality) <= limit)
+
+
+def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
+    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none.
+
+    >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
+    51
+    """
+    score = cache(score)
+    if score(MAX_QUALITY) < limit:
+        best = score(MAX_QUALITY)
+        raise ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
+    if score(MIN_QUALITY) >= limit:
+        return MIN_QUALITY
+    return bisect(lambda quality: score(quality) < limit) + 1
+
+
+def bisect(holds: Callable[[int], bool]) -> int:
+    """The highest quality for which ``holds`` is true, if it is true up to some quality, the lowest
+    at least, and false from there on."""
+    low, high = MIN_QUALITY, MAX_QUALITY + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
