@@ -1,22 +1,26 @@
-"""Quantizers: what makes symbols of real numbers, and passes gradients through."""
+"""Quantizers: from real numbers to symbols, with a gradient for training."""
 
 import torch
 from torch import Tensor
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The value of ``hard`` with the gradient of ``soft`` (Bengio et al. 2013)."""
+    """The value of ``hard`` with the gradient of ``soft``.
+
+    Bengio, Léonard, Courville 2013, "Estimating or propagating gradients through stochastic neurons
+    for conditional computation", https://arxiv.org/abs/1308.3432.
+    """
     return soft + (hard - soft).detach()
 
 
 def binarize(x: Tensor, noise: float = 0.0) -> Tensor:
-    """Signs, -1 or +1, of ``tanh(x) - noise * u`` with u uniform in -1 to 1; any shape.
+    """The sign, -1 or +1, of ``tanh(x) - noise * u`` with u uniform in [-1, 1]; any shape.
 
-    The gradient of ``tanh`` is passed straight through. ``noise`` 1 is the stochastic
-    binarization of Toderici et al. 2016, "Variable rate image compression with recurrent
-    neural networks", https://arxiv.org/abs/1511.06085, section 3.2: its expectation is
-    ``tanh(x)``. ``noise`` 0 is deterministic. Between them, only what is nearly undecided
-    is drawn by lot, and the decoder meets in training what it will meet in files.
+    The gradient is that of ``tanh(x)``. ``noise`` 1 is the stochastic binarization of Toderici et
+    al. 2016, "Variable rate image compression with recurrent neural networks",
+    https://arxiv.org/abs/1511.06085, section 3.2, whose expectation is ``tanh(x)``; ``noise`` 0,
+    the sign of x, is what the encoder uses. Values in between are random only where
+    ``|tanh(x)| < noise``, which brings training closer to the encoder.
     """
     soft = torch.tanh(x)
     threshold = noise * (2 * torch.rand_like(soft) - 1) if noise else torch.zeros_like(soft)
@@ -24,5 +28,5 @@ def binarize(x: Tensor, noise: float = 0.0) -> Tensor:
 
 
 def round_straight_through(x: Tensor) -> Tensor:
-    """The nearest integers (ties to even), with the identity's gradient."""
+    """The nearest integers (ties to even), with the gradient of the identity."""
     return straight_through(x.round(), x)

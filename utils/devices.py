@@ -1,4 +1,4 @@
-"""Devices and processes that the networks run on."""
+"""Devices that the networks run on: threads, precision, data-parallel training."""
 
 import ctypes
 import os
@@ -19,8 +19,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MiB of what is freed, for the next picture: to give it back to
-    the system and to fault it in again would take a fifth of the coding time."""
+    """Let glibc keep up to 256 MiB of freed memory for the next picture: returning it to the system
+    and faulting it in again would take a fifth of the coding time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, 2**28)
@@ -28,12 +28,13 @@ def keep_freed_memory() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else MPS, else the CPU. ValueError if unusable."""
+    """The device of that name; ``auto`` is CUDA if available, else MPS, else the CPU. ValueError if
+    it cannot be used."""
     keep_freed_memory()
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    if name == "cuda":  # under torchrun, a GPU for each process of the machine
+    if name == "cuda":  # under torchrun, each process of a machine has its own GPU
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
@@ -45,10 +46,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_pool(device: torch.device, pictures: int) -> ThreadPoolExecutor:
-    """Threads that compute so many pictures, on the CPU several at a time.
+    """The threads that encode or decode so many ``pictures``, on the CPU several at a time.
 
-    Two pictures with a thread each take less time than one after the other with two threads: what
-    cannot be shared among threads, and waiting for each other, then costs nothing.
+    Two pictures with one thread each take less time than one after the other with two threads,
+    since not all of the work can be shared among threads.
     """
     if device.type != "cpu":
         return ThreadPoolExecutor(1)
@@ -60,7 +61,7 @@ def compute_pool(device: torch.device, pictures: int) -> ThreadPoolExecutor:
 
 
 def mixed_precision(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there."""
+    """Whether bfloat16 is faster than float32 on ``device``."""
     if device.type == "cpu":
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -73,7 +74,7 @@ def fast_precision(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def data_parallel(codec: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The codec as it is; under torchrun, wrapped so that all processes train it together."""
+    """The codec itself; under torchrun, a wrapping that averages the gradients of all processes."""
     if processes()[1] == 1:
         yield codec
         return

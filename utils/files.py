@@ -1,4 +1,4 @@
-"""Files and folders: what to work on, where results go, and that they appear whole."""
+"""Files and folders: finding inputs, naming outputs, writing atomically."""
 
 import errno
 import os
@@ -14,13 +14,13 @@ from utils.jobs import Tally
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator:
-    """A binary stream whose content appears at ``path`` whole, or not at all.
+    """A binary stream whose content appears at ``path`` complete, or not at all.
 
-    Written beside the target, synced, then renamed over it; on any exception, Ctrl-C
-    included, the half-written file is removed and ``path`` stays as it was. A killed process
-    leaves it, hidden, as .<digits>.part. What the system refuses is an OSError that names ``path``.
+    It is written to a temporary file in the same folder, synced, and renamed to ``path``. On any
+    exception, Ctrl-C included, the temporary file is removed and ``path`` stays as it was; a killed
+    process leaves it, hidden, as .<digits>.part. An OSError names ``path``.
     """
-    with suppress(FileExistsError):  # a folder, or else the next step says what is wrong
+    with suppress(FileExistsError):  # a folder; if it is a file, the next step says so
         path.parent.mkdir(parents=True)
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
@@ -32,14 +32,14 @@ def atomic_write(path: Path) -> Iterator:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        # Writing names no file, and the rest the temporary one, of which nobody knows.
+        # It names no file, or the temporary one, which means nothing to a user.
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder`` where it is missing. OSError if no file can be written there."""
+    """Make ``folder`` if it does not exist. OSError if no file can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -48,12 +48,13 @@ def check_folder(folder: Path) -> None:
 def find_files(
     source: Path, extensions: set[str], recursive: bool, tally: Tally | None = None
 ) -> list[Path]:
-    """Files of these extensions (normalized) in a folder, sorted; or ``source`` itself, a file.
+    """The files in the folder ``source`` that have one of the (normalized) ``extensions``, sorted;
+    or ``source`` itself, if it is a file.
 
-    Raises FileNotFoundError where there is no such folder or file. A folder that cannot be listed
-    and a pipe or device have failed in ``tally``, by name; without a tally they are an OSError.
-    Symbolic links to folders are not followed, so a loop of them does no harm; hidden files are
-    left alone.
+    Raises FileNotFoundError if there is no such folder or file. Folders that cannot be listed,
+    pipes and devices count as failed in ``tally``; without a tally they are an OSError. Symbolic
+    links to folders are not followed, so that a loop of them does no harm; hidden files are
+    ignored.
     """
     if source.is_file():
         return [source]
@@ -72,7 +73,7 @@ def find_files(
             path = Path(folder, name)
             if normalize_extension(path.suffix) not in extensions or name.startswith("."):
                 continue
-            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            if path.exists() and not path.is_file():  # reading a pipe would wait forever
                 unusable(OSError(errno.EINVAL, "not a regular file", str(path)))
             else:
                 found.append(path)
@@ -80,16 +81,17 @@ def find_files(
 
 
 def image_extensions(file_format: str | None) -> set[str]:
-    """The extensions to look for: one format's, or those of every readable image."""
+    """The normalized extensions to look for: that of one format, or those of all readable ones."""
     return {normalize_extension(file_format)} if file_format else readable_extensions()
 
 
 def plan_outputs(
     paths: Iterable[Path], source: Path, out_folder: Path, extension: str, tally: Tally
 ) -> dict[Path, Path]:
-    """Where each file's result goes: ``source/sub/photo.png`` to
-    ``out_folder/sub/photo.<extension>``. A file whose result would overwrite another one's
-    of the same run has failed, by name."""
+    """The output of each file: ``out_folder/sub/photo.<extension>`` for ``source/sub/photo.png``.
+
+    A file whose output would overwrite that of another file of this run counts as failed.
+    """
     outputs: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Figures: how close a reconstruction is to its original."""
+"""Measures of how close a reconstruction is to its original."""
 
 import io
 import math
@@ -17,16 +17,18 @@ MIN_SSIMULACRA2_SIDE = 8
 
 
 def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of one shape, over all their
-    channels at once; infinite if they are equal."""
+    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
+    error over all channels; infinite if they are equal."""
     difference = original.astype(np.int32) - reconstruction
     mse = np.mean(np.square(difference), dtype=np.float64)
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
 def ssim(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
-    """Structural similarity of two uint8 [H, W, 3] arrays, mean over channels, as Wang et al.
-    2004 define it (Gaussian window of sigma 1.5); None below 7 pixels of a side."""
+    """Structural similarity, 1 at best, of two uint8 arrays [H, W, 3], the mean over channels; None
+    if a side is shorter than 7 pixels. Wang, Bovik, Sheikh, Simoncelli 2004, "Image quality
+    assessment: from error visibility to structural similarity": a Gaussian window of 11x11 pixels
+    and sigma 1.5; below 11 pixels, a uniform one of 7x7."""
     from skimage.metrics import structural_similarity  # slow to load, unlike PSNR
 
     if min(original.shape[:2]) < MIN_SSIM_SIDE:
@@ -40,10 +42,13 @@ def ssim(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
 
 
 @torch.inference_mode()
-def ms_ssim(original: np.ndarray, reconstruction: np.ndarray, device="cpu") -> float | None:
-    """Multi-scale structural similarity of two uint8 [H, W, 3] arrays, mean over channels; None
-    below 161 pixels of a side. Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity
-    for image quality assessment": five scales, 2x2 averages between them."""
+def ms_ssim(
+    original: np.ndarray, reconstruction: np.ndarray, device: torch.device | str = "cpu"
+) -> float | None:
+    """Multi-scale structural similarity, 1 at best, of two uint8 arrays [H, W, 3], the mean over
+    channels; None if a side is shorter than 161 pixels. Wang, Simoncelli, Bovik 2003, "Multi-scale
+    structural similarity for image quality assessment": five scales, with 2x2 averages between
+    them."""
     if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
         return None
     x, y = (
@@ -65,7 +70,8 @@ def ms_ssim(original: np.ndarray, reconstruction: np.ndarray, device="cpu") -> f
 
 
 def ssim_terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """The luminance term, and that of contrast and structure, at each position."""
+    """The luminance term, and the product of the contrast and structure terms, at each position of
+    x and y [C, 1, H, W]."""
 
     def blur(image: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(image, window[None, None, None]), window[None, None, :, None])
@@ -79,14 +85,14 @@ def ssim_terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ssimulacra2(original: np.ndarray, reconstruction: np.ndarray) -> float | None:
-    """SSIMULACRA 2 (J. Sneyers 2022, of the JPEG XL project) of two uint8 [H, W, 3] arrays: 100 is
-    no difference, 90 none that is seen, 70 high quality, 50 medium, 30 low; None below 8 pixels
-    of a side."""
+    """SSIMULACRA 2 (J. Sneyers 2022, JPEG XL project) of two uint8 arrays [H, W, 3]: 100 means no
+    difference, 90 no visible one, 70 high quality, 50 medium, 30 low. None if a side is shorter
+    than 8 pixels."""
     from ssimulacra2 import compute_ssimulacra2
 
     if min(original.shape[:2]) < MIN_SSIMULACRA2_SIDE:
         return None
-    files = [io.BytesIO(), io.BytesIO()]  # the package reads files only
+    files = [io.BytesIO(), io.BytesIO()]  # the package only reads files
     for image, file in zip((original, reconstruction), files):
         Image.fromarray(image).save(file, "ppm")
     return float(compute_ssimulacra2(*files))

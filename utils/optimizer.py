@@ -1,4 +1,4 @@
-"""The optimiser that all training uses."""
+"""The optimiser of all training runs: SOAP, on several threads."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,8 @@ class FastSOAP(SOAP):
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024,
     https://arxiv.org/abs/2409.11321), with its large matrix products in bfloat16.
 
-    Statistics, moments and eigenbases stay float32; only what enters a product is rounded.
-    Dimensions of one are left out: they have no basis to rotate into.
+    Statistics, moments and eigenbases stay float32; only the operands of products are rounded.
+    Dimensions of size one are skipped: there is nothing to rotate.
     """
 
     def init_pre_conditioner(self, grad: Tensor, state: dict, *args, **kwargs) -> None:
@@ -21,7 +21,7 @@ class FastSOAP(SOAP):
         state["GG"] = [statistic if len(statistic) > 1 else [] for statistic in state["GG"]]
 
     def project(self, grad: Tensor, state: dict, *_, project_type: str = "forward", **__) -> Tensor:
-        """Into the eigenbasis, or back, one dimension of ``grad`` after the other."""
+        """Rotate ``grad`` into the eigenbasis, or back, one dimension after the other."""
         side = 0 if project_type == "forward" else 1
         x = grad
         for basis in state["Q"]:
@@ -43,11 +43,11 @@ class FastSOAP(SOAP):
 
 
 class ParallelSOAP:
-    """The weights shared out among several FastSOAPs with the same ``settings``, which threads step
-    side by side: most matrices are too small for one of them to be shared among threads.
+    """FastSOAP on several threads: the weights are divided among PARTS optimisers with the same
+    ``settings``, since most matrices are too small to divide one product among threads.
 
-    It has what the training loop needs of a ``torch.optim.Optimizer``. For weights on a GPU, which
-    shares itself, there is one thread.
+    It has those methods of a ``torch.optim.Optimizer`` that the training loop needs. On a GPU,
+    which is parallel in itself, there is one thread.
     """
 
     PARTS = 8

@@ -1,6 +1,7 @@
-"""Several processes on one job, started by torchrun: who takes which file, and one summary.
+"""Several processes that torchrun has started for one job: which of them takes which file, and how
+their results come together.
 
-torch's own store, which torchrun brings up, is all that they share.
+All that they share is torch's key-value store, which torchrun starts.
 """
 
 import json
@@ -8,15 +9,19 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 
 def processes() -> tuple[int, int]:
-    """This process's rank and their number, as torchrun says; (0, 1) without it."""
+    """The rank of this process and the number of processes, from torchrun; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @cache
-def store():
+def store() -> "Store":
     """The store of this run."""
     from torch.distributed import PrefixStore, rendezvous
 
@@ -24,8 +29,8 @@ def store():
 
 
 def draw(items: Sequence) -> Iterator:
-    """All items; under torchrun, each of them in one process only. Processes take the next one
-    from a shared counter, so none idles while another has a long tail."""
+    """All items; under torchrun, each of them in one of the processes. They take the next item from
+    a shared counter, so that none is idle while another has many left."""
     if processes()[1] == 1:
         yield from items
         return
@@ -33,9 +38,9 @@ def draw(items: Sequence) -> Iterator:
         yield items[index]
 
 
-def gather(name: str, value) -> list:
-    """What all processes pass (anything that JSON holds), in rank 0, once all have; nothing in
-    the others."""
+def gather(name: str, value: object) -> list:
+    """The values of all processes, in rank 0, which waits for them; [] in the others. JSON must be
+    able to hold them."""
     rank, world = processes()
     if world == 1:
         return [value]

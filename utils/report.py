@@ -1,6 +1,6 @@
-"""The scores as one HTML page that needs nothing beside it: a table, and the pictures to compare.
+"""The scores as a single HTML page: a table, and the pictures to compare.
 
-utils/report.html is the page, with $names to fill in and two parts that repeat.
+Its template is utils/report.html, with $names to fill in and two sections that repeat.
 """
 
 import base64
@@ -21,10 +21,10 @@ from utils.jobs import printable
 from utils.scores import Score, average
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-MAX_SHOWN = 12  # pictures; further ones are in the table only
-MIN_SIDE, MAX_SIDE = 256, 800  # of a picture's longest side as shown, in pixels
-QUALITY = 90  # of the embedded WebP: what it loses must be little beside what the codec lost
-AMPLIFY = 5  # of the error maps, alike for all pictures so that they can be compared
+MAX_SHOWN = 12  # pictures; the others are only in the table
+MIN_SIDE, MAX_SIDE = 256, 800  # pixels that the longer side of a picture is shown with
+WEBP_QUALITY = 90  # of the embedded pictures; WebP must lose little compared with the codec
+AMPLIFY = 5  # factor of the error maps, the same for all pictures so that they can be compared
 FORMATS = {
     "width": ",.0f", "height": ",.0f", "compressed_bytes": ",.0f", "compression_ratio": ".1f",
     "bpp": ".3f", "psnr": ".2f", "ssim": ".4f", "ms_ssim": ".4f",
@@ -32,12 +32,12 @@ FORMATS = {
 
 
 def write_report(path: Path, pictures: list[tuple[Score, Path, Path]], max_pixels: int) -> None:
-    """``pictures``: each one's score, original file and reconstructed file.
+    """Write the page. ``pictures``: the score, the original and the reconstruction of each.
 
-    The page grows on disk, picture by picture: only one is in memory at a time.
+    It is written picture by picture, so that only one of them is in memory at a time.
     """
-    # Plain replacement, in five pieces: what comes before, between and after the parts that
-    # repeat. Every value that is put in is a number, base64, or escaped.
+    # The template is cut into five pieces at the two sections that repeat. Every value that is
+    # filled in is a number, base64, or escaped.
     text = TEMPLATE.read_text("utf-8")
     pieces = re.split(r" *<!-- (?:each \w+|end) -->\n", text)
     head, row, middle, picture, tail = map(Template, pieces)
@@ -63,24 +63,24 @@ def write_report(path: Path, pictures: list[tuple[Score, Path, Path]], max_pixel
 
 
 def views(original: Path, reconstructed: Path, max_pixels: int) -> dict[str, str]:
-    """The two pictures and their error map as data: URIs, their size, and what to know of it."""
+    """The two pictures and their error map as data: URIs, their size, and notes about them."""
     before, after = (read_picture(path, max_pixels) for path in (original, reconstructed))
     images = [Image.fromarray(np.ascontiguousarray(picture.rgb)) for picture in (before, after)]
     error = ImageChops.difference(*images).point(lambda value: min(AMPLIFY * value, 255))
     full = error.size
     scale = min(MAX_SIDE / max(full), 1)
     size = tuple(max(round(side * scale), 1) for side in full)
-    zoom = max(MIN_SIDE // max(size), 1)  # by the browser, so that a slider fits on an icon too
+    zoom = max(MIN_SIDE // max(size), 1)  # by the browser, so that a slider fits onto an icon
     notes = []
     if size != full:
-        # The error map is that of the full size, reduced: reducing first would hide errors.
+        # The error map is reduced after it was computed: otherwise errors would vanish.
         notes.append(
             f"Reduced to {100 * scale:.0f}\u202f% from {full[0]:,}\u202f×\u202f{full[1]:,} for "
             "this page: fine artefacts look smaller than they are."
         )
     if before.alpha is not None:
-        notes.append("Shown, and scored, without its transparency.")
-    # One profile for both: the codec keeps it, but not every format of reconstructions does.
+        notes.append("Shown and scored without its transparency.")
+    # The original's for both: not every format of reconstructions can hold a profile.
     profile = before.icc if before.pixels.ndim == 3 else None
     return {
         "original": data_uri(images[0].resize(size, Image.Resampling.LANCZOS), profile),
@@ -93,13 +93,14 @@ def views(original: Path, reconstructed: Path, max_pixels: int) -> dict[str, str
 
 
 def data_uri(image: Image.Image, profile: bytes | None) -> str:
+    """The image as WebP."""
     stream = io.BytesIO()
-    image.save(stream, format="WEBP", quality=QUALITY, icc_profile=profile)
+    image.save(stream, format="WEBP", quality=WEBP_QUALITY, icc_profile=profile)
     return "data:image/webp;base64," + base64.b64encode(stream.getbuffer()).decode()
 
 
 def figures(score: Score) -> dict[str, str]:
-    """The score's numbers: for reading under their names, for sorting under <name>_key."""
+    """The score's numbers as text: to read under their names, to sort by under <name>_key."""
     values = {name: getattr(score, name) for name in FORMATS}
     shown = {name: figure(value, FORMATS[name]) for name, value in values.items()}
     keys = {
@@ -116,7 +117,7 @@ def figure(value: float | None, form: str) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A file name as HTML. Names come from strangers, and need not be valid UTF-8."""
+    """A file name as HTML. It may be hostile, and need not be valid UTF-8."""
     return escape(printable(Path(name)))
 
 
@@ -127,11 +128,11 @@ def counted(count: int, noun: str) -> str:
 def shown_count(count: int) -> str:
     if count <= MAX_SHOWN:
         return ""
-    return f"The first {MAX_SHOWN} of {count:,} pictures are below; the table has them all."
+    return f"The first {MAX_SHOWN} of {count:,} pictures are shown below; the table has them all."
 
 
 def fingerprint(text: str, element: str) -> str:
-    """The Content-Security-Policy source that allows the page's own <script> or <style>, and
-    with it forbids any that a file name might smuggle in."""
+    """The Content-Security-Policy source that allows the page's own <script> or <style> alone, and
+    none that a file name might contain."""
     content = re.search(f"<{element}>(.*?)</{element}>", text, re.DOTALL)[1]
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
