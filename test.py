@@ -44,7 +44,7 @@ def parse_args() -> Namespace:
     add(
         "--report",
         action="store_true",
-        help="also write an HTML page beside the CSV, to compare the pictures by eye",
+        help="also write an HTML page next to the CSV, to compare the pictures by eye",
     )
     add_shared_arguments(parser)
     return parser.parse_args()

@@ -85,9 +85,9 @@ class SynthesisTransform(nn.Module):
 class BinaryCodec(Codec):
     """Binary symbols and an importance map, packed into bytes and compressed with lzma.
 
-        x --> analysis --> logits --> sign --> (*) ==> synthesis --> x_hat
-                     |                          |
-                     `--> importance map --> mask            ==> is coded
+        x --> analysis --> logits --> sign --> * mask ==> synthesis --> x_hat
+                     |                           ^
+                     `--> importance map --------'        ==> is compressed with lzma
 
     For each position of the latent, the importance map says how many groups of its bits are coded
     (Li et al. 2018, "Learning convolutional networks for content-weighted image compression",

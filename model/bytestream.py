@@ -1,6 +1,6 @@
 """Bytes inside files: numbers of any size, chunks that begin with their length, lzma streams.
 
-Files come from strangers. Every length is checked against the bytes that are there before memory
+Files may be hostile. Every length is checked against the bytes that are there before memory
 is allocated for it; data that does not fit raises a ValueError that starts with "damaged" or
 "truncated".
 """

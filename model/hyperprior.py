@@ -61,6 +61,11 @@ class HyperpriorLatents(NamedTuple):
     z: Tensor  # [1, Z, H/64, W/64], rounded
 
 
+def table_index(scale: Tensor) -> np.ndarray:
+    """Scale logits in fixed point to the indices of tables that the coder takes, uint8."""
+    return scale_index(scale).to(torch.uint8).numpy()
+
+
 def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(channels, bound) for _ in range(count)))
 
@@ -138,18 +143,13 @@ class HyperAnalysis(nn.Module):
 class HyperpriorCodec(Codec):
     """Mean-scale hyperprior with a four-pass context model; one model for all rates.
 
-        x                                                                        x_hat
-        |                                                                          ^
-     analysis                                                                  synthesis
-        |                                                                          |
-        y -----------------------> y - mean, rounded =====> + mean --> y_hat ------|
-        |                              ^                      ^          |
-    hyper_analysis                     |                      |          | of earlier passes
-        |                              |                      |          v
-        z --> rounded =====> hyper_synthesis --> features --> mean, scale = context
+        x --> analysis --> y --> round(y - mean) ==> + mean --> y_hat --> synthesis --> x_hat
+                           |
+                           `--> hyper_analysis --> z --> round ==> hyper_synthesis --> features
 
-    Double lines go through the file: z under fixed tables (z_scale), y under the tables of the
-    scales. The context model's part is done four times, each for a quarter of y.
+        features, y_hat of earlier passes --> context --> mean, scale of the next quarter of y
+
+    What follows ==> is entropy coded: y with the tables of its scales, z with those of ``z_scale``.
 
     Ballé et al. 2018, "Variational image compression with a scale hyperprior",
     https://arxiv.org/abs/1802.01436; Minnen, Ballé, Toderici 2018, "Joint autoregressive and
@@ -258,7 +258,7 @@ class HyperpriorCodec(Codec):
     def encode_latents(self, latents: HyperpriorLatents, quality: Tensor) -> bytes:
         return self.coder.encode(self.symbols(latents, quality))
 
-    # From here on everything is exact: the encoder and the decoder compute the same integers.
+    # From here on everything is in fixed point: encoder and decoder compute the same integers.
 
     def symbols(
         self, latents: HyperpriorLatents, quality: Tensor
@@ -272,8 +272,9 @@ class HyperpriorCodec(Codec):
             mean, scale = self.context.predict(features, state, step)
             symbols = (y[coded_in(step)] - mean / 2**FRACTION_BITS).round()
             symbols = symbols.clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
-            segments.append((symbols.numpy(), scale_index(scale).to(torch.uint8).numpy()))
-            state = self.context.update(state, symbols * 2**FRACTION_BITS + mean, step)
+            segments.append((symbols.numpy(), table_index(scale)))
+            y_hat = symbols * 2**FRACTION_BITS + mean
+            state = self.context.update(state, y_hat, step)
         return segments
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
@@ -282,20 +283,21 @@ class HyperpriorCodec(Codec):
         z_shape = (1, self.config.hyper, height // 64, width // 64)
         z = torch.from_numpy(decoder.decode(self.z_index(z_shape, quality)))
         y_shape = (1, self.config.latent, height // 16, width // 16)
-        y_hat = split_latent(torch.empty(y_shape, dtype=torch.int32))
+        latent = split_latent(torch.empty(y_shape, dtype=torch.int32))
         features, state = self.features(z, quality), None
         for step in range(PASSES):
             mean, scale = self.context.predict(features, state, step)
-            symbols = decoder.decode(scale_index(scale).to(torch.uint8).numpy())
-            y_hat[coded_in(step)] = torch.from_numpy(symbols) * 2**FRACTION_BITS + mean
-            state = self.context.update(state, y_hat[coded_in(step)], step)
+            symbols = torch.from_numpy(decoder.decode(table_index(scale)))
+            y_hat = symbols * 2**FRACTION_BITS + mean
+            state = self.context.update(state, y_hat, step)
+            latent[coded_in(step)] = y_hat
         decoder.finish()
-        return merge_latent(y_hat)
+        return merge_latent(latent)
 
     def z_index(self, shape: tuple[int, ...], quality: Tensor) -> np.ndarray:
         """The scale index of each element of z, uint8 of ``shape``."""
         logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality.cpu())
-        return scale_index(logits).to(torch.uint8).numpy()
+        return table_index(logits)
 
     def features(self, z: Tensor, quality: Tensor) -> Tensor:
         """z, int32 [1, Z, h, w], to the context model's features [1, D, 4 h, 4 w]."""

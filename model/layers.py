@@ -40,7 +40,7 @@ class GDN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A depthwise 3x3 convolution, then a gated 1x1 feed-forward network, beside a skip connection.
+    """A depthwise 3x3 convolution, then a gated 1x1 feed-forward network, with a skip connection.
 
     ``x + W2 (silu(a) * b)`` with ``a, b = W1 dw(x)``: the feed-forward half of the
     depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in

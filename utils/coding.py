@@ -72,8 +72,8 @@ class Encoder:
             return file(lowest_quality_reaching(value, "dB", decoded_psnr))
         if name == "max_bytes":
             return file(highest_quality_within(value, "bytes", lambda q: len(file(q))))
-        bpp = lambda quality: 8 * len(file(quality)) / (height * width)  # noqa: E731
-        return file(highest_quality_within(value, "bpp", bpp))
+        pixels = height * width
+        return file(highest_quality_within(value, "bpp", lambda q: 8 * len(file(q)) / pixels))
 
     def has_encoded(
         self,
