@@ -77,8 +77,8 @@ def is_history(history: dict, epochs: int) -> bool:
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
-    """The learning rate relative to its peak: it rises, stays for a while, and falls linearly to zero.
-    A run that is prolonged goes on from where it stays."""
+    """The learning rate relative to its peak: a rise, a plateau, a linear fall to zero. On its
+    plateau, a run can still be prolonged."""
     return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY * last_step)))
 
 
