@@ -1,20 +1,22 @@
 """The numbers are right: metrics, the loss, the rate, and what the rate promises of a file."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, ROOT, TINY, colour, tiny_codec
+from helpers import ARCHS, ROOT, TINY, colour, save_png, tiny_codec
+from ssimulacra2 import compute_ssimulacra2
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
 from model.quantizers import binarize
 from utils.checkpoints import load_checkpoint
 from utils.images import read_picture, to_picture
-from utils.metrics import ms_ssim, psnr, ssim
-from utils.training import rate_distortion
+from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
+from utils.training import Mean, learning_rate_factor, rate_distortion
 
 SAMPLES, SHIPPED = ROOT / "out/original", ("main", "hyperprior")
 
@@ -84,6 +86,15 @@ def test_ssim_of_a_picture_smaller_than_the_gaussian_window_is_that_of_a_square_
     assert ssim(x[:6], y[:6]) is None
 
 
+def test_ssimulacra_2_takes_the_original_first(tmp_path):
+    original = read_picture(SAMPLES / "chelsea.png").rgb[:96, :128]
+    coarser = distorted(original.astype(int), "coarser").astype(np.uint8)
+    files = save_png(tmp_path / "a.png", original), save_png(tmp_path / "b.png", coarser)
+    forth, back = compute_ssimulacra2(*files), compute_ssimulacra2(*files[::-1])
+    assert abs(forth - back) > 0.1
+    assert ssimulacra2(original, coarser) == pytest.approx(forth, abs=1e-3)
+
+
 def test_a_decoded_grey_picture_is_the_mean_of_the_three_channels_rounded():
     rgb = np.array([[[10, 20, 33], [1, 0, 0], [1, 1, 0], [255, 255, 255], [255, 0, 0]]], np.uint8)
     assert to_picture(rgb, grey=True).pixels.tolist() == [[21, 0, 1, 255, 85]]
@@ -114,12 +125,24 @@ def test_lmbda_is_geometric_in_quality(arch):
     assert found.tolist() == pytest.approx([low, math.sqrt(low * high), high], rel=1e-4)
 
 
+def test_the_learning_rate_falls_linearly_over_the_last_four_fifths_of_a_run():
+    factors = [learning_rate_factor(step, 10_000) for step in (1000, 2000, 4000, 6000, 9000)]
+    assert factors == pytest.approx([1, 1, 0.75, 0.5, 0.125])
+
+
+def test_the_mean_of_an_epoch_is_over_pictures_whatever_the_sizes_of_its_batches():
+    mean = Mean()
+    mean.add([torch.tensor(value) for value in (1.0, 10.0, 100.0)], 3)
+    mean.add([torch.tensor(value) for value in (5.0, 50.0, 500.0)], 1)
+    assert mean.values == [2, 20, 200]
+
+
 # The rate
 
 
-def zeroed(arch: str) -> nn.Module:
+def zeroed(arch: str, **changes) -> nn.Module:
     """A codec whose every latent, mean and logit is zero."""
-    codec = codec_class(arch)(TINY[arch])
+    codec = codec_class(arch)(replace(TINY[arch], **changes))
     for weight in codec.parameters():
         weight.data.zero_()
     return codec.requires_grad_(False)
@@ -132,7 +155,8 @@ def gaussian_bits(offset: np.ndarray, scale: float) -> np.ndarray:
 
 
 def test_the_deep_rate_is_that_of_both_latents_rounded_or_noisy_in_training():
-    codec, x = zeroed("hyperprior"), torch.rand(2, 3, 256, 256)
+    codec = zeroed("hyperprior", latent=16, hyper=256)  # as many symbols in y as in z
+    x = torch.rand(2, 3, 256, 256)
     # 64 scales lie geometrically between 0.11 and 256; a logit of zero is a third of the way.
     scale = 0.11 * (256 / 0.11) ** ((64 / 3) / 63)
     symbols = codec.config.latent / 16**2 + codec.config.hyper / 64**2  # a pixel
