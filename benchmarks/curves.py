@@ -1,4 +1,4 @@
-"""Curves of averages over pictures, and the table that compares them."""
+"""Curves of averages over pictures, and the tables that compare them."""
 
 import csv
 import math
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.bdrate import bd_rate, rising
+from benchmarks.bdrate import Curve, bd_rate, rising
+from benchmarks.markdown import table
 from benchmarks.results import Results
 
 
 @dataclass
 class Point:
-    """Averages over pictures at one setting: bits per pixel, dB, and MS-SSIM where there is."""
+    """Averages over pictures at one setting: bits per pixel, dB, and MS-SSIM if it was measured."""
 
     setting: int | None
     bpp: float
@@ -22,26 +23,27 @@ class Point:
 
 @dataclass
 class Series:
-    """A codec's points, by rising rate. ``kind``: ours, peer or published; ``default``: the
-    setting that it has by default, of ours."""
+    """A codec's points, by rising rate. ``kind``: ours, peer or published; ``default``: the default
+    setting of our codecs."""
 
     label: str
     kind: str
     points: list[Point]
     default: int | None = None
 
-    def curve(self):
+    def curve(self) -> Curve:
         """PSNR over rate; ValueError if there are too few points."""
         return rising((point.bpp, point.psnr) for point in self.points)
 
 
 def by_rate(point: Point) -> float:
+    """The key that sorts points by rate."""
     return point.bpp
 
 
 def average(results: Results, codec: str, settings: list[int], pictures: list[str]) -> list[Point]:
-    """The averages of ``pictures``, all of which have their rows, at each setting. ``codec``:
-    its key in the results."""
+    """The averages over ``pictures`` at each setting, for all of which ``results`` has a row.
+    ``codec``: its key in the results."""
     points = []
     for setting in settings:
         rows = [results.rows[codec, setting, picture] for picture in pictures]
@@ -54,8 +56,8 @@ def average(results: Results, codec: str, settings: list[int], pictures: list[st
 
 
 def read_published(path: Path) -> dict[str, Series]:
-    """The curves of a CSV with the columns codec, bpp, psnr, source, by the codec's name;
-    ValueError if it is none."""
+    """The curves of a CSV with the columns codec, bpp, psnr, source, by the codec's name.
+    ValueError if it is not such a CSV."""
     found: dict[str, list[Point]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -63,15 +65,15 @@ def read_published(path: Path) -> dict[str, Series]:
                 point = Point(None, float(row["bpp"]), float(row["psnr"]))
                 found.setdefault(row["codec"], []).append(point)
     except (KeyError, TypeError, ValueError, csv.Error):
-        raise ValueError(f"{path} is no CSV of the columns codec, bpp, psnr, source") from None
+        raise ValueError(f"{path} is not a CSV with the columns codec, bpp, psnr, source") from None
     return {
         codec: Series(f"{codec} (published)", "published", sorted(points, key=by_rate))
         for codec, points in found.items()
     }
 
 
-def table(series: list[Series], anchors: list[Series], low: float, high: float) -> str:
-    """BD-rates in Markdown, a row for each codec and a column for each anchor; best first."""
+def bd_rate_table(series: list[Series], anchors: list[Series], low: float, high: float) -> str:
+    """BD-rates, with a row for each codec and a column for each anchor; best first."""
 
     def cell(one: Series, anchor: Series) -> tuple[float, str]:
         if one is anchor:
@@ -85,29 +87,27 @@ def table(series: list[Series], anchors: list[Series], low: float, high: float) 
 
     rows = [(one.label, *(cell(one, anchor) for anchor in anchors)) for one in series]
     rows.sort(key=lambda row: row[1][0])
-    lines = [["codec", *(f"BD-rate to {anchor.label}" for anchor in anchors)]]
-    lines.append(["---", *("---:" for _ in anchors)])
-    lines += [[label, *(text for _, text in cells)] for label, *cells in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head = ["codec", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
+    return table(head, [[label, *(text for _, text in cells)] for label, *cells in rows])
 
 
 def quality_table(ours: list[Series]) -> str:
-    """What each quality gives, in Markdown: bpp, PSNR and MS-SSIM of each of ``ours``."""
+    """bpp, PSNR and MS-SSIM of each of ``ours``, with a row for each quality."""
     settings = sorted({point.setting for one in ours for point in one.points})
-    lines = [["quality", *(f"{one.label}: bpp, PSNR, MS-SSIM" for one in ours)]]
-    lines.append(["---:", *("---:" for _ in ours)])
+    rows = []
     for setting in settings:
         cells = []
         for one in ours:
             point = next((point for point in one.points if point.setting == setting), None)
             similar = f", {point.ms_ssim:.3f}" if point and point.ms_ssim is not None else ""
             cells.append(f"{point.bpp:.3f}, {point.psnr:.2f} dB{similar}" if point else "")
-        lines.append([str(setting), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([str(setting), *cells])
+    head = ["quality", *(f"{one.label}: bpp, PSNR, MS-SSIM" for one in ours)]
+    return table(head, rows, left=0)
 
 
 def default_line(ours: Series, jpeg: Series) -> str:
-    """What ``ours`` costs at its default quality, beside JPEG at the same PSNR."""
+    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR."""
     point = next(point for point in ours.points if point.setting == ours.default)
     text = f"{ours.label} at its default quality {ours.default}: "
     text += f"{point.bpp:.3f} bpp, {point.psnr:.2f} dB"
@@ -116,5 +116,5 @@ def default_line(ours: Series, jpeg: Series) -> str:
     except ValueError:
         rate = None
     if rate is None:
-        return f"{text}, which is outside of JPEG's curve"
+        return f"{text}, a PSNR outside of JPEG's curve"
     return f"{text}; {point.bpp / rate:.1%} of the bytes of JPEG at that PSNR ({rate:.3f} bpp)"

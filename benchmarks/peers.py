@@ -1,8 +1,8 @@
-"""The codecs that are compared, behind one interface: ours, and those that Pillow writes.
+"""The codecs that are compared, behind one interface: ours, and those of other libraries.
 
-Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (of ours with
-the checkpoint's fingerprint), its ``settings``, the file's ``extension``,
-``write(picture, setting, path)``, and ``read(path)``, which gives uint8 RGB [H, W, 3]. Alpha and
+Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (ours includes
+the checkpoint's fingerprint), its ``settings``, the ``extension`` of its files,
+``write(picture, setting, path)``, and ``read(path)``, which returns uint8 RGB [H, W, 3]. Alpha and
 ICC profile are left out everywhere: bytes are those of the pixels and the header.
 """
 
@@ -40,6 +40,7 @@ class Ours:
 
     @property
     def has_effort(self) -> bool:
+        """Whether ``at_effort`` makes a difference."""
         return self.encoder.codec.REFINES
 
     def at_effort(self, effort: int) -> "Ours":
@@ -60,7 +61,8 @@ class Ours:
 
 @dataclass
 class Peer:
-    """A codec of Pillow's. ``format``: Pillow's name; ``options``: of a setting, for ``save``."""
+    """A codec of Pillow's. ``format``: Pillow's name of it; ``options``: a setting to the keyword
+    arguments of Pillow's ``save``."""
 
     name: str
     label: str
@@ -85,27 +87,55 @@ class Peer:
         return round_trip(self.format, Image.new("RGB", (16, 16))) is not None
 
 
-def make_peers() -> list[Peer]:
-    """All of Pillow's codecs that are compared, available or not."""
+class MbtMean:
+    """CompressAI's mbt2018-mean at quality 3, with random weights, to be timed: Minnen, Ballé,
+    Toderici 2018, https://arxiv.org/abs/1809.02736. ImportError without CompressAI."""
+
+    label, extension, setting = "mbt2018-mean (CompressAI)", "mbt", 3
+
+    def __init__(self):
+        from compressai.zoo import mbt2018_mean
+
+        self.network = mbt2018_mean(quality=self.setting, pretrained=False).eval()
+        self.network.update()
+
+    @torch.inference_mode()
+    def write(self, picture: Picture, _: int, path: Path) -> None:
+        x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None] / 255
+        bottom, right = -x.shape[2] % 64, -x.shape[3] % 64
+        x = torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
+        self.coded = self.network.compress(x)
+        path.write_bytes(b"".join(strings[0] for strings in self.coded["strings"]))
+
+    @torch.inference_mode()
+    def read(self, path: Path) -> np.ndarray:
+        x_hat = self.network.decompress(**self.coded)["x_hat"][0]
+        return x_hat.permute(1, 2, 0).mul(255).round().byte().numpy()
+
+
+def make_peers(threads: int | None = None) -> list[Peer]:
+    """All of Pillow's codecs that are compared, available or not. ``threads``: of each, for those
+    that let it be chosen."""
     try:
         import_module("pillow_jxl")  # adds JPEG XL to Pillow's formats
     except ImportError:
         pass
     qualities = [5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95]
     # JPEG and WebP subsample the chroma (4:2:0), as they do by default.
-    # JPEG 2000 is told how many times smaller than 24 bits per pixel the file shall be, the same
-    # for every picture. In averages over pictures that flatters it a little: the others spend
-    # most on difficult pictures, where bits buy the least PSNR.
+    # JPEG 2000 is given a compression ratio, relative to 24 bits per pixel, which is the same for
+    # every picture. That flatters its averages a little: the others spend most bits on difficult
+    # pictures, where bits improve PSNR least.
     ratios = [240, 160, 120, 80, 60, 48, 40, 32, 24, 20, 16, 12, 8]
+    avif, jxl = ({name: threads} if threads else {} for name in ("max_threads", "num_threads"))
     return [
         Peer("jpeg", "JPEG", "JPEG", "jpg", qualities,
              lambda q: {"quality": q, "optimize": True, "progressive": True}),
         Peer("webp", "WebP", "WEBP", "webp", [0, 1, *qualities],
              lambda q: {"quality": q, "method": 6}),
         Peer("avif", "AVIF 4:4:4", "AVIF", "avif", [1, *qualities],
-             lambda q: {"quality": q, "subsampling": "4:4:4", "speed": 6}),
+             lambda q: {"quality": q, "subsampling": "4:4:4", "speed": 6, **avif}),
         Peer("jpeg2000", "JPEG 2000", "JPEG2000", "jp2", ratios,
              lambda r: {"irreversible": True, "quality_mode": "rates", "quality_layers": [r]}),
         Peer("jpegxl", "JPEG XL", "JXL", "jxl", [1, *qualities],
-             lambda q: {"quality": q, "effort": 7}),
+             lambda q: {"quality": q, "effort": 7, **jxl}),
     ]  # fmt: skip

@@ -22,6 +22,7 @@ DASHES = ["--", ":", "-."]  # of the published curves, one after each round of c
 
 
 def psnr(point: Point) -> float | None:
+    """PSNR in dB, None if it is infinite."""
     return point.psnr if math.isfinite(point.psnr) else None
 
 

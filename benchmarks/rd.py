@@ -1,39 +1,46 @@
-"""Rate-distortion curves of our codecs and of Pillow's: a CSV, a table of BD-rates, two plots.
+"""Rate-distortion curves of our codecs and of Pillow's: a CSV, tables, two plots.
 
 examples:
-  python benchmarks/rd.py out/original/
-  python benchmarks/rd.py kodak/ --published benchmarks/published_kodak.csv --anchor jpeg avif
-  python benchmarks/rd.py kodak/ --model new/best.tar --codecs ours jpeg --qualities 10 50 90
-  python benchmarks/rd.py kodak/ --codecs ours jpeg --effort 0 8
-  python benchmarks/rd.py kodak/ --out out/scores/kodak/ --keep out/compressed/kodak/
+  python -m benchmarks.rd out/original/
+  python -m benchmarks.rd kodak/ --published benchmarks/published_kodak.csv --anchor jpeg avif
+  python -m benchmarks.rd kodak/ --model new/best.tar --codecs ours jpeg --qualities 10 50 90
+  python -m benchmarks.rd kodak/ --codecs ours jpeg --effort 0 8
+  python -m benchmarks.rd kodak/ --out out/scores/kodak/ --keep out/compressed/kodak/
 
-Every picture is written to a file, read back and decoded: bytes are the file's, header included.
-What is in OUT/rd.csv already is not measured again, so an interrupted run goes on where it was;
-remove that file to start anew, as after an update of Pillow.
+Every picture is written to a file, read back and decoded; rates count whole files. What is in
+OUT/rd.csv already is not measured again, so an interrupted run continues where it stopped. Remove
+that file to measure everything again, for example after an update of Pillow.
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
+from typing import TYPE_CHECKING
 
 from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
+
+if TYPE_CHECKING:
+    from benchmarks.curves import Series
+    from benchmarks.peers import Ours, Peer
+    from benchmarks.results import Results, Row
+    from utils.images import Picture
+    from utils.jobs import Tally
 
 CODECS = ["ours", "jpeg", "webp", "avif", "jpeg2000", "jpegxl"]
 MODELS = Path("./out/main.tar"), Path("./out/hyperprior.tar")
 
 
-def parse_args():
+def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are left alone")
+    add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are ignored")
     add(
         "--model",
         type=Path,
         action="append",
-        help=f"checkpoint of ours, may be repeated; without it {' and '.join(map(str, MODELS))}, "
-        "as far as they exist",
+        help="checkpoint of our codecs, may be repeated (default: those that exist of "
+        f"{' and '.join(map(str, MODELS))})",
     )
     add(
         "--codecs",
@@ -41,7 +48,7 @@ def parse_args():
         choices=CODECS,
         default=CODECS,
         metavar="CODEC",
-        help="which to measure",
+        help="codecs to measure",
     )
     add(
         "--qualities",
@@ -49,7 +56,7 @@ def parse_args():
         type=number(int, MIN_QUALITY, MAX_QUALITY),
         default=[1, *range(10, 101, 10)],
         metavar="QUALITY",
-        help="of ours; their default quality is measured as well",
+        help="qualities of our codecs; their default quality is measured as well",
     )
     add(
         "--effort",
@@ -57,15 +64,15 @@ def parse_args():
         type=number(int, 0, MAX_EFFORT),
         default=[0],
         metavar="EFFORT",
-        help="of ours, as of encode.py; each is a curve of its own, of the codecs that have one",
+        help="efforts of our codecs, as for encode.py; each is a separate curve",
     )
     add(
         "--anchor",
         nargs="+",
         action="extend",
         metavar="CODEC",
-        help="what BD-rates are relative to: codecs, or the names of checkpoints or published "
-        "curves; without it jpeg",
+        help="what BD-rates are relative to: codecs, checkpoints or published curves, by their "
+        "names (default: jpeg)",
     )
     add(
         "--range",
@@ -73,23 +80,23 @@ def parse_args():
         type=float,
         default=[26.0, 36.0],
         metavar=("LOW", "HIGH"),
-        help="dB of PSNR that BD-rates are over",
+        help="range of PSNR, in dB, that BD-rates are averaged over",
     )
     add(
         "--published",
         type=Path,
         metavar="CSV",
-        help="curves from elsewhere to draw in: codec, bpp, psnr, source. They are comparable only "
-        "if FOLDER holds the same pictures",
+        help="also draw the curves of a CSV with the columns codec, bpp, psnr, source; they are "
+        "comparable only if FOLDER holds the same pictures",
     )
-    add("--out", type=Path, default=Path("./out/scores/rd/"), help="folder for the results")
-    add("--keep", type=Path, metavar="FOLDER", help="keep the compressed files here")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps: where our networks run")
+    add("--out", type=Path, default=Path("./out/scores/rd/"), help="directory for the results")
+    add("--keep", type=Path, metavar="FOLDER", help="keep the compressed files in this directory")
+    add("--device", default="auto", help="where our networks run: auto, cpu, cuda, cuda:1, mps")
     return parser.parse_args()
 
 
-def choose_codecs(args) -> list:
-    """The codecs to measure, ours first; tells of those that are not to be had."""
+def choose_codecs(args: Namespace) -> "list[Ours | Peer]":
+    """The codecs to measure, ours first. Those that are not available are named on stderr."""
     from benchmarks.peers import Ours, make_peers
     from utils.devices import pick_device
 
@@ -105,7 +112,7 @@ def choose_codecs(args) -> list:
                 elif ours.has_effort:
                     chosen.append(ours.at_effort(effort))
         if not models:
-            print("note: ours: there is no checkpoint, see --model", file=sys.stderr)
+            print("note: ours: no checkpoint was found, see --model", file=sys.stderr)
     for peer in make_peers():
         if peer.name in args.codecs:
             if peer.available:
@@ -121,7 +128,7 @@ def choose_codecs(args) -> list:
     return chosen
 
 
-def measure(codec, setting: int, name: str, picture, path: Path):
+def measure(codec: "Ours | Peer", setting: int, name: str, picture: "Picture", path: Path) -> "Row":
     """The row of one picture, which ``codec`` writes to ``path``."""
     from benchmarks.results import Row
     from utils.metrics import ms_ssim, psnr, ssim
@@ -134,7 +141,9 @@ def measure(codec, setting: int, name: str, picture, path: Path):
     return Row(codec.key, setting, name, size, 8 * size / (height * width), *scores)
 
 
-def measure_all(codecs: list, paths: dict[str, Path], results, files: Path, keep: bool):
+def measure_all(
+    codecs: "list[Ours | Peer]", paths: dict[str, Path], results: "Results", files: Path, keep: bool
+) -> "Tally":
     """Measure what ``results`` lacks. ``paths``: the pictures by their names in the CSV."""
     from tqdm import tqdm
 
@@ -174,11 +183,18 @@ def measure_all(codecs: list, paths: dict[str, Path], results, files: Path, keep
     return tally
 
 
-def report(args, codecs: list, published: dict, anchors: list[str], results, pictures: list[str]):
-    """Write and print the table, and draw the plots, of ``pictures``, which all have their rows."""
+def report(
+    args: Namespace,
+    codecs: "list[Ours | Peer]",
+    published: "dict[str, Series]",
+    anchors: list[str],
+    results: "Results",
+    pictures: list[str],
+) -> None:
+    """Write and print the tables, and draw the plots, of ``pictures``, whose rows are complete."""
     import PIL
 
-    from benchmarks.curves import Series, average, default_line, quality_table, table
+    from benchmarks.curves import Series, average, bd_rate_table, default_line, quality_table
     from benchmarks.plots import ms_ssim_db, plot, psnr
     from utils.files import atomic_write
     from utils.jobs import printable
@@ -199,14 +215,14 @@ def report(args, codecs: list, published: dict, anchors: list[str], results, pic
         f"# Rate and distortion, {title}", "",
         f"BD-rate over {low:g} to {high:g} dB (RGB PSNR), or as far as both curves reach, on "
         f"averages over the pictures at each setting. Pillow {PIL.__version__}.", "",
-        table(series, [named[name] for name in anchors], low, high), "",
+        bd_rate_table(series, [named[name] for name in anchors], low, high), "",
         *(f"- {default_line(one, measured['jpeg'])}" for one in ours),
     ]  # fmt: skip
     if mine := [one for one in measured.values() if one.kind == "ours"]:
         lines += ["", quality_table(mine)]
     if published:
-        lines += ["", f"Published curves are from {args.published.name}: measured elsewhere, and "
-                  "comparable only if these are the same pictures."]  # fmt: skip
+        lines += ["", f"Published curves are those of {args.published.name}. They are comparable "
+                  "only if they were measured on the same pictures."]  # fmt: skip
     text = "\n".join(lines).rstrip() + "\n"
     with atomic_write(args.out / "rd.md") as stream:
         stream.write(text.encode())
@@ -215,7 +231,7 @@ def report(args, codecs: list, published: dict, anchors: list[str], results, pic
     print(f"\n{text}\n-> {args.out / 'rd.csv'}, rd.md, rd-psnr.png, rd-ms-ssim.png")
 
 
-def main(args) -> int:
+def main(args: Namespace) -> int:
     from contextlib import nullcontext
     from tempfile import TemporaryDirectory
 
@@ -224,13 +240,13 @@ def main(args) -> int:
     from utils.files import find_files, image_extensions
 
     if args.range[0] >= args.range[1]:
-        raise ValueError("--range is the lower PSNR, then the higher one")
+        raise ValueError("--range takes the lower PSNR first")
     published = read_published(args.published) if args.published else {}
     codecs = choose_codecs(args)
     names, anchors = [*(codec.name for codec in codecs), *published], args.anchor or ["jpeg"]
     for anchor in anchors:
         if anchor not in names:
-            raise ValueError(f"--anchor {anchor} is none of {', '.join(names)}")
+            raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
     found = find_files(args.folder, image_extensions(None), recursive=False)
     paths = {f"{path.parent.resolve().name}/{path.name}": path for path in found}
     results = Results(args.out / "rd.csv")
@@ -238,12 +254,12 @@ def main(args) -> int:
         tally = measure_all(codecs, paths, results, Path(files), bool(args.keep))
     print(f"{tally.done} files measured, {tally.skipped} were in {results.path} already")
     wanted = [(codec.key, setting) for codec in codecs for setting in codec.settings]
-    whole = [name for name in paths if all((*pair, name) in results.rows for pair in wanted)]
-    if not whole:
-        raise ValueError(f"there is no picture in {args.folder} that all codecs could code")
-    if len(whole) < len(paths):
-        print(f"note: pictures in no average, because they failed: {len(paths) - len(whole)}")
-    report(args, codecs, published, anchors, results, whole)
+    complete = [name for name in paths if all((*pair, name) in results.rows for pair in wanted)]
+    if not complete:
+        raise ValueError(f"no picture in {args.folder} was coded by all codecs")
+    if len(complete) < len(paths):
+        print(f"note: left out of all averages, since they failed: {len(paths) - len(complete)}")
+    report(args, codecs, published, anchors, results, complete)
     return 1 if tally.failed else 0
 
 

@@ -1,8 +1,9 @@
-"""What was measured: a CSV, a row for each picture, codec and setting; later runs go on with it."""
+"""The CSV of measurements: a row for each picture, codec and setting, which later runs extend."""
 
 import csv
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -25,16 +26,19 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, str]:
+        """What identifies the row."""
         return self.codec, self.setting, self.picture
 
 
-def to_line(values) -> bytes:
+def to_line(values: Iterable) -> bytes:
+    """A line of the CSV."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def from_cells(cells: list[str]) -> Row:
+    """The row of a line's cells; ValueError if they are not those of a row."""
     codec, setting, picture, size, *measures = cells
     bpp, psnr, ssim, ms_ssim = (float(text) if text else None for text in measures)
     return Row(codec, int(setting), picture, int(size), bpp, psnr, ssim, ms_ssim)
@@ -46,26 +50,27 @@ class Results:
     HEADER = to_line(field.name for field in fields(Row))
 
     def __init__(self, path: Path):
-        """Reads what is there; ValueError if it is not such a CSV."""
+        """Read the file, if it exists; ValueError if it is not such a CSV."""
         self.path = path
         self.rows: dict[tuple[str, int, str], Row] = {}
         data = path.read_bytes() if path.exists() else b""
         if not data.startswith(self.HEADER) and not self.HEADER.startswith(data):
             raise ValueError(f"{path} is another kind of CSV")
-        whole = data[: data.rfind(b"\n") + 1]
-        text = whole[len(self.HEADER) :].decode("utf-8", "surrogateescape")
+        complete = data[: data.rfind(b"\n") + 1]
+        text = complete[len(self.HEADER) :].decode("utf-8", "surrogateescape")
         try:
             rows = map(from_cells, csv.reader(io.StringIO(text, newline="")))
             self.rows = {row.key: row for row in rows}
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: a damaged row ({error})") from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        if len(whole) < len(data):  # a run that was killed may leave half a line
-            os.truncate(path, len(whole))
-        if not whole:
+        if len(complete) < len(data):  # a run that was killed may leave half a line
+            os.truncate(path, len(complete))
+        if not complete:
             path.write_bytes(self.HEADER)
 
     def add(self, row: Row) -> None:
+        """Append a row to the file."""
         with self.path.open("ab") as stream:
             stream.write(to_line(map(cell, astuple(row))))
         self.rows[row.key] = row

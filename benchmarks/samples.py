@@ -1,39 +1,37 @@
-"""A picture beside what is left of it: the original, and each codec at about equal bytes.
+"""A figure of one picture: the original, and what each codec makes of it at about equal bytes.
 
 examples:
-  python benchmarks/samples.py out/original/chelsea.png
-  python benchmarks/samples.py photo.png --bpp 0.25 --crop 384 256 --out comparison.png
+  python -m benchmarks.samples out/original/chelsea.png
+  python -m benchmarks.samples photo.png --bpp 0.25 --crop 384 256 --out comparison.png
 
-Every reconstruction is that of a file on disk, with the bytes of that file; each codec's quality
-is the best of at most --bpp.
+Every codec writes and reads a file, at the highest quality that stays within --bpp.
 """
 
-import sys
+from argparse import Namespace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
-
+from benchmarks.rd import MODELS
 from utils.console import make_parser, number, run
 
 
-def parse_args():
+def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("picture", metavar="PICTURE", type=Path, help="the picture")
-    add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel")
+    add("picture", metavar="PICTURE", type=Path, help="the picture to code")
+    add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel of each file, at most")
     add(
         "--crop",
         type=number(int, 16),
         nargs=2,
         default=[320, 240],
         metavar=("WIDTH", "HEIGHT"),
-        help="part of the picture that is shown, from its middle",
+        help="size of the part in the middle of the picture that is shown",
     )
     add("--out", type=Path, default=Path("./benchmarks/figures/samples.png"), help="the figure")
     return parser.parse_args()
 
 
-def main(args) -> int:
+def main(args: Namespace) -> int:
     import tempfile
 
     import matplotlib
@@ -41,7 +39,7 @@ def main(args) -> int:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from benchmarks.peers import Ours, make_peers
+    from benchmarks.peers import Ours, Peer, make_peers
     from utils.coding import highest_quality_within
     from utils.devices import pick_device
     from utils.files import atomic_write
@@ -50,15 +48,14 @@ def main(args) -> int:
 
     picture = read_picture(args.picture)
     height, width = picture.shape
-    models = [path for path in (Path("out/main.tar"), Path("out/hyperprior.tar")) if path.is_file()]
-    codecs = [peer for peer in make_peers() if peer.name == "jpeg"]
-    codecs += [Ours(model, [], pick_device("auto")) for model in models]
+    codecs: list[Peer | Ours] = [peer for peer in make_peers() if peer.name == "jpeg"]
+    codecs += [Ours(model, [], pick_device("auto")) for model in MODELS if model.is_file()]
     panels = [(f"original\n{args.picture.stat().st_size:,} bytes", picture.rgb)]
     with tempfile.TemporaryDirectory() as folder:
         for codec in codecs:
             file = Path(folder, f"picture.{codec.extension}")
 
-            def bpp(quality: int, codec=codec, file=file) -> float:
+            def bpp(quality: int, codec: Peer | Ours = codec, file: Path = file) -> float:
                 codec.write(picture, quality, file)
                 return 8 * file.stat().st_size / (height * width)
 

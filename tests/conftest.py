@@ -62,6 +62,17 @@ def shell():
 
 
 @pytest.fixture
+def module():
+    """Run a module of the project as a process of its own, as ``python -m`` does."""
+    from helpers import run_process
+
+    def run(name: str, *args) -> SimpleNamespace:
+        return run_process([sys.executable, "-m", name, *args], ROOT)
+
+    return run
+
+
+@pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """An empty folder, which is also the current one."""
     monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@
 import os
 import time
 
-from benchmarks.fuzz import time_bound
+from tests.fuzz import time_bound
 
 
 def misbehave(connection) -> None:

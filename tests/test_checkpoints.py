@@ -14,8 +14,8 @@ import pytest
 import torch
 from helpers import ARCHS, TINY, colour, save_png, tiny_codec, whole_latent
 
-from benchmarks.fuzz import memory_bound, virtual_bytes
 from model import codec_class, load_codec
+from tests.fuzz import memory_bound, virtual_bytes
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.coding import Decoder
 from utils.optimizer import ParallelSOAP

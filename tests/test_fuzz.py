@@ -8,12 +8,13 @@ from helpers import ARCHS, colour, tiny_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import Worker, fuzz, memory_bound, outcome, virtual_bytes, work
-from benchmarks.mutants import Mutants, assemble, dissect, sealed
 from model.bytestream import Reader, lzma_compress, pack_chunk, pack_number
 from model.limits import MAX_PIXELS
 from model.packing import unpack_bits, unpack_map, unpack_section
+from tests.fuzz import Worker, fuzz, memory_bound, outcome, virtual_bytes, work
+from tests.mutants import Mutants, assemble, dissect, sealed
 from utils.bitstream import Xfr, pack, unpack
+from utils.coding import Encoder
 
 LIMIT = 1 << 14  # pixels
 CODER = tiny_codec("hyperprior").coder
@@ -43,8 +44,8 @@ def test_every_mutant_is_refused_or_decoded(checkpoints, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_mutants_depend_on_seed_and_index_alone(arch):
-    first, again, other = (Mutants(tiny_codec(arch), 0, seed, LIMIT) for seed in (0, 0, 1))
+def test_mutants_depend_on_seed_and_index_alone(checkpoints, arch):
+    first, again, other = (Mutants(Encoder(checkpoints[arch]), seed, LIMIT) for seed in (0, 0, 1))
     forwards, backwards = range(50), reversed(range(50))
     mutants = [again.mutant(i) for i in backwards]
     assert [first.mutant(i) for i in forwards] == mutants[::-1]
@@ -52,13 +53,13 @@ def test_mutants_depend_on_seed_and_index_alone(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_file_that_is_taken_apart_goes_together_again(arch):
-    for data in Mutants(tiny_codec(arch), 0, 0, LIMIT).packed:
+def test_a_file_that_is_taken_apart_goes_together_again(checkpoints, arch):
+    for data in Mutants(Encoder(checkpoints[arch]), 0, LIMIT).packed:
         assert assemble(dissect(data)) == data
 
 
-def test_the_command_prints_a_table_and_is_repeatable(shell, checkpoints):
-    result = shell("benchmarks/fuzz", "--model", checkpoints["binary"], "--first", 3, "--count", 40)
+def test_the_command_prints_a_table(module, checkpoints):
+    result = module("tests.fuzz", "--model", checkpoints["binary"], "--first", 3, "--count", 40)
     assert result.code == 0, result.err
     assert "40 mutants" in result.out and "0 failed" in result.out
 
@@ -155,7 +156,7 @@ def test_sections_of_any_bytes(data, size):
 
 @st.composite
 def sections(draw) -> bytes:
-    """Whole lzma streams of any bytes, one after the other."""
+    """Intact lzma streams of any bytes, one after the other."""
     out = draw(st.binary(max_size=1))
     for content in draw(st.lists(st.binary(max_size=60), max_size=2)):
         stream = lzma_compress(content)
@@ -182,11 +183,11 @@ def test_bits_of_any_bytes(data, used):
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(min_size=1, max_size=100), max_size=4))
-def test_symbols_of_any_bytes(data, parts):
+def test_symbols_of_any_bytes(data, segments):
     def read():
         decoder = CODER.decoder(data)
-        for part in parts:
-            index = np.frombuffer(part, np.uint8) % 64
+        for segment in segments:
+            index = np.frombuffer(segment, np.uint8) % 64
             values = decoder.decode(index)
             assert values.shape == index.shape and np.abs(values).max() <= 2**24
         decoder.finish()

@@ -125,16 +125,16 @@ def test_a_picture_that_fails_is_in_no_average(rd):
     done = rd()
     assert done.code == 1
     assert "failed: tiny/broken.png" in done.err
-    assert "in no average, because they failed: 1" in done.out
+    assert "left out of all averages, since they failed: 1" in done.out
     assert "2 pictures of tiny" in Path("results/rd.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--anchor", "jpeg2001"], "--anchor jpeg2001 is none of jpeg"),
+        (["--anchor", "jpeg2001"], "--anchor jpeg2001 is not one of jpeg"),
         (["--range", "36", "26"], "--range"),
-        (["--published", "tiny/grey.png"], "tiny/grey.png is no CSV"),
+        (["--published", "tiny/grey.png"], "tiny/grey.png is not a CSV"),
         (["--model", "missing.tar", "--codecs", "ours"], "no such checkpoint"),
     ],
 )
@@ -156,9 +156,18 @@ def test_published_curves_rise_and_name_their_source(rd):
     assert "BPG 4:4:4 (published)" in done.out
 
 
-def test_help_is_quick(shell):
-    done = shell("benchmarks/rd", "--help")
+def test_help_names_the_options(module):
+    done = module("benchmarks.rd", "--help")
     assert done.code == 0 and "--anchor" in done.out
+
+
+def test_earlier_checkpoints_are_drawn_as_published_curves_are(rd):
+    path = ROOT / "benchmarks/checkpoints_kodak.csv"
+    names = list(read_published(path))
+    assert len(names) >= 5
+    done = rd("--published", path, "--range", 20, 40)
+    assert done.code == 0, done.err
+    assert all(f"| {name} (published) |" in done.out for name in names)
 
 
 def test_average_over_pictures_is_arithmetic(rd):

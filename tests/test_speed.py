@@ -1,12 +1,11 @@
 import shutil
-import sys
 
 import pytest
-from helpers import ROOT, colour, run_process, save_png
+from helpers import colour, save_png
 
 
 @pytest.mark.slow
-def test_every_table_of_the_speed_benchmark_has_its_rows(checkpoints, tmp_path):
+def test_every_table_of_the_speed_benchmark_has_its_rows(module, checkpoints, tmp_path):
     for index in range(2):
         save_png(tmp_path / f"pictures/{index}.png", colour(60, 80, index))
     models = [tmp_path / f"{arch}.tar" for arch in checkpoints]
@@ -15,15 +14,13 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(checkpoints, tmp_path):
     flags = [flag for model in models for flag in ("--model", model)]
     flags += ["--pictures", 1, "--repeat", 1, "--threads", 1, "--throughput", 2, "--sizes", 0.01]
     out = tmp_path / "speed.md"
-    done = run_process(
-        [sys.executable, ROOT / "benchmarks/speed.py", tmp_path / "pictures", *flags, "--out", out]
-    )
+    done = module("benchmarks.speed", tmp_path / "pictures", *flags, "--out", out)
     assert done.code == 0, done.err
     text = out.read_text()
     assert text.strip() == done.out.strip()
     tables = [
-        [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")][2:]
-        for part in text.split("\n## ")[1:]
+        [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "][2:]
+        for section in text.split("\n## ")[1:]
     ]
     codecs, processes, *stages, throughput, growth = tables
     for arch in checkpoints:
@@ -41,6 +38,6 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(checkpoints, tmp_path):
         assert all(0 < float(a) < float(b) for a, b in zip(coding[1:3], process[1:3]))
 
 
-def test_a_folder_without_pictures_is_one_line(tmp_path):
-    done = run_process([sys.executable, ROOT / "benchmarks/speed.py", tmp_path])
+def test_a_folder_without_pictures_is_one_line(module, tmp_path):
+    done = module("benchmarks.speed", tmp_path)
     assert done.code != 0 and "no readable pictures" in done.err and "Traceback" not in done.err

@@ -1,7 +1,7 @@
 """Damaged .xfr files, made from good ones: what accident or malice may do to a file.
 
-A mutant depends on the checkpoint, the seed and its index alone. The first few are not damaged
-at all: the largest pictures that the limit allows, in the shapes that ask the most.
+A mutant depends on the checkpoint, the seed and its index alone. The first few are not damaged:
+they are the largest pictures within the limit, in the shapes that need most time and memory.
 """
 
 import lzma
@@ -16,9 +16,10 @@ import numpy as np
 
 from model.binary import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
-from model.codec import Codec
 from model.hyperprior import HyperpriorCodec
-from utils.bitstream import ALPHA, ICC, TARGET, Xfr, pack
+from utils.bitstream import ALPHA, ICC, TARGET, Xfr, pack, unpack
+from utils.coding import Encoder, EncodingSettings
+from utils.images import Picture
 
 Rng = np.random.Generator
 
@@ -179,7 +180,7 @@ def pick(rng: Rng, fields: list[Field], wanted: Callable[[Field], bool]) -> int:
 
 
 def any_number(rng: Rng, field: Field) -> bytes:
-    """Instead of a number: one near it, a famous one, or what is no number."""
+    """Instead of a number: one near it, one at the edge of a type, or one that is malformed."""
     if rng.random() < 0.1:
         return ODD_NUMBERS[rng.integers(len(ODD_NUMBERS))]
     if rng.random() < 0.5:
@@ -208,8 +209,8 @@ def edit_size(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
     both = rng.random() < 0.5
     for field in fields:
         if field.name in ("width", "height") and (both or rng.random() < 0.5):
-            famous = rng.random() < 0.7
-            field.data = pack_number(int(rng.choice(sides))) if famous else any_number(rng, field)
+            listed = rng.random() < 0.7
+            field.data = pack_number(int(rng.choice(sides))) if listed else any_number(rng, field)
     return assemble(fields)
 
 
@@ -256,7 +257,7 @@ def replace_stream(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
 
 
 def replace_content(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    """Streams that are themselves whole, of content that does not belong there."""
+    """Intact streams, of content that does not belong there."""
     at = pick(rng, fields, is_stream)
     if fields[at].name == "escapes":
         numbers = rng.choice([*NUMBERS, 2**24, 2**25, 2**26], rng.integers(1, 30))
@@ -293,7 +294,7 @@ def exchange_tiles(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
 
 
 def grow(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    """As long as the limit allows, and as many more copies of a tile, or too few or too many."""
+    """The longer side as long as the limit allows, and a number of copies of a tile."""
     width, height = (field for field in fields if field.name in ("width", "height"))
     short, long = sorted((width, height), key=lambda field: Reader(field.data, "side").number())
     long.data = pack_number(max(1, max_pixels // Reader(short.data, "side").number()))
@@ -331,9 +332,14 @@ def paint(rng: Rng, height: int, width: int) -> np.ndarray:
     return pixels.clip(0, 255).round().astype(np.uint8)
 
 
-def good_files(codec: Codec, fingerprint: int, rng: Rng) -> list[Xfr]:
-    """Pictures of several sizes and kinds, among them some of two tiles."""
-    long = codec.TILE + 40
+def coded(encoder: Encoder, pixels: np.ndarray, quality: int) -> Xfr:
+    """The content of the file of a picture, uint8 [H, W] or [H, W, 3]."""
+    return unpack(encoder.encode(Picture(pixels), EncodingSettings(quality)))
+
+
+def good_files(encoder: Encoder, rng: Rng) -> list[Xfr]:
+    """Pictures of several shapes and kinds, among them some of two tiles."""
+    long = encoder.codec.TILE + 40
     kinds = [
         # height, width, quality, grey, alpha, profile, target
         (1, 1, 50, False, False, False, None),
@@ -348,21 +354,20 @@ def good_files(codec: Codec, fingerprint: int, rng: Rng) -> list[Xfr]:
     ]
     files = []
     for height, width, quality, grey, alpha, icc, target in kinds:
-        payload = codec.compress(paint(rng, height, width), quality)
+        pixels = paint(rng, height, width)
+        xfr = coded(encoder, pixels[:, :, 0] if grey else pixels, quality)
         mask = rng.integers(0, 256, (height, width)).astype(np.uint8) if alpha else None
         profile = rng.bytes(300) if icc else None
-        header = codec.FILE_NUMBER, fingerprint, width, height, grey, quality
-        files.append(Xfr(*header, payload, mask, profile, target))
+        files.append(replace(xfr, alpha=mask, icc=profile, target=target))
     return files
 
 
 class Mutants:
-    """All that is made of one checkpoint's files, with one seed. ``mutant(index)`` is one."""
+    """The mutants of files of one checkpoint, for one seed."""
 
-    def __init__(self, codec: Codec, fingerprint: int, seed: int, max_pixels: int):
-        self.codec, self.fingerprint = codec, fingerprint
-        self.seed, self.max_pixels = seed, max_pixels
-        self.good = good_files(codec, fingerprint, np.random.default_rng(seed))
+    def __init__(self, encoder: Encoder, seed: int, max_pixels: int):
+        self.encoder, self.seed, self.max_pixels = encoder, seed, max_pixels
+        self.good = good_files(encoder, np.random.default_rng(seed))
         self.packed = [pack(xfr) for xfr in self.good]
         side = math.isqrt(max_pixels)
         self.largest = [(side, side), (1, max_pixels), (max_pixels, 1)]
@@ -400,9 +405,9 @@ class Mutants:
         """A grey picture; of many tiles in a row or column, all full ones are the same."""
 
         def payload(*shape: int) -> bytes:
-            return self.codec.compress(np.full((*shape, 3), 128, np.uint8), 50)
+            return coded(self.encoder, np.full((*shape, 3), 128, np.uint8), 50).payload
 
-        tile = self.codec.TILE
+        tile = self.encoder.codec.TILE
         if width > tile >= height:
             content = payload(height, tile) * (width // tile)
             content += payload(height, width % tile) if width % tile else b""
@@ -411,5 +416,5 @@ class Mutants:
             content += payload(height % tile, width) if height % tile else b""
         else:
             content = payload(height, width)
-        header = self.codec.FILE_NUMBER, self.fingerprint, width, height, False, 50
-        return pack(Xfr(*header, content))
+        header = {"width": width, "height": height, "grey": False, "quality": 50}
+        return pack(replace(self.good[0], **header, payload=content))

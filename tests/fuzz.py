@@ -1,27 +1,24 @@
-"""Damage .xfr files in every way, and see that each is refused in one line, or decoded.
+"""Damage .xfr files in every way, and check that each is decoded, or refused in one line.
 
 examples:
-  python benchmarks/fuzz.py
-  python benchmarks/fuzz.py --model out/hyperprior.tar --count 10000 --seed 1
-  python benchmarks/fuzz.py --model out/main.tar --seed 1 --first 1234 --count 1 --keep found/
+  python -m tests.fuzz
+  python -m tests.fuzz --model out/hyperprior.tar --count 10000 --seed 1
+  python -m tests.fuzz --model out/main.tar --seed 1 --first 1234 --count 1 --keep found/
 
-Files of small pictures are encoded with the checkpoint, mutated, and given to what decode.py
-does. A mutant must end in a ValueError of one line or in a picture of the declared size, in
-bounded time and memory. Any other exception, a warning, a crash, a hang or a large allocation is
-printed with the flags that repeat it, and makes the exit code 1.
+Small pictures are encoded with the checkpoint; the files are mutated and decoded as by decode.py. A
+mutant must end in a ValueError of one line or in a picture of the declared shape, in bounded time
+and memory. Any other exception, a warning, a crash, a hang or a large allocation is printed with
+the flags that repeat it, and makes the exit code 1.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, wherever we run
-
 import signal
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from utils.console import make_parser, number, run
 
@@ -41,27 +38,27 @@ def parse_args():
         "--max_pixels",
         type=number(int, 1 << 13),
         default=1 << 16,
-        help="limit that files are decoded with; the largest pictures that it allows are tried",
+        help="limit that files are decoded with; the largest pictures within it are tried too",
     )
     add(
         "--seconds",
         type=number(float, 0),
         default=30.0,
-        help="a mutant may take, in processor time; ten times that by the clock",
+        help="processor time that a mutant may take; ten times that by the clock",
     )
     add(
         "--megabytes",
         type=number(int, 1),
         default=512,
-        help="a mutant may allocate beyond what good files need (on Linux only)",
+        help="memory that a mutant may allocate beyond what good files need (on Linux only)",
     )
-    add("--keep", type=Path, metavar="FOLDER", help="write the mutants that fail here")
+    add("--keep", type=Path, metavar="FOLDER", help="write the mutants that fail to this directory")
     return parser.parse_args()
 
 
 @dataclass
 class Result:
-    """Of each kind of mutation, how many were refused, decoded or failed; failures in words."""
+    """How many mutants of each kind were refused, decoded or failed; the failures in words."""
 
     counts: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     failures: list[str] = field(default_factory=list)
@@ -77,11 +74,11 @@ class Result:
         return "\n".join(lines)
 
 
-# In a process of its own
+# In the process that decodes
 
 
 def decode(decoder, data: bytes, max_pixels: int):
-    """What decode.py does with a file: its content, and the picture."""
+    """The content of a file, and its picture, as decode.py reads them."""
     from utils.bitstream import unpack
 
     xfr = unpack(data, max_pixels)
@@ -101,7 +98,7 @@ def virtual_bytes() -> int | None:
 
 @contextmanager
 def time_bound(seconds: float) -> Iterator[None]:
-    """This process dies of SIGPROF when it takes more ``seconds`` of processor time, in here."""
+    """A context in which SIGPROF kills this process after ``seconds`` of processor time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
@@ -111,7 +108,7 @@ def time_bound(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def memory_bound(megabytes: int) -> Iterator[None]:
-    """Allocations of more than ``megabytes`` beyond what there is fail, in here."""
+    """A context in which allocations beyond ``megabytes`` more than at its start fail."""
     size = virtual_bytes()
     if size is None:
         yield
@@ -137,7 +134,7 @@ def outcome(decode: Callable, megabytes: int) -> str:
         if len(str(error).splitlines()) == 1:
             return "refused"
         return f"a ValueError whose message is not one line: {str(error)!r}"
-    except Exception as error:  # just what we look for
+    except Exception as error:  # a defect that fuzzing has found
         frame = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())[:200]
         return f"{type(error).__name__} ({reason}) in {Path(frame.filename).name}:{frame.lineno}"
@@ -152,24 +149,23 @@ def outcome(decode: Callable, megabytes: int) -> str:
 def work(
     connection, model: Path, seed: int, max_pixels: int, seconds: float, megabytes: int
 ) -> None:
-    """Answers each index with the kind and the bytes of that mutant, then with its outcome."""
+    """Answer each index with the kind and the bytes of that mutant, then with its outcome."""
     import warnings
 
     import torch
 
-    from benchmarks.mutants import Mutants
-    from utils.coding import Decoder
+    from tests.mutants import Mutants
+    from utils.coding import Decoder, Encoder
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     try:
-        decoder = Decoder(model)
+        encoder, decoder = Encoder(model), Decoder(model)
     except (OSError, ValueError) as error:
         connection.send(error)
         return
-    codec = decoder.codec(decoder.fingerprint)
-    mutants = Mutants(codec, decoder.fingerprint, seed, max_pixels)
-    for data in mutants.packed:  # also loads what is loaded at first use
+    mutants = Mutants(encoder, seed, max_pixels)
+    for data in mutants.packed:  # so that everything that is made at first use is there
         decode(decoder, data, max_pixels)
     warnings.simplefilter("error")
     connection.send(None)
@@ -250,9 +246,9 @@ def fuzz(
         with tqdm(indices, unit="mutant") as bar:
             for index in bar:
                 kind, data, end = worker.run(index, seconds)
-                known = end in ("refused", "decoded")
-                result.counts[kind][end if known else "failed"] += 1
-                if known:
+                passed = end in ("refused", "decoded")
+                result.counts[kind][end if passed else "failed"] += 1
+                if passed:
                     continue
                 result.failures.append(f"{kind}: {end} [{flags} --first {index} --count 1]")
                 tqdm.write(f"failed: {result.failures[-1]}", file=sys.stderr)
