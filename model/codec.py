@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Codec(nn.Module):
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
     REFINES = False  # whether it has ``refine``, and so an effort to choose
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         self.config = config
 

@@ -1,6 +1,7 @@
 """Entropy model and entropy coder: Gaussians on a grid of scales, with an escape for outliers."""
 
 import math
+from typing import Any
 
 import constriction
 import numpy as np
@@ -27,12 +28,12 @@ class LowerBound(torch.autograd.Function):
     """max(x, bound). Below the bound, only those gradients pass whose descent increases x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x >= bound)
         return x.clamp(min=bound)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (above,) = ctx.saved_tensors
         return grad * (above | (grad < 0)), None
 

@@ -4,11 +4,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-import model
-import utils.bitstream
-
-PACKAGES = {"model": model.__path__, "utils": [str(Path(utils.bitstream.__file__).parent)]}
+PACKAGES = {package: [str(ROOT / package)] for package in ("model", "utils", "benchmarks")}
 NAMES = [
     f"{package}.{module.name}"
     for package, path in PACKAGES.items()
@@ -20,7 +18,7 @@ WITH_EXAMPLES = [
 
 
 def test_there_are_modules_with_examples():
-    expected = {"model.bytestream", "model.entropy", "utils.bitstream", "utils.coding"}
+    expected = {"model.bytestream", "model.entropy", "utils.bitstream", "benchmarks.bdrate"}
     assert expected <= set(WITH_EXAMPLES)
 
 
