@@ -13,6 +13,8 @@ from pathlib import Path
 
 from utils.console import add_shared_arguments, add_skip_existing, make_parser, run
 
+RECONSTRUCTED = Path("./out/reconstructed/")  # what is in there is this script's to replace
+
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
@@ -27,7 +29,7 @@ def parse_args() -> Namespace:
     add(
         "--out_folder",
         type=Path,
-        default=Path("./out/reconstructed/"),
+        default=RECONSTRUCTED,
         help="directory for the decoded images",
     )
     add(
@@ -45,6 +47,11 @@ def parse_args() -> Namespace:
         "--verify",
         action="store_true",
         help="write nothing; report which files are good, damaged, or of an unknown checkpoint",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/",
     )
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact pictures of the right size, no older than their .xfr files")
@@ -75,12 +82,15 @@ def main(args: Namespace) -> int:
         outputs = dict.fromkeys(paths)
     else:
         outputs = plan_outputs(paths, args.compressed_folder, args.out_folder, extension, tally)
+    replace = args.overwrite or args.out_folder == RECONSTRUCTED
 
     def load(path: Path) -> tuple[Xfr, int]:
         data = path.read_bytes()
         xfr = unpack(data, args.max_pixels)
         if args.skip_existing and not args.verify and is_intact(outputs[path], path, xfr.shape):
             raise Skip
+        if not replace and not args.verify and outputs[path].exists():
+            raise FileExistsError(f"{outputs[path]} exists: see --overwrite and --skip_existing")
         return xfr, len(data)
 
     def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, int]:

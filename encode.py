@@ -67,10 +67,16 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.bitstream import TARGETS
+    from utils.bitstream import MAGIC, TARGETS
     from utils.coding import Encoder, EncodingSettings
     from utils.devices import compute_pool, pick_device
-    from utils.files import atomic_write, find_files, image_extensions, plan_outputs
+    from utils.files import (
+        atomic_write,
+        check_replaceable,
+        find_files,
+        image_extensions,
+        plan_outputs,
+    )
     from utils.images import Picture, read_picture
     from utils.jobs import Skip, Tally, run_job
 
@@ -90,6 +96,7 @@ def main(args: Namespace) -> int:
             path, outputs[path], settings, args.max_pixels
         ):
             raise Skip
+        check_replaceable(outputs[path], MAGIC)
         picture = read_picture(path, args.max_pixels)
         for notice in picture.notices:
             tally.notice(path, notice)

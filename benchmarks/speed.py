@@ -252,9 +252,10 @@ Image.open(sys.argv[1]).convert("RGB").save(sys.argv[2], quality=int(sys.argv[3]
 def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> list[list[str]]:
     """The command lines that encode the picture ``source`` to ``packed``, and decode it to
     ``plain``."""
+    into_plain = ("--out_folder", plain, "--overwrite")
     flags = {
         "encode": ("--model", model, "--image_folder", source, "--out_folder", packed),
-        "decode": ("--model", model, "--compressed_folder", packed, "--out_folder", plain),
+        "decode": ("--model", model, "--compressed_folder", packed, *into_plain),
     }
     return [[sys.executable, str(ROOT / f"{k}.py"), *map(str, v)] for k, v in flags.items()]
 
@@ -323,10 +324,11 @@ def throughput(models: list[Path], paths: list[Path], folder: Path) -> str:
         shutil.copy(path, source / f"{index}{path.suffix}")
     rows = []
     for model in tqdm(models, "throughput", leave=False):
-        packed = folder / f"{model.stem}-many"
+        packed, plain = folder / f"{model.stem}-many", folder / "plain"
+        into_plain = ("--out_folder", plain, "--overwrite")
         coding = {
             "encode": (encode, "--image_folder", source, "--out_folder", packed),
-            "decode": (decode, "--compressed_folder", packed, "--out_folder", folder / "plain"),
+            "decode": (decode, "--compressed_folder", packed, *into_plain),
         }
         for name, (module, *flags) in coding.items():
             args = arguments(module, "--model", model, *flags)

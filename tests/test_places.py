@@ -56,10 +56,10 @@ def test_a_disk_that_is_full(script, originals):
         one_failed(script("decode", *MODEL), "large.xfr", "2 decoded")
     assert everything("out/reconstructed") == ["a.bmp", "b.bmp"]
     size = Path("out/compressed/large.xfr").stat().st_size
-    Path("out/compressed/large.xfr").write_bytes(b"old")
+    Path("out/compressed/large.xfr").write_bytes(b"XFR, old")
     with files_of_at_most(size - 1):
         one_failed(script("encode", *MODEL), large.name, "2 encoded")
-    assert Path("out/compressed/large.xfr").read_bytes() == b"old"
+    assert Path("out/compressed/large.xfr").read_bytes() == b"XFR, old"
     assert everything("out/compressed") == ["a.xfr", "b.xfr", "large.xfr"]
 
 

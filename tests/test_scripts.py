@@ -301,6 +301,54 @@ def test_pictures_larger_than_max_pixels_are_refused_by_name(script, project):
     assert result.code == 1 and "photo.xfr: 70x48 pixels" in only_line(failures(result)[0])
 
 
+# What is not ours to replace
+
+
+def test_originals_are_not_replaced_by_what_they_decode_to(script, project):
+    original = Path("out/original/photo.png").read_bytes()
+    folder = ["--image_folder", "out/original", "--out_folder", "out/original"]
+    assert script("encode", *folder).code == 0
+    folder[0] = "--compressed_folder"
+    for flags in ([], ["--skip_existing"]):
+        result = script("decode", *folder, "--file_format", "png", *flags)
+        assert result.code == 1 and "0 decoded, 1 failed" in result.out
+        assert "photo.png exists: see --overwrite" in failures(result)[0]
+        assert Path("out/original/photo.png").read_bytes() == original
+    assert script("decode", *folder).code == 0  # photo.bmp is in nobody's way
+    assert files("out/original") == ["photo.bmp", "photo.png", "photo.xfr", "sub/deep.png"]
+
+
+def test_decode_replaces_a_picture_if_told_to(script, project):
+    script("encode")
+    made = Path("plain/photo.bmp")
+    assert script("decode", "--out_folder", "plain").code == 0
+    good = made.read_bytes()
+    made.write_bytes(good[:100])
+    assert script("decode", "--out_folder", "plain").code == 1
+    assert made.read_bytes() == good[:100]
+    assert script("decode", "--out_folder", "plain", "--overwrite", "--skip_existing").code == 0
+    assert made.read_bytes() == good
+
+
+def test_the_default_folders_are_written_again_and_again(script, project):
+    for _ in range(2):
+        assert [script(name).code for name in ("encode", "decode", "test")] == [0, 0, 0]
+
+
+def test_encode_replaces_only_files_of_this_project(script, project):
+    packed = Path("out/compressed/photo.xfr")
+    packed.parent.mkdir()
+    packed.write_bytes(b"a letter")
+    for flags in ([], ["--skip_existing"]):
+        result = script("encode", *flags)
+        assert result.code == 1 and "photo.xfr exists, and is no result" in failures(result)[0]
+        assert packed.read_bytes() == b"a letter"
+    packed.write_bytes(b"XFR")
+    assert script("encode").code == 0 and unpack(packed.read_bytes()).width == 70
+    packed.write_bytes(b"")
+    assert script("encode").code == 0 and unpack(packed.read_bytes()).width == 70
+
+
 # Going on where a job was left
 
 
@@ -576,8 +624,8 @@ def encode_one(request, script, project, checkpoints):
 
     def decoded(data: bytes) -> float:
         (project / "one.xfr").write_bytes(data)
-        model = ["--model", checkpoints[request.param], "--file_format", "png"]
-        script("decode", "--compressed_folder", "one.xfr", "--out_folder", "plain", *model)
+        flags = ["--model", checkpoints[request.param], "--file_format", "png", "--overwrite"]
+        script("decode", "--compressed_folder", "one.xfr", "--out_folder", "plain", *flags)
         return psnr(read_picture(picture).rgb, read_picture(project / "plain/one.png").rgb)
 
     run.psnr = decoded

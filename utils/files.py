@@ -38,6 +38,17 @@ def atomic_write(path: Path) -> Iterator:
         raise
 
 
+def check_replaceable(path: Path, beginning: bytes) -> None:
+    """FileExistsError if ``path`` is a file that does not begin with ``beginning``, as all files
+    do that this project writes there: it is the user's."""
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        head = stream.read(len(beginning))
+    if head and head != beginning:  # an empty file has nothing to lose
+        raise FileExistsError(f"{path} exists, and is no result of this program: move it away")
+
+
 def check_folder(folder: Path) -> None:
     """Make ``folder`` if it does not exist. OSError if no file can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
