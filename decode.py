@@ -60,9 +60,13 @@ def parse_args() -> Namespace:
 
 def main(args: Namespace) -> int:
     from utils.bitstream import Xfr, unpack
-    from utils.coding import Decoder
-    from utils.devices import compute_pool, pick_device
-    from utils.files import atomic_write, find_files, plan_outputs
+    from utils.files import (
+        atomic_write,
+        check_folder,
+        find_checkpoint,
+        find_files,
+        plan_outputs,
+    )
     from utils.images import (
         Picture,
         is_intact,
@@ -73,15 +77,21 @@ def main(args: Namespace) -> int:
     from utils.jobs import Skip, Tally, run_job
 
     writable_format(args.file_format)  # a format that cannot be written fails here, not later
-    device = pick_device(args.device)
-    decoder = Decoder(args.model, device, fast=args.precision == "fast")
-    tally = Tally("verified" if args.verify else "decoded")
+    model, tally = find_checkpoint(args.model), Tally("verified" if args.verify else "decoded")
     paths = find_files(args.compressed_folder, {"xfr"}, args.recursive, tally)
     extension = normalize_extension(args.file_format)
     if args.verify:
         outputs = dict.fromkeys(paths)
     else:
         outputs = plan_outputs(paths, args.compressed_folder, args.out_folder, extension, tally)
+        check_folder(args.out_folder)
+
+    # These load torch, which takes a second: what can be refused without it has been.
+    from utils.coding import Decoder
+    from utils.devices import compute_pool, pick_device
+
+    device = pick_device(args.device)
+    decoder = Decoder(model, device, fast=args.precision == "fast")
     replace = args.overwrite or args.out_folder == RECONSTRUCTED
 
     def load(path: Path) -> tuple[Xfr, int]:

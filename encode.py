@@ -68,11 +68,11 @@ def parse_args() -> Namespace:
 
 def main(args: Namespace) -> int:
     from utils.bitstream import MAGIC, TARGETS
-    from utils.coding import Encoder, EncodingSettings
-    from utils.devices import compute_pool, pick_device
     from utils.files import (
         atomic_write,
+        check_folder,
         check_replaceable,
+        find_checkpoint,
         find_files,
         image_extensions,
         plan_outputs,
@@ -80,16 +80,22 @@ def main(args: Namespace) -> int:
     from utils.images import Picture, read_picture
     from utils.jobs import Skip, Tally, run_job
 
+    model, tally = find_checkpoint(args.model), Tally("encoded")
+    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive, tally)
+    outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
+    check_folder(args.out_folder)
+
+    # These load torch, which takes a second: what can be refused without it has been.
+    from utils.coding import Encoder, EncodingSettings
+    from utils.devices import compute_pool, pick_device
+
     device = pick_device(args.device)
-    encoder = Encoder(args.model, device)
+    encoder = Encoder(model, device)
     if args.effort and not encoder.codec.REFINES:
-        raise ValueError(f"--effort: the {encoder.codec.arch} codec of {args.model} cannot use it")
+        raise ValueError(f"--effort: the {encoder.codec.arch} codec of {model} cannot use it")
     targets = ((name, getattr(args, name)) for name in TARGETS)
     target = next((target for target in targets if target[1] is not None), None)
     settings = EncodingSettings(args.quality or DEFAULT_QUALITY, target, args.effort)
-    tally = Tally("encoded")
-    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive, tally)
-    outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
 
     def load(path: Path) -> Picture:
         if args.skip_existing and encoder.has_encoded(

@@ -51,13 +51,10 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.devices import compute_pool, pick_device
-    from utils.files import find_files, image_extensions, plan_outputs
+    from utils.files import check_folder, find_files, image_extensions, plan_outputs
     from utils.images import normalize_extension
     from utils.jobs import Tally, run_job
     from utils.processes import processes
-    from utils.report import write_report
-    from utils.scores import Score, average_line, gather_scores, score_picture, write_scores
 
     if Path(args.out_file_name).name != args.out_file_name:
         raise ValueError(f"--out_file_name is the name of a file in {SCORES}, not a path")
@@ -65,7 +62,8 @@ def main(args: Namespace) -> int:
     page = table.with_suffix(".html")
     if args.report and table.suffix.lower() == ".html":
         raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
-    device, tally = pick_device(args.device), Tally("scored")
+    check_folder(table.parent)
+    tally = Tally("scored")
     root, extension = args.folder_path_original, normalize_extension(args.file_format)
     originals = find_files(root, image_extensions(None), args.recursive, tally)
     compressed = plan_outputs(originals, root, args.folder_path_compressed, "xfr", tally)
@@ -77,6 +75,13 @@ def main(args: Namespace) -> int:
         found = find_files(folder, {kind}, args.recursive, tally)
         for path in sorted(set(found) - set(expected.values())):
             tally.fail_for_all(path, "there is no original of it")
+
+    # These load torch, which takes a second: what can be refused without it has been.
+    from utils.devices import compute_pool, pick_device
+    from utils.report import write_report
+    from utils.scores import Score, average_line, gather_scores, score_picture, write_scores
+
+    device = pick_device(args.device)
     pictures: list[tuple[Score, Path, Path]] = []
 
     def compute(path: Path, _: None) -> Score:

@@ -424,6 +424,7 @@ def test_decode_without_the_right_checkpoint_names_both_fingerprints(script, pro
 
 @pytest.mark.parametrize("name", ["encode", "decode"])
 def test_a_missing_or_wrong_model_is_one_line(script, project, name):
+    script("encode")
     result = script(name, "--model", "out/none.tar")
     assert result.code == 1 and "out/none.tar" in only_line(result.err)
     result = script(name, "--model", "out/original/photo.png")

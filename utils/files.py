@@ -11,6 +11,8 @@ from pathlib import Path
 from utils.images import normalize_extension, readable_extensions
 from utils.jobs import Tally
 
+SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator:
@@ -50,10 +52,22 @@ def check_replaceable(path: Path, beginning: bytes) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder`` if it does not exist. OSError if no file can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    """OSError if no file can be written to ``folder``, or to where it would have to be made."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path``, or else the same path beside the scripts, so that the checkpoints that come with
+    them are found from any folder. FileNotFoundError if it is in neither place."""
+    for candidate in (path, SCRIPTS / path):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"no such checkpoint: {path} (--model)")
 
 
 def find_files(

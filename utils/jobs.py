@@ -32,7 +32,7 @@ class Tally:
     bytes_out: int = 0
     pixels: int = 0
     notices: set[str] = field(default_factory=set)
-    start: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0  # that the job took
 
     def fail(self, path: Path, error: BaseException | str) -> None:
         """Count ``path`` as failed and report why, in one line on stderr."""
@@ -86,11 +86,11 @@ class Tally:
         if not self.done:
             return ", ".join(counts)
         other = self.bytes_in + self.bytes_out - compressed
-        seconds = (time.perf_counter() - self.start) / self.done
         ratio = f"ratio {other / compressed:.2f}, " if other else ""
         return (
             f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
-            f"{8 * compressed / self.pixels:.3f} bpp, {seconds:.2f} s per picture"
+            f"{8 * compressed / self.pixels:.3f} bpp, "
+            f"{self.seconds / self.done:.2f} s per picture"
         )
 
 
@@ -117,6 +117,7 @@ def run_job(
     their own. At most IN_FLIGHT files are in each of the three stages, so that memory is bounded.
     Where one of them raises an exception, that file has failed, and the others go on.
     """
+    start = time.perf_counter()
     rank, world = processes()
     bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
     queue = draw(list(paths))
@@ -164,3 +165,4 @@ def run_job(
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
         bar.close()
+        tally.seconds = time.perf_counter() - start
