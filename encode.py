@@ -59,7 +59,7 @@ def parse_args() -> Namespace:
         type=number(int, 0, MAX_EFFORT),
         default=0,
         help="rounds of searching for symbols that cost less: smaller files of the same quality, "
-        "slower encoding, equally fast decoding; only for hyperprior codecs",
+        "slower encoding, equally fast decoding; only for codecs that can, such as hyperprior",
     )
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact files of the same checkpoint, quality and target")

@@ -74,7 +74,7 @@ def main(args: Namespace) -> int:
     ):
         found = find_files(folder, {kind}, args.recursive, tally)
         for path in sorted(set(found) - set(expected.values())):
-            tally.fail_for_all(path, "there is no original of it")
+            tally.fail_for_all(path, "it has no original")
 
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.devices import compute_pool, pick_device

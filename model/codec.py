@@ -21,7 +21,7 @@ def check_range(name: str, value: object, low: int, high: int, length: int | Non
     values = (value,) if length is None else value
     fits = isinstance(values, tuple) and len(values) == (length or 1)
     if not fits or not all(type(v) is int and low <= v <= high for v in values):
-        kind = "a whole number" if length is None else f"a tuple of {length} whole numbers"
+        kind = "an integer" if length is None else f"a tuple of {length} integers"
         raise ValueError(f"the configuration's {name} is not {kind} in {low} to {high}")
 
 

@@ -110,7 +110,7 @@ class ContextPass(nn.Module):
 
 def scale_index(logits: Tensor) -> Tensor:
     """The index into the table of scales, 0 to SCALES - 1, that scale logits stand for: real
-    numbers for training, whole numbers in fixed point."""
+    numbers for training, integers in fixed point."""
     if not is_fixed_point(logits):
         return (8 * logits + SCALES / 3).clamp(0, SCALES - 1)
     steps = 2**FRACTION_BITS // 8  # of a logit, to the next index

@@ -58,7 +58,7 @@ def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:
 
 
 class SymbolCoder(nn.Module):
-    """Codes whole numbers of any size, each with the probability table of its scale index.
+    """Codes integers of any magnitude, each with the probability table of its scale index.
 
     The support of a table is the symbols -s to s; it holds an integer count for each of them, and
     one for the escape, which stands for all other numbers. An escaped number itself is written to a
@@ -136,7 +136,7 @@ class SymbolCoder(nn.Module):
         return self.models
 
     def encode(self, segments: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
-        """Encode ``segments`` in their order. Each is an array of whole numbers up to MAX_SYMBOL in
+        """Encode ``segments`` in their order. Each is an array of integers up to MAX_SYMBOL in
         magnitude, and an array of their scale indices, uint8, of the same shape."""
         support, models = self.prepare()
         runs, escapes = [], bytearray()
@@ -175,7 +175,7 @@ class SymbolDecoder:
         self.coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype("u4"))
 
     def decode(self, index: np.ndarray) -> np.ndarray:
-        """The whole numbers, int32, of the next segment, whose scale indices are ``index``, uint8
+        """The integers, int32, of the next segment, whose scale indices are ``index``, uint8
         of any shape; in the same shape."""
         order, ends = group_by_index(index)
         values = np.empty(index.size, np.int32)

@@ -3,7 +3,7 @@
 * Floating point, for training.
 * int32, for coding, in fixed point: a tensor holds values times 2^FRACTION_BITS, and weights are
   rounded to multiples of 2^-WEIGHT_BITS. Matrix products are computed in float64, where every sum
-  of whole numbers stays below 2^53 and is therefore exact: in any order, on any processor, with any
+  of integers stays below 2^53 and is therefore exact: in any order, on any processor, with any
   number of threads. So the encoder and the decoder agree on every probability.
 
 Ballé, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models",
@@ -20,8 +20,7 @@ from model.limits import MAX_QUALITY, MIN_QUALITY
 FRACTION_BITS = 6
 WEIGHT_BITS = 10
 LIMIT = 2**15  # fixed-point activations, and weights of Pointwise, are clipped to +-LIMIT
-DEPTHWISE_LIMIT = 2**12  # nine products of weights up to it with LIMIT, and a bias, fit into int32
-BIAS_LIMIT = 2**29
+DEPTHWISE_LIMIT, BIAS_LIMIT = 2**12, 2**29  # 9 * DEPTHWISE_LIMIT * LIMIT + BIAS_LIMIT < 2^31
 
 
 def is_fixed_point(x: Tensor) -> bool:
@@ -29,7 +28,7 @@ def is_fixed_point(x: Tensor) -> bool:
 
 
 def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
-    """x times 2^bits, rounded and clipped to +-limit: whole numbers, as float64 on the CPU."""
+    """x times 2^bits, rounded and clipped to +-limit: integers, as float64 on the CPU."""
     return (x.detach().cpu().double() * 2.0**bits).round().clamp(-limit, limit)
 
 

@@ -27,8 +27,8 @@ from model.refinement import refine
 from model.tiling import padded
 
 BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
-# Of residual blocks. Photographs need nearly as much in the synthesis; with three times as much,
-# fine regular textures, such as cloth, could explode into blocks of coloured noise.
+# Bounds of the residual blocks, see ``ResidualBlock``. In the synthesis, photographs come close to
+# theirs; three times higher, fine regular textures, such as cloth, could become blocks of noise.
 ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
 MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 

@@ -1,4 +1,4 @@
-"""Limits that the whole program shares. Imports nothing, so that --help answers at once."""
+"""Limits that all modules share. Imports nothing, so that --help answers at once."""
 
 MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 35
 MAX_EFFORT = 100  # rounds of refinement

@@ -41,7 +41,7 @@ def predict(importance: np.ndarray) -> np.ndarray:
 
 
 def pack_map(importance: np.ndarray) -> bytes:
-    """An importance map [h, w] of whole numbers in 0 to 127."""
+    """An importance map [h, w] of integers in 0 to 127."""
     difference = (importance - predict(importance)).astype(np.int64)
     folded = 2 * np.abs(difference) - (difference > 0)  # 0, 1, -1, 2, -2 become 0, 1, 2, 3, 4
     return pack_section(folded.astype(np.uint8).tobytes(), (0, 4))

@@ -52,7 +52,7 @@ def script(monkeypatch, capfd):
 
 @pytest.fixture
 def shell():
-    """Run a script of the project as a process of its own."""
+    """Run a script of the project as a separate process."""
     from helpers import run_process
 
     def run(name: str, *args, cwd=None) -> SimpleNamespace:
@@ -63,7 +63,7 @@ def shell():
 
 @pytest.fixture
 def module():
-    """Run a module of the project as a process of its own, as ``python -m`` does."""
+    """Run a module of the project as a separate process, as ``python -m`` does."""
     from helpers import run_process
 
     def run(name: str, *args) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""A worker for the fuzzer that goes wrong; in a module of its own, so that it starts fast."""
+"""A worker for the fuzzer that goes wrong; in a separate module, so that it starts fast."""
 
 import os
 import time

@@ -69,8 +69,8 @@ def tiny_codec(arch: str, seed: int = 0):
 
 
 @torch.inference_mode()
-def whole_latent(codec, payload: bytes, height: int, width: int, quality: int) -> torch.Tensor:
-    """The latent of a whole picture, padded: [1, C, h, w]."""
+def full_latent(codec, payload: bytes, height: int, width: int, quality: int) -> torch.Tensor:
+    """The latent of an entire picture, padded: [1, C, h, w]."""
     full = (padded(height, codec.STRIDE), padded(width, codec.STRIDE))
     return torch.cat(list(codec.latent_rows(payload, *full, quality)), dim=2)
 

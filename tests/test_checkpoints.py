@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, TINY, colour, save_png, tiny_codec, whole_latent
+from helpers import ARCHS, TINY, colour, full_latent, save_png, tiny_codec
 
 from model import codec_class, load_codec
 from tests.fuzz import memory_bound, virtual_bytes
@@ -108,14 +108,14 @@ def as_old_format(content, path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [torch.save, as_old_format, as_pickle])
-@pytest.mark.parametrize("place", ["whole", "config", "weights", "history", "field", "format"])
+@pytest.mark.parametrize("place", ["checkpoint", "config", "weights", "history", "field", "format"])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(
     checkpoints, tmp_path, monkeypatch, write, place
 ):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # our demand counts
     code, path = Code(tmp_path / "marker"), tmp_path / "stranger.tar"
     content = load_checkpoint(checkpoints["binary"])
-    if place == "whole":
+    if place == "checkpoint":
         content = code
     elif place == "field":
         content["config"]["bits"] = code
@@ -536,7 +536,7 @@ def test_other_possible_tables_are_used(alter):
     coarser = edited("counts", lambda table: (table // 16).clamp(min=1))
     codec, _ = load(alter("hyperprior", coarser))
     payload = codec.compress(colour(70, 90), 50)
-    assert whole_latent(codec, payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
+    assert full_latent(codec, payload, 70, 90, 50).shape[1] == TINY["hyperprior"].latent
     usual = tiny_codec("hyperprior").coder
     assert not codec.coder.counts.equal(usual.counts)
 
@@ -544,7 +544,7 @@ def test_other_possible_tables_are_used(alter):
 # Training states
 
 NO_WEIGHTS = {"state": {}, "param_groups": []}
-STATE = {"epoch": 0, "optimizer": [NO_WEIGHTS] * ParallelSOAP.PARTS, "run": {}}
+STATE = {"epoch": 0, "optimizer": [NO_WEIGHTS] * ParallelSOAP.COUNT, "run": {}}
 STATES = {
     "no epoch": {"optimizer": {}},
     "an epoch in words": {**STATE, "epoch": "three"},
@@ -553,13 +553,13 @@ STATES = {
     "no run": {"epoch": 0, "optimizer": {}},
     "a run of a list": {**STATE, "run": []},
     "an empty optimiser": {**STATE, "optimizer": {}},
-    "an optimiser of no parts": {**STATE, "optimizer": []},
-    "an optimiser of numbers": {**STATE, "optimizer": [1] * ParallelSOAP.PARTS},
+    "an optimiser of no weights": {**STATE, "optimizer": []},
+    "an optimiser of numbers": {**STATE, "optimizer": [1] * ParallelSOAP.COUNT},
     "an optimiser of nothing": {**STATE, "optimizer": None},
     "an optimiser of other weights": STATE,
     "groups of numbers": {
         **STATE,
-        "optimizer": [{"state": {}, "param_groups": [1]}] * ParallelSOAP.PARTS,
+        "optimizer": [{"state": {}, "param_groups": [1]}] * ParallelSOAP.COUNT,
     },
 }
 

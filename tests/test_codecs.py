@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ARCHS, ROOT, TINY, as_tensor, colour, tiny_codec, whole_latent
+from helpers import ARCHS, ROOT, TINY, as_tensor, colour, full_latent, tiny_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ from model.tiling import padded
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.metrics import psnr
 
-SIZES = [(1, 1), (7, 5), (257, 129)]
+SHAPES = [(1, 1), (7, 5), (257, 129)]
 CODECS = {arch: tiny_codec(arch) for arch in ARCHS}
 
 
@@ -47,7 +47,7 @@ def checksum(latent: torch.Tensor) -> str:
 # Payloads
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_a_picture_of_any_size_comes_back_in_its_shape(codec, height, width):
     payload = codec.compress(colour(height, width), 50)
     image = codec.decompress(payload, height, width, 50)
@@ -82,7 +82,7 @@ def test_the_binary_decoder_sees_what_the_encoder_saw(monkeypatch):
     analyse = codec.analyse
     monkeypatch.setattr(codec, "analyse", lambda *args: seen.append(analyse(*args)) or seen[-1])
     payload = codec.compress(colour(70, 90), 50)
-    assert whole_latent(codec, payload, 70, 90, 50).equal(seen[0].bits.to(torch.int8))
+    assert full_latent(codec, payload, 70, 90, 50).equal(seen[0].bits.to(torch.int8))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_the_hyperprior_decoder_sees_what_the_encoder_saw(coded_values, effort):
     codec, values = coded_values
     payload = codec.compress(colour(70, 90), 50, effort)
     encoded, values[:] = values[-PASSES:], []
-    latent = whole_latent(codec, payload, 70, 90, 50)
+    latent = full_latent(codec, payload, 70, 90, 50)
     assert len(encoded) == len(values) == PASSES
     assert all(map(torch.equal, encoded, values))
     assert latent.flatten().sort().values.equal(torch.cat(values).flatten().sort().values)
@@ -125,11 +125,11 @@ def test_refinement_changes_the_symbols_repeatably():
 def hyperprior_round_trip(y: torch.Tensor, z: torch.Tensor, quality: int) -> None:
     """The decoder's latent is the encoder's, and within half a step of y."""
     codec = CODECS["hyperprior"]
-    level, (height, width) = codec.quality_tensor(quality), y.shape[2:]
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), level)
-    latent = codec.decode_latents(chunk, 16 * height, 16 * width, level)
+    q, (height, width) = codec.quality_tensor(quality), y.shape[2:]
+    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
+    latent = codec.decode_latents(chunk, 16 * height, 16 * width, q)
     assert ((latent.double() / 64 - y).abs() <= 0.5 + (1 + y.abs()) * 1e-6).all()
-    assert codec.encode_latents(HyperpriorLatents(latent.double() / 64, z), level) == chunk
+    assert codec.encode_latents(HyperpriorLatents(latent.double() / 64, z), q) == chunk
 
 
 def latents(y_scale: float, z_scale: float, height: int = 4, width: int = 8, seed: int = 0):
@@ -160,8 +160,8 @@ def test_a_single_spike_comes_back(spike):
     st.integers(1, 100),
 )  # fmt: skip
 def test_random_latents_come_back(seed, rows, columns, y_power, z_power, quality):
-    parts = latents(10**y_power - 1, 10**z_power - 1, 4 * rows, 4 * columns, seed)
-    hyperprior_round_trip(*parts, quality)
+    y, z = latents(10**y_power - 1, 10**z_power - 1, 4 * rows, 4 * columns, seed)
+    hyperprior_round_trip(y, z, quality)
 
 
 @given(
@@ -248,7 +248,7 @@ def test_a_map_of_more_groups_than_there_are_is_refused(used):
 # Fixed point
 
 
-def whole(weight: torch.Tensor, bits: int, limit: int) -> torch.Tensor:
+def fixed_point(weight: torch.Tensor, bits: int, limit: int) -> torch.Tensor:
     return (weight.double() * 2**bits).round().clamp(-limit, limit).long()
 
 
@@ -260,13 +260,13 @@ def test_fixed_point_is_exact_up_to_its_limits(layer):
         parameter.copy_(40 * torch.randn(parameter.shape, generator=generator))
     shape = (1, layer.in_channels, 6, 7)
     x = torch.randint(-LIMIT, LIMIT + 1, shape, generator=generator, dtype=torch.int32)
-    weight = whole(layer.weight, WEIGHT_BITS, layer.weight_limit)
-    bias = whole(layer.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)[:, None, None]
+    weight = fixed_point(layer.weight, WEIGHT_BITS, layer.weight_limit)
+    bias = fixed_point(layer.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)[:, None, None]
     if isinstance(layer, Pointwise):
         total = torch.einsum("dc,chw->dhw", weight[:, :, 0, 0], x[0].long())
     else:
-        parts = F.pad(x[0].long(), (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-        total = (parts * weight[:, 0][:, None, None]).sum((3, 4))
+        windows = F.pad(x[0].long(), (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+        total = (windows * weight[:, 0][:, None, None]).sum((3, 4))
     assert total.abs().max() > 2**24
     expected = ((total + bias + 2 ** (WEIGHT_BITS - 1)) >> WEIGHT_BITS).clamp(-LIMIT, LIMIT)
     assert layer(x).equal(expected.int()[None])
@@ -281,47 +281,47 @@ def small_tiles(codec, monkeypatch) -> None:
 
 def coded_symbols(codec, monkeypatch, image: np.ndarray) -> torch.Tensor:
     """What ``encode_latents`` is given, bits or rounded y, tile after tile."""
-    stride, parts = codec.LATENT_STRIDE, []
+    stride, tiles = codec.LATENT_STRIDE, []
     encode = codec.encode_latents
 
     def spy(latents, quality):
-        parts.append(latents[0].round())
+        tiles.append(latents[0].round())
         return encode(latents, quality)
 
     with monkeypatch.context() as patch:
         patch.setattr(codec, "encode_latents", spy)
         codec.compress(image, 50)
     height, width = (padded(length, codec.STRIDE) for length in image.shape[:2])
-    whole = parts[0].new_zeros(1, parts[0].shape[1], height // stride, width // stride)
+    symbols = tiles[0].new_zeros(1, tiles[0].shape[1], height // stride, width // stride)
     side, position = codec.TILE // stride, 0
-    for top in range(0, whole.shape[2], side):
-        for left in range(0, whole.shape[3], side):
-            whole[:, :, top : top + side, left : left + side] = parts[position]
+    for top in range(0, symbols.shape[2], side):
+        for left in range(0, symbols.shape[3], side):
+            symbols[:, :, top : top + side, left : left + side] = tiles[position]
             position += 1
-    assert position == len(parts)
-    return whole
+    assert position == len(tiles)
+    return symbols
 
 
-def test_tiles_hold_the_symbols_that_the_whole_picture_has(codec, monkeypatch):
+def test_tiles_hold_the_symbols_that_the_entire_picture_has(codec, monkeypatch):
     image = colour(330, 450)
-    whole = coded_symbols(codec, monkeypatch, image)
+    untiled = coded_symbols(codec, monkeypatch, image)
     small_tiles(codec, monkeypatch)
     tiled = coded_symbols(codec, monkeypatch, image)
-    assert whole.unique().numel() > 2
-    assert (tiled != whole).double().mean() <= 1e-4
+    assert untiled.unique().numel() > 2
+    assert (tiled != untiled).double().mean() <= 1e-4
 
 
-def test_tiles_are_synthesised_as_the_whole_picture_is(codec, monkeypatch):
+def test_tiles_are_synthesised_as_the_entire_picture_is(codec, monkeypatch):
     image = colour(330, 450)
     payload = codec.compress(image, 50)
-    latent = whole_latent(codec, payload, 330, 450, 50)
-    whole = codec.decompress(payload, 330, 450, 50)
+    latent = full_latent(codec, payload, 330, 450, 50)
+    untiled = codec.decompress(payload, 330, 450, 50)
     small_tiles(codec, monkeypatch)
     rows = latent.split(codec.TILE // codec.LATENT_STRIDE, dim=2)
     assert len(rows) > 2
     monkeypatch.setattr(codec, "latent_rows", lambda *_: iter(rows))
     tiled = codec.decompress(b"", 330, 450, 50)
-    assert np.abs(tiled.astype(int) - whole).max() <= 1
+    assert np.abs(tiled.astype(int) - untiled).max() <= 1
 
 
 def test_a_tiled_picture_of_any_size_comes_back(codec, monkeypatch):
@@ -387,7 +387,7 @@ def coded(checkpoints):
     for arch, path in checkpoints.items():
         codec = load_codec(load_checkpoint(path))
         payload = codec.compress(colour(200, 300), 60)
-        latent = checksum(whole_latent(codec, payload, 200, 300, 60))
+        latent = checksum(full_latent(codec, payload, 200, 300, 60))
         results[arch] = SimpleNamespace(payload=payload, latent=latent, path=path)
     return results
 
@@ -399,7 +399,7 @@ def test_the_latent_is_the_same_with_any_number_of_threads(coded, arch, threads)
     torch.set_num_threads(threads)
     try:
         codec = load_codec(load_checkpoint(coded[arch].path))
-        latent = whole_latent(codec, coded[arch].payload, 200, 300, 60)
+        latent = full_latent(codec, coded[arch].payload, 200, 300, 60)
     finally:
         torch.set_num_threads(before)
     assert checksum(latent) == coded[arch].latent
@@ -409,12 +409,12 @@ DECODE = """
 import hashlib, sys
 from pathlib import Path
 sys.path.append("tests")
-from helpers import whole_latent
+from helpers import full_latent
 from model import load_codec
 from utils.checkpoints import load_checkpoint
 for checkpoint, payload in zip(sys.argv[1::2], sys.argv[2::2]):
     codec = load_codec(load_checkpoint(Path(checkpoint)))
-    latent = whole_latent(codec, Path(payload).read_bytes(), 200, 300, 60)
+    latent = full_latent(codec, Path(payload).read_bytes(), 200, 300, 60)
     print(hashlib.sha256(latent.contiguous().numpy().tobytes()).hexdigest())
 """
 

@@ -90,7 +90,7 @@ def test_validation_takes_the_middle_of_pictures_at_qualities_spread_evenly(ramp
         assert np.array_equal(found, np.stack([column, row, np.full_like(row, 77)]))
 
 
-def test_whole_pictures_are_trained_on_at_full_size_with_their_edge_repeated(tmp_path):
+def test_entire_pictures_are_trained_on_at_full_size_with_their_edge_repeated(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 37, 3), dtype=np.uint8)
     source = dataset(save_png(tmp_path / "noise.png", pixels), training=True, crop_size=0)
     padded = np.pad(pixels, ((0, 12), (0, 11), (0, 0)), mode="edge").transpose(2, 0, 1)

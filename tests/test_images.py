@@ -248,8 +248,8 @@ def test_what_is_no_picture_is_refused(tmp_path, content):
 
 def test_a_truncated_picture_is_refused(tmp_path):
     Image.fromarray(colour(100, 100)).save(tmp_path / "picture.jpg")
-    whole = (tmp_path / "picture.jpg").read_bytes()
-    (tmp_path / "picture.jpg").write_bytes(whole[: len(whole) // 2])
+    intact = (tmp_path / "picture.jpg").read_bytes()
+    (tmp_path / "picture.jpg").write_bytes(intact[: len(intact) // 2])
     with pytest.raises(OSError):
         read_picture(tmp_path / "picture.jpg")
 
@@ -318,7 +318,7 @@ def test_extensions_are_compared_without_dot_and_case():
     assert normalize_extension("TIF") == normalize_extension(".tiff") == "tiff"
 
 
-def test_an_output_is_intact_if_whole_newer_and_of_the_right_size(tmp_path):
+def test_an_output_is_intact_if_complete_newer_and_of_the_right_size(tmp_path):
     source, output = tmp_path / "a.xfr", tmp_path / "a.png"
     source.write_bytes(b"")
     assert not is_intact(output, source, (20, 30))

@@ -44,7 +44,7 @@ def test_psnr_is_over_all_channels_at_once_with_a_peak_of_255():
     assert psnr(white, white) == math.inf
 
 
-# By pytorch-msssim 1.0.0 (https://github.com/VainF/pytorch-msssim), an implementation of its own,
+# By pytorch-msssim 1.0.0 (https://github.com/VainF/pytorch-msssim), an independent implementation,
 # on [1, 3, H, W] in float64: ``ssim(x, y, data_range=255)`` and ``ms_ssim(x, y, data_range=255)``.
 # Both sides of the picture are multiples of 16, as implementations pad odd ones differently.
 REFERENCES = {

@@ -84,12 +84,12 @@ def test_a_picture_that_a_full_disk_cuts_short_by_a_byte_is_no_result(tmp_path, 
         with atomic_write(path) as stream:
             write_picture(Picture(colour(48, 70)), stream, extension)
 
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    write(whole)
-    with files_of_at_most(whole.stat().st_size - 1):
+    intact, cut = tmp_path / "intact", tmp_path / "cut"
+    write(intact)
+    with files_of_at_most(intact.stat().st_size - 1):
         with pytest.raises(OSError, match=re.escape(f"File too large: '{cut}'")):
             write(cut)
-    assert everything(tmp_path) == ["whole"]
+    assert everything(tmp_path) == ["intact"]
 
 
 def test_a_disk_that_is_full_for_the_page_of_the_scores(script, originals):

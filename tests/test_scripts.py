@@ -261,8 +261,8 @@ def test_a_second_picture_of_the_same_name_is_refused_by_name(script, project):
 
 
 def test_a_damaged_picture_is_reported_by_name_and_the_others_are_done(script, project):
-    whole = Path("out/original/photo.png").read_bytes()
-    Path("out/original/a_half.png").write_bytes(whole[: len(whole) // 2])
+    intact = Path("out/original/photo.png").read_bytes()
+    Path("out/original/a_half.png").write_bytes(intact[: len(intact) // 2])
     Path("out/original/b_none.png").write_bytes(b"")
     result = script("encode")
     assert result.code == 1 and "1 encoded, 2 failed" in result.out
@@ -522,8 +522,8 @@ def test_a_result_without_an_original_is_reported(script, project):
     Path("out/original/small.png").unlink()
     result = script("test")
     assert result.code == 1 and "2 failed" in result.out
-    assert "small.xfr: there is no original of it" in failures(result)[0]
-    assert "small.bmp: there is no original of it" in failures(result)[1]
+    assert "small.xfr: it has no original" in failures(result)[0]
+    assert "small.bmp: it has no original" in failures(result)[1]
 
 
 def test_a_reconstruction_of_another_size_is_reported(script, project):

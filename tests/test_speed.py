@@ -32,7 +32,7 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(module, checkpoints, tm
     assert any(name.startswith("JPEG, ") for name, *_ in codecs)
     assert len(stages) == 2
     assert all("encode: analysis transform" in [name for name, _ in table] for table in stages)
-    for arch in checkpoints:  # a process of its own takes longer than coding in one that runs
+    for arch in checkpoints:  # starting a process takes time too
         coding = next(row for row in codecs if row[0].startswith(f"{arch} (ours), "))
         (process,) = (row for row in processes if row[0] == arch)
         assert all(0 < float(a) < float(b) for a, b in zip(coding[1:3], process[1:3]))

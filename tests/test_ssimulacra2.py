@@ -106,14 +106,14 @@ def test_mirrored_borders_let_crops_speak_for_their_picture():
     """On average; black borders make errors beside them look smaller than they are."""
     x = as_batch(photograph("astronaut.png")[:384, :384])
     x_hat = as_batch(lossy(photograph("astronaut.png")[:384, :384], 30))
-    whole = ssimulacra2_distance(x_hat, x).item()
+    entire = ssimulacra2_distance(x_hat, x).item()
     tiles = [
         image.unfold(2, 192, 192).unfold(3, 192, 192).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         for image in (x_hat, x)
     ]
     black, mirrored = (ssimulacra2_distance(*tiles, mirror).mean() for mirror in (False, True))
     assert black < mirrored
-    assert abs(mirrored / whole - 1) < abs(black / whole - 1)
+    assert abs(mirrored / entire - 1) < abs(black / entire - 1)
 
 
 # Its gradient

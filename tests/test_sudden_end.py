@@ -59,14 +59,14 @@ def packed(folder, checkpoints, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["encode", "decode"])
-def test_kill_9_leaves_only_whole_files_and_a_second_run_completes_them(
+def test_kill_9_leaves_only_complete_files_and_a_second_run_completes_them(
     script, folder, packed, checkpoints, tmp_path, name
 ):
     source, kind = (folder, "xfr") if name == "encode" else (packed, "bmp")
     flags = ["--model", checkpoints["binary"]]
     flags += ["--image_folder" if name == "encode" else "--compressed_folder", source]
-    assert script(name, *flags, "--out_folder", tmp_path / "whole").code == 0
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert script(name, *flags, "--out_folder", tmp_path / "finished").code == 0
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "finished").iterdir()}
     assert len(expected) == PICTURES
     for count in (1, 10, 30):
         out = tmp_path / f"killed{count}"
@@ -149,7 +149,7 @@ def test_what_a_killed_process_leaves_is_hidden_and_in_nobodys_way(tmp_path):
     assert path.read_bytes() == b"new" and stray.read_bytes() == b"new"
 
 
-def test_ctrl_c_says_one_line_and_leaves_nothing_but_whole_files(folder, checkpoints, tmp_path):
+def test_ctrl_c_says_one_line_and_leaves_nothing_but_complete_files(folder, checkpoints, tmp_path):
     flags = flags_of(folder, tmp_path, checkpoints)
     code, err = end_when(at_least(5, tmp_path, "*.xfr"), signal.SIGINT, "encode", flags)
     assert code == 130 and "Traceback" not in err
@@ -175,7 +175,7 @@ def test_an_exception_while_writing_a_new_file_leaves_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with path.open("rb") as reader:

@@ -168,7 +168,7 @@ def test_main_tar_is_never_written(train):
     assert Path("out/main.tar").read_bytes() == shipped
 
 
-def test_whole_pictures_of_one_size_are_trained_on(train, pictures):
+def test_entire_pictures_of_one_shape_are_trained_on(train, pictures):
     result = train("--crop_size", 0, "--batch_size", 1, "--num_of_epochs", 1)
     assert result.code == 0
 
@@ -180,7 +180,7 @@ def test_whole_pictures_of_one_size_are_trained_on(train, pictures):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monkeypatch, arch):
     flags = ["--arch", arch, "--num_of_epochs", 4]
-    assert train(*flags, "--save_at", "whole").code == 0
+    assert train(*flags, "--save_at", "uninterrupted").code == 0
 
     save = Trainer.save
 
@@ -191,11 +191,11 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save", save_then_interrupt)
-        result = train(*flags, "--save_at", "parts")
-    assert result.code == 130 and "the state of epoch 2 is in parts/last.tar" in result.err
-    result = train(*flags, "--save_at", "parts", "--checkpoint_path", "parts/last.tar")
+        result = train(*flags, "--save_at", "resumed")
+    assert result.code == 130 and "the state of epoch 2 is in resumed/last.tar" in result.err
+    result = train(*flags, "--save_at", "resumed", "--checkpoint_path", "resumed/last.tar")
     assert result.code == 0 and "resumed at epoch 2" in result.out
-    same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("whole", "parts")))
+    same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("uninterrupted", "resumed")))
 
 
 def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_new_run_does_not_overwrite_the_state_of_another(train):
     before = Path("out/last.tar").read_bytes()
     for flags in ([], ["--checkpoint_path", "out/best.tar"]):
         result = train("--num_of_epochs", 2, *flags)
-        assert result.code == 1 and "out/last.tar is of another run" in result.err
+        assert result.code == 1 and "out/last.tar belongs to another run" in result.err
     assert Path("out/last.tar").read_bytes() == before
 
 
@@ -244,7 +244,7 @@ def test_fine_tuning_does_not_overwrite_where_it_began(train):
     Path("out/last.tar").unlink()
     before = Path("out/best.tar").read_bytes()
     result = train("--num_of_epochs", 1, "--checkpoint_path", "out/best.tar")
-    assert result.code == 1 and "out/best.tar is of another run" in result.err
+    assert result.code == 1 and "out/best.tar belongs to another run" in result.err
     assert Path("out/best.tar").read_bytes() == before
 
 
@@ -394,7 +394,7 @@ def test_a_missing_or_broken_checkpoint_is_one_line(train):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_of_whole_pictures_of_mixed_sizes_names_two_of_them_in_one_line(train, workers):
+def test_a_batch_of_entire_pictures_of_mixed_shapes_names_two_of_them_in_one_line(train, workers):
     result = train("--crop_size", 0, "--batch_size", 4, "--workers", workers)
     assert result.code == 1
     line = only_line(without_bar(result.err))
@@ -404,8 +404,8 @@ def test_a_batch_of_whole_pictures_of_mixed_sizes_names_two_of_them_in_one_line(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_picture_is_skipped_and_named_once(train, pictures, workers):
-    whole = (pictures / "seven.jpg").read_bytes()
-    (pictures / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    intact = (pictures / "seven.jpg").read_bytes()
+    (pictures / "half.jpg").write_bytes(intact[: len(intact) // 2])
     flags = ["--num_of_epochs", 3, "--validation_split", 0, "--workers", workers]
     result = train(*flags)
     assert result.code == 0

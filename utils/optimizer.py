@@ -43,32 +43,32 @@ class FastSOAP(SOAP):
 
 
 class ParallelSOAP:
-    """FastSOAP on several threads: the weights are divided among PARTS optimisers with the same
+    """FastSOAP on several threads: the weights are divided among COUNT optimisers with the same
     ``settings``, since most matrices are too small to divide one product among threads.
 
     It has those methods of a ``torch.optim.Optimizer`` that the training loop needs. On a GPU,
     which is parallel in itself, there is one thread.
     """
 
-    PARTS = 8
+    COUNT = 8
 
     def __init__(self, weights: Iterable[nn.Parameter], **settings):
         ordered = sorted(weights, key=Tensor.numel, reverse=True)
-        shares = (ordered[part :: self.PARTS] for part in range(self.PARTS))
-        self.parts = [FastSOAP(share, **settings) for share in shares if share]
+        shares = (ordered[first :: self.COUNT] for first in range(self.COUNT))
+        self.optimizers = [FastSOAP(share, **settings) for share in shares if share]
         threads = torch.get_num_threads() if ordered[0].is_cpu else 1
         self.threads = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     @property
     def param_groups(self) -> list[dict]:
-        return [group for part in self.parts for group in part.param_groups]
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> None:
-        list(self.threads.map(FastSOAP.step, self.parts))
+        list(self.threads.map(FastSOAP.step, self.optimizers))
 
     def state_dict(self) -> list[dict]:
-        return [part.state_dict() for part in self.parts]
+        return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict]) -> None:
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)

@@ -82,7 +82,7 @@ def ssimulacra2_distance(x_hat: Tensor, x: Tensor, mirror: bool = False) -> Tens
 
     The reference takes what is beyond the left and right borders for black, which hides errors
     there. ``mirror`` does not, and suits crops: of 192x192 pixels, they are on average 2 % above
-    the whole picture that they are from, and 9 % below it without. Computed in float32 (float64 if
+    the entire picture that they are from, and 9 % below it without. Computed in float32 (float64 if
     x_hat is) even under autocast. ValueError below 8 pixels of a side.
     """
     if min(x.shape[2:]) < MIN_SIDE:

@@ -61,8 +61,8 @@ def check_place(folder: Path, checkpoint: Path | None) -> None:
     for saved in (state, folder / "best.tar"):
         if saved.exists() and not resumed:
             raise ValueError(
-                f"{saved} is of another run: choose another --save_at, or resume that run from "
-                "its last.tar with --checkpoint_path"
+                f"{saved} belongs to another run: choose another --save_at, or resume that run "
+                "from its last.tar with --checkpoint_path"
             )
 
 
