@@ -14,7 +14,7 @@ SCALES = 64  # number of scales, each with a table of probabilities
 MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
 MIN_LIKELIHOOD = 2.0**-20
 MAX_SUPPORT = 511  # symbols outside of [-MAX_SUPPORT, MAX_SUPPORT] are always escaped
-MAX_SYMBOL = 2**24  # far more than any picture needs; a latent of it still fits into int32
+MAX_SYMBOL = 2**24  # far more than any picture needs; in steps of 2^-6 it still fits into int32
 TABLE_BITS = 20  # the counts of a table sum up to 2^TABLE_BITS
 PSEUDO_COUNT = 3000  # symbols of the Gaussian, the prior, that are added to those measured
 

@@ -51,7 +51,7 @@ class FixedPointConv(nn.Conv2d):
         if self.integers is None:
             weight = fixed_point(self.weight, WEIGHT_BITS, self.weight_limit)
             bias = fixed_point(self.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)
-            bias += 2 ** (WEIGHT_BITS - 1)  # then rounding down is rounding to the nearest
+            bias += 2 ** (WEIGHT_BITS - 1)  # round(x) is floor(x + 1/2)
             self.integers = self.prepare(weight, bias)
         return self.convolve(x, *self.integers)
 

@@ -54,7 +54,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
     """Add --skip_existing; ``kept`` says which results it keeps."""
     parser.add_argument(
-        "--skip_existing", action="store_true", help=f"keep {kept}, and replace the others"
+        "--skip_existing", action="store_true", help=f"keep {kept}, and make only the others"
     )
 
 
