@@ -3,6 +3,7 @@
 examples:
   python decode.py
   python decode.py --file_format png --out_folder ./unpacked/
+  python decode.py --compressed_folder ./photo.xfr --out_folder ./photo-decoded.png
   python decode.py --verify --compressed_folder ./packed/
 
 A file is decoded with the checkpoint that made it: --model, or another .tar file in its folder.
@@ -30,12 +31,12 @@ def parse_args() -> Namespace:
         "--out_folder",
         type=Path,
         default=RECONSTRUCTED,
-        help="directory for the decoded images",
+        help="directory for the decoded images; for one .xfr file, the image",
     )
     add(
         "--file_format",
-        default="bmp",
-        help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes",
+        help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes "
+        "(default: that of the image that --out_folder names, or bmp)",
     )
     add(
         "--precision",
@@ -62,29 +63,30 @@ def main(args: Namespace) -> int:
     from utils.bitstream import Xfr, unpack
     from utils.files import (
         atomic_write,
-        check_folder,
+        check_output,
         find_checkpoint,
-        find_files,
+        find_inputs,
+        output_format,
         plan_outputs,
     )
     from utils.images import (
         Picture,
         is_intact,
-        normalize_extension,
         writable_format,
         write_picture,
     )
     from utils.jobs import Skip, Tally, run_job
 
-    writable_format(args.file_format)  # a format that cannot be written fails here, not later
+    extension = output_format(args.file_format, args.out_folder)
+    writable_format(extension)  # a format that cannot be written fails here, not later
     model, tally = find_checkpoint(args.model), Tally("verified" if args.verify else "decoded")
-    paths = find_files(args.compressed_folder, {"xfr"}, args.recursive, tally)
-    extension = normalize_extension(args.file_format)
+    source = args.compressed_folder
+    paths = find_inputs(source, {"xfr"}, args.recursive, tally, "--compressed_folder")
     if args.verify:
         outputs = dict.fromkeys(paths)
     else:
-        outputs = plan_outputs(paths, args.compressed_folder, args.out_folder, extension, tally)
-        check_folder(args.out_folder)
+        outputs = plan_outputs(paths, source, args.out_folder, extension, tally)
+        check_output(args.out_folder)
 
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.coding import Decoder

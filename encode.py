@@ -5,7 +5,7 @@ examples:
   python encode.py --image_folder ./photos/ --out_folder ./packed/ --recursive --quality 70
   python encode.py --model ./out/hyperprior.tar --target_bpp 0.25
   python encode.py --model ./out/hyperprior.tar --effort 8
-  python encode.py --image_folder ./photo.png --model ./out/hyperprior.tar --max_bytes 20000
+  python encode.py --image_folder ./photo.png --out_folder ./photo.xfr --max_bytes 20000
 """
 
 from argparse import Namespace
@@ -29,7 +29,7 @@ def parse_args() -> Namespace:
         "--out_folder",
         type=Path,
         default=Path("./out/compressed/"),
-        help="directory for the .xfr files",
+        help="directory for the .xfr files; for one image, its .xfr file",
     )
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
@@ -70,10 +70,10 @@ def main(args: Namespace) -> int:
     from utils.bitstream import MAGIC, TARGETS
     from utils.files import (
         atomic_write,
-        check_folder,
+        check_output,
         check_replaceable,
         find_checkpoint,
-        find_files,
+        find_inputs,
         image_extensions,
         plan_outputs,
     )
@@ -81,9 +81,10 @@ def main(args: Namespace) -> int:
     from utils.jobs import Skip, Tally, run_job
 
     model, tally = find_checkpoint(args.model), Tally("encoded")
-    paths = find_files(args.image_folder, image_extensions(args.file_format), args.recursive, tally)
+    extensions = image_extensions(args.file_format)
+    paths = find_inputs(args.image_folder, extensions, args.recursive, tally, "--image_folder")
     outputs = plan_outputs(paths, args.image_folder, args.out_folder, "xfr", tally)
-    check_folder(args.out_folder)
+    check_output(args.out_folder)
 
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.coding import Encoder, EncodingSettings

@@ -29,11 +29,15 @@ def parse_args() -> Namespace:
         default=Path("./out/reconstructed/"),
         help="decoded images",
     )
-    add("--out_file_name", default="scores.csv", help=f"name of the CSV written under {SCORES}/")
+    add(
+        "--out_file_name",
+        default="scores.csv",
+        help=f"path of the CSV; a name without a folder is put into {SCORES}/",
+    )
     add(
         "--file_format",
-        default="bmp",
-        help="extension by which an original is matched to its reconstruction",
+        help="extension of the decoded images (default: that of the one that "
+        "--folder_path_reconstructed names, or bmp)",
     )
     add(
         "--ssimulacra2",
@@ -51,30 +55,24 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.files import check_folder, find_files, image_extensions, plan_outputs
-    from utils.images import normalize_extension
+    from utils.files import check_folder, output_format
     from utils.jobs import Tally, run_job
+    from utils.matching import match_results
     from utils.processes import processes
 
-    if Path(args.out_file_name).name != args.out_file_name:
-        raise ValueError(f"--out_file_name is the name of a file in {SCORES}, not a path")
-    table = SCORES / args.out_file_name
+    table = Path(args.out_file_name)
+    if table.name == args.out_file_name:
+        table = SCORES / table
     page = table.with_suffix(".html")
     if args.report and table.suffix.lower() == ".html":
         raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
     check_folder(table.parent)
     tally = Tally("scored")
-    root, extension = args.folder_path_original, normalize_extension(args.file_format)
-    originals = find_files(root, image_extensions(None), args.recursive, tally)
-    compressed = plan_outputs(originals, root, args.folder_path_compressed, "xfr", tally)
-    reconstructed = plan_outputs(compressed, root, args.folder_path_reconstructed, extension, tally)
-    for folder, kind, expected in (
-        (args.folder_path_compressed, "xfr", compressed),
-        (args.folder_path_reconstructed, extension, reconstructed),
-    ):
-        found = find_files(folder, {kind}, args.recursive, tally)
-        for path in sorted(set(found) - set(expected.values())):
-            tally.fail_for_all(path, "it has no original")
+    root, unpacked = args.folder_path_original, args.folder_path_reconstructed
+    extension = output_format(args.file_format, unpacked)
+    results = match_results(
+        root, args.folder_path_compressed, unpacked, extension, args.recursive, tally
+    )
 
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.devices import compute_pool, pick_device
@@ -86,17 +84,14 @@ def main(args: Namespace) -> int:
 
     def compute(path: Path, _: None) -> Score:
         name = path.relative_to(root).as_posix() if path != root else path.name
-        return score_picture(
-            name, path, compressed[path], reconstructed[path], args.max_pixels, device,
-            args.ssimulacra2,
-        )  # fmt: skip
+        return score_picture(name, path, *results[path], args.max_pixels, device, args.ssimulacra2)
 
     def save(path: Path, score: Score) -> None:
-        pictures.append((score, path, reconstructed[path]))
+        pictures.append((score, path, results[path][1]))
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
 
-    computers = compute_pool(device, len(reconstructed))
-    run_job(reconstructed, tally, lambda path: None, compute, save, computers)
+    computers = compute_pool(device, len(results))
+    run_job(results, tally, lambda path: None, compute, save, computers)
     code = tally.finish(compressed="bytes_out")
     pictures = gather_scores(pictures)
     if processes()[0] > 0:

@@ -1,11 +1,13 @@
 """What is told before any work, and where the scripts look for things."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, colour, run_process, save_png
+from PIL import Image
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
@@ -94,3 +96,84 @@ def test_a_folder_that_takes_no_files_is_told_before_any_work(script, photos, mo
         folder = "packed" if name == "encode" else "out/scores"
         assert result.code == 1 and result.out == ""
         assert last_line(result) == f"{name}.py: error: [Errno 13] Permission denied: '{folder}'"
+
+
+# One file to one file
+
+
+def test_one_file_to_one_file(script, photos, checkpoints):
+    model = ["--model", checkpoints["binary"]]
+    encoded = script("encode", "--image_folder", "photos/a.png", "--out_folder", "b.xfr", *model)
+    assert encoded.code == 0 and Path("b.xfr").is_file()
+    decoded = script("decode", "--compressed_folder", "b.xfr", "--out_folder", "new/c.tif", *model)
+    assert decoded.code == 0 and Image.open("new/c.tif").format == "TIFF"
+    three = ["--folder_path_original", "photos/a.png", "--folder_path_compressed", "b.xfr"]
+    tested = script("test", *three, "--folder_path_reconstructed", "new/c.tif")
+    assert tested.code == 0 and tested.err.count("note: ") == 0, tested.err
+    assert "\na.png,70,48," in Path("out/scores/scores.csv").read_text()
+
+
+def test_a_name_with_a_dot_may_still_be_a_folder(script, photos, checkpoints):
+    flags = ["--image_folder", "photos/a.png", "--model", checkpoints["binary"]]
+    Path("folder.xfr").mkdir()
+    for folder in ("folder.xfr", "version1.2"):
+        assert script("encode", *flags, "--out_folder", folder).code == 0
+        assert Path(folder, "a.xfr").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "error"),
+    [
+        ("encode", ["--image_folder", "photos", "--out_folder", "b.xfr"], "photos is a folder"),
+        ("encode", ["--image_folder", "photos/a.png", "--out_folder", "b.png"], "end in .xfr"),
+        ("decode", ["--compressed_folder", "x.xfr", "--out_folder", "c.xfr"], "extension 'xfr'"),
+        ("decode", ["--file_format", "png", "--out_folder", "c.jpg"], "end in .png"),
+        ("test", ["--folder_path_compressed", "x.xfr"], "photos is a folder"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_and_becomes_no_folder(script, photos, name, flags, error):
+    Path("x.xfr").touch()
+    if name == "decode":
+        flags = ["--compressed_folder", "x.xfr", *flags]
+    elif name == "test":
+        flags = ["--folder_path_original", "photos", *flags]
+    before = sorted(photos.rglob("*"))
+    result = script(name, *flags)
+    assert result.code == 1 and error in last_line(result)
+    assert sorted(photos.rglob("*")) == before
+
+
+# Nothing to do
+
+
+def test_a_folder_without_pictures_says_what_was_looked_for(script, photos):
+    Path("empty/.git").mkdir(parents=True)
+    Path("empty/.hidden").touch()
+    Path("texts").mkdir()
+    Path("texts/a.txt").touch()
+    Path("texts/README").touch()
+    wanted = {
+        "empty": "no pictures that Pillow reads in empty (--image_folder): it holds no files",
+        "texts": "no pictures that Pillow reads in texts (--image_folder): "
+        "it holds only .txt, README",
+        ".": "no pictures that Pillow reads in . (--image_folder): "
+        "its sub-folders hold 2, see --recursive",
+    }
+    for folder, error in wanted.items():
+        result = script("encode", "--image_folder", folder)
+        assert result.code == 1 and result.out == ""
+        assert last_line(result) == f"encode.py: error: {error}"
+    decoded = script("decode", "--compressed_folder", "photos")
+    assert last_line(decoded).endswith(
+        "no .xfr files in photos (--compressed_folder): it holds only .png"
+    )
+    other = script("encode", "--image_folder", "photos", "--file_format", "jpg")
+    assert "no .jpg files in photos" in last_line(other)
+    assert not Path("out").exists()
+
+
+def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
+    Path("pipes").mkdir()
+    os.mkfifo("pipes/a.png")
+    result = script("encode", "--image_folder", "pipes")
+    assert result.code == 1 and result.out == "0 encoded, 1 failed\n"

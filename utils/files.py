@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.images import normalize_extension, readable_extensions
-from utils.jobs import Tally
+from utils.jobs import Tally, printable
 
+DEFAULT_FORMAT = "bmp"  # of decoded pictures
+SAME_RESULT = "rename one, or encode each format on its own (--file_format, --out_folder)"
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 
 
@@ -105,25 +107,78 @@ def find_files(
     return sorted(found)
 
 
+def find_inputs(
+    source: Path, extensions: set[str], recursive: bool, tally: Tally, option: str
+) -> list[Path]:
+    """As ``find_files``, for a script that has nothing to do without files: FileNotFoundError says
+    what was looked for, and what would help. ``option`` names ``source`` on the command line."""
+    if not source.exists():
+        raise FileNotFoundError(f"no such file or folder: {source} ({option})")
+    found = find_files(source, extensions, recursive, tally)
+    if found or tally.failed:
+        return found
+    wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
+    deeper: list[Path] = []
+    with suppress(OSError):  # a folder that cannot be listed
+        deeper = find_files(source, extensions, recursive=True)
+    names = [path.name for path in source.iterdir() if path.is_file()]
+    kinds = sorted({printable(Path(name).suffix or name) for name in names if name[0] != "."})
+    if deeper:
+        reason = f"its sub-folders hold {len(deeper)}, see --recursive"
+    elif kinds:
+        reason = f"it holds only {', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''}"
+    else:
+        reason = "it holds no files"
+    raise FileNotFoundError(f"no {wanted} in {source} ({option}): {reason}")
+
+
 def image_extensions(file_format: str | None) -> set[str]:
     """The normalized extensions to look for: that of one format, or those of all readable ones."""
     return {normalize_extension(file_format)} if file_format else readable_extensions()
 
 
+def names_file(out: Path) -> bool:
+    """Whether ``out`` is to be a file, not a folder: it is none yet, and has the extension of a
+    picture or of a compressed one."""
+    extension = normalize_extension(out.suffix)
+    return not out.is_dir() and extension in {"xfr", *readable_extensions()}
+
+
+def check_output(out: Path) -> None:
+    """OSError if nothing can be written to the folder or file ``out``."""
+    check_folder(out.parent if names_file(out) else out)
+
+
+def output_format(file_format: str | None, out: Path) -> str:
+    """The normalized extension of pictures to be written to ``out``: ``file_format``, if given;
+    else that of ``out``, if it names a file; else DEFAULT_FORMAT."""
+    named = out.suffix if names_file(out) else DEFAULT_FORMAT
+    return normalize_extension(file_format or named)
+
+
 def plan_outputs(
-    paths: Iterable[Path], source: Path, out_folder: Path, extension: str, tally: Tally
+    paths: Iterable[Path], source: Path, out: Path, extension: str, tally: Tally
 ) -> dict[Path, Path]:
-    """The output of each file: ``out_folder/sub/photo.<extension>`` for ``source/sub/photo.png``.
+    """The output of each file: ``out/sub/photo.<extension>`` for ``source/sub/photo.png``; ``out``
+    itself, if it names a file, as ``source`` does then. ValueError if only one of them does.
 
     A file whose output would overwrite that of another file of this run counts as failed.
     """
+    if names_file(out):
+        if not source.is_file():
+            raise ValueError(f"{out} is the name of a file, but {source} is a folder")
+        if normalize_extension(out.suffix) != extension:
+            raise ValueError(f"the name of {out} should end in .{extension}")
+        return dict.fromkeys(paths, out)
     outputs: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for path in paths:
         relative = path.relative_to(source) if path != source else Path(path.name)
-        output = out_folder / relative.with_suffix(f".{extension}")
+        output = out / relative.with_suffix(f".{extension}")
         if output in taken:
-            tally.fail_for_all(path, f"its result would overwrite that of {taken[output].name}")
+            error = ValueError(f"its result would overwrite that of {taken[output].name}")
+            error.add_note(SAME_RESULT)
+            tally.fail_for_all(path, error)
         else:
             outputs[path] = output
             taken[output] = path

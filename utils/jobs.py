@@ -35,12 +35,15 @@ class Tally:
     seconds: float = 0.0  # that the job took
 
     def fail(self, path: Path, error: BaseException | str) -> None:
-        """Count ``path`` as failed and report why, in one line on stderr."""
+        """Count ``path`` as failed and report why, in one line on stderr. The notes of an exception
+        say what to do, and are reported once."""
         self.failed += 1
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         tqdm.write(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            self.notice(path, note)
 
-    def fail_for_all(self, path: Path, reason: str) -> None:
+    def fail_for_all(self, path: Path, reason: BaseException | str) -> None:
         """As ``fail``, for what every process of a job finds: only rank 0 reports and counts it."""
         if processes()[0] == 0:
             self.fail(path, reason)
