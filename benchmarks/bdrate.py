@@ -1,9 +1,10 @@
-"""Bjontegaard's delta rate: how many more bits one codec needs than another at equal PSNR.
+"""Bjontegaard's delta rate: how many more bits one codec needs than another at equal quality.
 
 G. Bjontegaard 2001, "Calculation of average PSNR differences between RD-curves", VCEG-M33: the
-mean distance of two curves of log rate over PSNR. Between their points the curves are piecewise
-cubic (PCHIP), as in the common test conditions of the JCT-VC (F. Bossen 2013, JCTVC-L1100), not
-one cubic as in 2001: so there may be any number of points, and nothing overshoots between them.
+mean distance of two curves of log rate over PSNR, here over the level of any measure. Between their
+points the curves are piecewise cubic (PCHIP), as in the common test conditions of the JCT-VC
+(F. Bossen 2013, JCTVC-L1100), not one cubic as in 2001: so there may be any number of points, and
+nothing overshoots between them.
 """
 
 import math
@@ -16,39 +17,50 @@ from scipy.interpolate import PchipInterpolator
 
 @dataclass(frozen=True)
 class Curve:
-    """Two or more points, rate (any unit, above 0) and PSNR (dB) both rising; ValueError if not."""
+    """Two or more points, rate (any unit, above 0) and level of a measure (any unit) both rising;
+    ValueError if not."""
 
     rate: tuple[float, ...]
-    psnr: tuple[float, ...]
+    level: tuple[float, ...]
 
     def __post_init__(self):
-        if len(self.rate) < 2 or len(self.rate) != len(self.psnr) or min(self.rate) <= 0:
+        if len(self.rate) < 2 or len(self.rate) != len(self.level) or min(self.rate) <= 0:
             raise ValueError("a curve has two or more points, and rates above 0")
-        if min(np.diff(self.rate)) <= 0 or min(np.diff(self.psnr)) <= 0:
-            raise ValueError("a curve's rate and PSNR both rise from point to point")
+        if min(np.diff(self.rate)) <= 0 or min(np.diff(self.level)) <= 0:
+            raise ValueError("a curve's rate and level both rise from point to point")
 
     @property
     def log_rate(self) -> PchipInterpolator:
-        """Natural logarithm of the rate over PSNR; NaN outside of the points."""
-        return PchipInterpolator(self.psnr, np.log(self.rate), extrapolate=False)
+        """Natural logarithm of the rate over level; NaN outside of the points."""
+        return PchipInterpolator(self.level, np.log(self.rate), extrapolate=False)
 
-    def rate_at(self, psnr: float) -> float | None:
-        """The rate that reaches ``psnr``, None outside of the points."""
-        rate = math.exp(self.log_rate(psnr))
+    def rate_at(self, level: float) -> float | None:
+        """The rate that reaches ``level``, None outside of the points."""
+        rate = math.exp(self.log_rate(level))
         return None if math.isnan(rate) else rate
+
+    def level_at(self, rate: float) -> float | None:
+        """What ``rate`` reaches, None outside of the points.
+
+        >>> round(Curve((1, 4), (30, 36)).level_at(2), 6)
+        33.0
+        """
+        curve = PchipInterpolator(np.log(self.rate), self.level, extrapolate=False)
+        level = float(curve(math.log(rate)))
+        return None if math.isnan(level) else level
 
 
 def rising(points: Iterable[tuple[float, float]]) -> Curve:
-    """The curve of (rate, PSNR) points, without those that cost more for no higher PSNR, and
-    without infinite ones.
+    """The curve of (rate, level) points, without those that cost more for no higher level,
+    and without infinite ones.
 
     >>> rising([(2, 31), (1, 30), (3, 31), (4, 33), (9, float("inf"))]).rate
     (1, 2, 4)
     """
     kept: list[tuple[float, float]] = []
-    for rate, psnr in sorted(points, key=lambda point: (point[0], -point[1])):
-        if math.isfinite(psnr) and (not kept or psnr > kept[-1][1]):
-            kept.append((rate, psnr))
+    for rate, level in sorted(points, key=lambda point: (point[0], -point[1])):
+        if math.isfinite(level) and (not kept or level > kept[-1][1]):
+            kept.append((rate, level))
     return Curve(*zip(*kept)) if kept else Curve((), ())
 
 
@@ -56,16 +68,16 @@ def bd_rate(
     anchor: Curve, test: Curve, low: float = -math.inf, high: float = math.inf
 ) -> tuple[float, float, float]:
     """The mean difference of ``test``'s rate to ``anchor``'s in per cent (negative: it saves),
-    and the range of PSNR that it is the mean over: what ``low`` to ``high`` (dB) and both curves
-    have in common. ValueError if that is nothing.
+    and the range of levels that it is the mean over: what ``low`` to ``high`` and both curves have
+    in common. ValueError if that is nothing.
 
     >>> percent, low, high = bd_rate(Curve((1, 2), (30, 33)), Curve((2, 4), (30, 33)), 31)
     >>> round(percent, 6), low, high
     (100.0, 31, 33)
     """
-    low = max(low, anchor.psnr[0], test.psnr[0])
-    high = min(high, anchor.psnr[-1], test.psnr[-1])
+    low = max(low, anchor.level[0], test.level[0])
+    high = min(high, anchor.level[-1], test.level[-1])
     if low >= high:
-        raise ValueError("the curves have no PSNR in common")
+        raise ValueError("the curves have no levels in common")
     areas = [float(curve.log_rate.integrate(low, high)) for curve in (anchor, test)]
     return 100 * math.expm1((areas[1] - areas[0]) / (high - low)), low, high

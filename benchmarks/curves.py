@@ -1,39 +1,53 @@
-"""Curves of averages over pictures, and the tables that compare them."""
+"""Curves of a codec: of averages over pictures, and of each picture."""
 
 import csv
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.bdrate import Curve, bd_rate, rising
-from benchmarks.markdown import table
+from benchmarks.bdrate import Curve, rising
+from benchmarks.measures import MEASURES, Measure
+from benchmarks.peers import Ours, Peer
 from benchmarks.results import Results
 
 
 @dataclass
 class Point:
-    """Averages over pictures at one setting: bits per pixel, dB, and MS-SSIM if it was measured."""
+    """Averages over pictures at one setting: bits per pixel, and scores by the names of their
+    measures. A measure that all of the pictures are too small for is missing."""
 
     setting: int | None
     bpp: float
-    psnr: float
-    ms_ssim: float | None = None
+    scores: dict[str, float]
+
+    def level(self, measure: Measure) -> float | None:
+        """The level of the score, None if that is missing."""
+        score = self.scores.get(measure.name)
+        return None if score is None else measure.level(score)
 
 
 @dataclass
 class Series:
-    """A codec's points, by rising rate. ``kind``: ours, peer or published; ``default``: the default
-    setting of our codecs."""
+    """A codec's points, by rising rate: of the averages, and of each picture by its name. ``kind``:
+    ours, peer or published; ``default``: the default setting of our codecs."""
 
     label: str
     kind: str
     points: list[Point]
+    pictures: dict[str, list[Point]] = field(default_factory=dict)
     default: int | None = None
 
-    def curve(self) -> Curve:
-        """PSNR over rate; ValueError if there are too few points."""
-        return rising((point.bpp, point.psnr) for point in self.points)
+    def has(self, measure: Measure) -> bool:
+        """Whether there are two points or more of the measure."""
+        return sum(measure.name in point.scores for point in self.points) > 1
+
+    def curve(self, measure: Measure, picture: str | None = None) -> Curve:
+        """Levels of ``measure`` over rate, of the averages or of a picture. ValueError if there are
+        too few points."""
+        points = self.points if picture is None else self.pictures[picture]
+        levels = ((point.bpp, point.level(measure)) for point in points)
+        return rising((bpp, level) for bpp, level in levels if level is not None)
 
 
 def by_rate(point: Point) -> float:
@@ -41,28 +55,48 @@ def by_rate(point: Point) -> float:
     return point.bpp
 
 
-def average(results: Results, codec: str, settings: list[int], pictures: list[str]) -> list[Point]:
-    """The averages over ``pictures`` at each setting, for all of which ``results`` has a row.
-    ``codec``: its key in the results."""
+def average(
+    results: Results, codec: Ours | Peer, pictures: list[str], measures: Iterable[Measure]
+) -> list[Point]:
+    """The averages over ``pictures`` at each of the codec's settings, for all of which ``results``
+    has rows. Pictures that are too small for a measure are left out of its average."""
     points = []
-    for setting in settings:
-        rows = [results.rows[codec, setting, picture] for picture in pictures]
-        similar = [row.ms_ssim for row in rows if row.ms_ssim is not None]
-        points.append(Point(
-            setting, fmean(row.bpp for row in rows), fmean(row.psnr for row in rows),
-            fmean(similar) if similar else None,
-        ))  # fmt: skip
+    for setting in codec.settings:
+        scores, rates = {}, []
+        for measure in measures:
+            rows = [results.rows[codec.key, setting, name, measure.name] for name in pictures]
+            rates = [row.bpp for row in rows]
+            if found := [row.score for row in rows if row.score is not None]:
+                scores[measure.name] = fmean(found)
+        points.append(Point(setting, fmean(rates), scores))
     return sorted(points, key=by_rate)
 
 
+def make_series(
+    results: Results, codec: Ours | Peer, pictures: list[str], measures: Iterable[Measure]
+) -> Series:
+    """The curves of a codec on ``pictures``, for all of which ``results`` has rows."""
+    ours = isinstance(codec, Ours)
+    return Series(
+        codec.label,
+        "ours" if ours else "peer",
+        average(results, codec, pictures, measures),
+        {picture: average(results, codec, [picture], measures) for picture in pictures},
+        codec.default if ours else None,
+    )
+
+
 def read_published(path: Path) -> dict[str, Series]:
-    """The curves of a CSV with the columns codec, bpp, psnr, source, by the codec's name.
-    ValueError if it is not such a CSV."""
+    """The curves of a CSV with the columns codec, bpp, source and one or more named like measures,
+    by the codec's name. ValueError if it is not such a CSV."""
     found: dict[str, list[Point]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                point = Point(None, float(row["bpp"]), float(row["psnr"]))
+                scores = {name: float(row[name]) for name in MEASURES if row.get(name)}
+                if not scores:
+                    raise ValueError
+                point = Point(None, float(row["bpp"]), scores)
                 found.setdefault(row["codec"], []).append(point)
     except (KeyError, TypeError, ValueError, csv.Error):
         raise ValueError(f"{path} is not a CSV with the columns codec, bpp, psnr, source") from None
@@ -70,51 +104,3 @@ def read_published(path: Path) -> dict[str, Series]:
         codec: Series(f"{codec} (published)", "published", sorted(points, key=by_rate))
         for codec, points in found.items()
     }
-
-
-def bd_rate_table(series: list[Series], anchors: list[Series], low: float, high: float) -> str:
-    """BD-rates, with a row for each codec and a column for each anchor; best first."""
-
-    def cell(one: Series, anchor: Series) -> tuple[float, str]:
-        if one is anchor:
-            return 0, "anchor"
-        try:
-            percent, start, end = bd_rate(anchor.curve(), one.curve(), low, high)
-        except ValueError as error:
-            return math.inf, f"none: {error}"
-        part = "" if (start, end) == (low, high) else f" ({start:.1f} to {end:.1f} dB)"
-        return percent, f"{percent:+.1f} %{part}"
-
-    rows = [(one.label, *(cell(one, anchor) for anchor in anchors)) for one in series]
-    rows.sort(key=lambda row: row[1][0])
-    head = ["codec", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
-    return table(head, [[label, *(text for _, text in cells)] for label, *cells in rows])
-
-
-def quality_table(ours: list[Series]) -> str:
-    """bpp, PSNR and MS-SSIM of each of ``ours``, with a row for each quality."""
-    settings = sorted({point.setting for one in ours for point in one.points})
-    rows = []
-    for setting in settings:
-        cells = []
-        for one in ours:
-            point = next((point for point in one.points if point.setting == setting), None)
-            similar = f", {point.ms_ssim:.3f}" if point and point.ms_ssim is not None else ""
-            cells.append(f"{point.bpp:.3f}, {point.psnr:.2f} dB{similar}" if point else "")
-        rows.append([str(setting), *cells])
-    head = ["quality", *(f"{one.label}: bpp, PSNR, MS-SSIM" for one in ours)]
-    return table(head, rows, left=0)
-
-
-def default_line(ours: Series, jpeg: Series) -> str:
-    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR."""
-    point = next(point for point in ours.points if point.setting == ours.default)
-    text = f"{ours.label} at its default quality {ours.default}: "
-    text += f"{point.bpp:.3f} bpp, {point.psnr:.2f} dB"
-    try:
-        rate = jpeg.curve().rate_at(point.psnr)
-    except ValueError:
-        rate = None
-    if rate is None:
-        return f"{text}, a PSNR outside of JPEG's curve"
-    return f"{text}; {point.bpp / rate:.1%} of the bytes of JPEG at that PSNR ({rate:.3f} bpp)"

@@ -2,8 +2,10 @@
 
 Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (ours includes
 the checkpoint's fingerprint), its ``settings``, the ``extension`` of its files,
-``write(picture, setting, path)``, and ``read(path)``, which returns uint8 RGB [H, W, 3]. Alpha and
-ICC profile are left out everywhere: bytes are those of the pixels and the header.
+``write(picture, setting, path)``, ``write_within(picture, max_bytes, path)``, which takes the
+highest quality of 1 to 100 whose file is not larger, and ``read(path)``, which returns uint8 RGB
+[H, W, 3]. Alpha and ICC profile are left out everywhere: bytes are those of the pixels and the
+header.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from PIL import Image
 
 from model.limits import DEFAULT_QUALITY
 from utils.bitstream import unpack
-from utils.coding import Decoder, Encoder, EncodingSettings
+from utils.coding import Decoder, Encoder, EncodingSettings, highest_quality_within
 from utils.images import Picture, read_picture, round_trip
 
 
@@ -52,7 +54,13 @@ class Ours:
         return other
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:
-        settings = EncodingSettings(quality, effort=self.effort)
+        self.encode(picture, EncodingSettings(quality, effort=self.effort), path)
+
+    def write_within(self, picture: Picture, max_bytes: int, path: Path) -> None:
+        target = "max_bytes", max_bytes
+        self.encode(picture, EncodingSettings(target=target, effort=self.effort), path)
+
+    def encode(self, picture: Picture, settings: EncodingSettings, path: Path) -> None:
         path.write_bytes(self.encoder.encode(Picture(picture.pixels), settings))
 
     def read(self, path: Path) -> np.ndarray:
@@ -62,7 +70,7 @@ class Ours:
 @dataclass
 class Peer:
     """A codec of Pillow's. ``format``: Pillow's name of it; ``options``: a setting to the keyword
-    arguments of Pillow's ``save``."""
+    arguments of Pillow's ``save``; ``package``: what adds the format to Pillow."""
 
     name: str
     label: str
@@ -70,9 +78,17 @@ class Peer:
     extension: str
     settings: list[int]
     options: Callable[[int], dict]
+    package: str | None = None
 
     def write(self, picture: Picture, setting: int, path: Path) -> None:
         Image.fromarray(picture.rgb).save(path, self.format, **self.options(setting))
+
+    def write_within(self, picture: Picture, max_bytes: int, path: Path) -> None:
+        def size(quality: int) -> int:
+            self.write(picture, quality, path)
+            return path.stat().st_size
+
+        self.write(picture, highest_quality_within(max_bytes, "bytes", size), path)
 
     def read(self, path: Path) -> np.ndarray:
         return read_picture(path).rgb
@@ -84,7 +100,8 @@ class Peer:
     @property
     def available(self) -> bool:
         """Whether this Pillow writes it and reads it back."""
-        return round_trip(self.format, Image.new("RGB", (16, 16))) is not None
+        options = self.options(self.settings[-1])
+        return round_trip(self.format, Image.new("RGB", (16, 16)), **options) is not None
 
 
 class MbtMean:
@@ -126,16 +143,20 @@ def make_peers(threads: int | None = None) -> list[Peer]:
     # every picture. That flatters its averages a little: the others spend most bits on difficult
     # pictures, where bits improve PSNR least.
     ratios = [240, 160, 120, 80, 60, 48, 40, 32, 24, 20, 16, 12, 8]
+    # Newer versions of Pillow tune AVIF for the eye, unless they are told to tune it for PSNR.
     avif, jxl = ({name: threads} if threads else {} for name in ("max_threads", "num_threads"))
+    avif |= {"subsampling": "4:4:4", "speed": 6}
     return [
         Peer("jpeg", "JPEG", "JPEG", "jpg", qualities,
              lambda q: {"quality": q, "optimize": True, "progressive": True}),
         Peer("webp", "WebP", "WEBP", "webp", [0, 1, *qualities],
              lambda q: {"quality": q, "method": 6}),
         Peer("avif", "AVIF 4:4:4", "AVIF", "avif", [1, *qualities],
-             lambda q: {"quality": q, "subsampling": "4:4:4", "speed": 6, **avif}),
+             lambda q: {"quality": q, **avif}),
+        Peer("avif-psnr", "AVIF 4:4:4, tune=psnr", "AVIF", "avif", [1, *qualities],
+             lambda q: {"quality": q, **avif, "advanced": {"tune": "psnr"}}),
         Peer("jpeg2000", "JPEG 2000", "JPEG2000", "jp2", ratios,
              lambda r: {"irreversible": True, "quality_mode": "rates", "quality_layers": [r]}),
         Peer("jpegxl", "JPEG XL", "JXL", "jxl", [1, *qualities],
-             lambda q: {"quality": q, "effort": 7, **jxl}),
+             lambda q: {"quality": q, "effort": 7, **jxl}, "pillow-jxl-plugin"),
     ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Rate-distortion plots: our codecs in strong colours, the others muted, behind them."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
+from math import isfinite
 from pathlib import Path
 
 import matplotlib
 
-from benchmarks.curves import Point, Series
+from benchmarks.curves import Series
+from benchmarks.measures import Measure
 from utils.files import atomic_write
 
 matplotlib.use("Agg")
@@ -15,35 +16,23 @@ from matplotlib import pyplot  # noqa: E402
 MAX_BPP = 1.5
 COLOURS = {
     "ours": ["#d1232a", "#1857c4", "#0c8a4d", "#8a2be2"],
-    "peer": ["#e0a458", "#7fb3a6", "#b48bb8", "#9aa77c", "#c58f86"],
+    "peer": ["#e0a458", "#7fb3a6", "#b48bb8", "#9aa77c", "#c58f86", "#8ca3cf"],
     "published": ["#8996a3", "#c2a98a", "#9c92c4", "#86b5a2"],
 }
 DASHES = ["--", ":", "-."]  # of the published curves, one after each round of colours
 
 
-def psnr(point: Point) -> float | None:
-    """PSNR in dB, None if it is infinite."""
-    return point.psnr if math.isfinite(point.psnr) else None
-
-
-def ms_ssim_db(point: Point) -> float | None:
-    """-10 log10(1 - MS-SSIM): the scale on which curves near 1 can be told apart."""
-    if point.ms_ssim is None or point.ms_ssim >= 1:
-        return None
-    return -10 * math.log10(1 - point.ms_ssim)
-
-
-def plot(path: Path, series: list[Series], measure: Callable, label: str, title: str) -> None:
-    """Draw ``measure`` of each series' points over bits per pixel, as PNG."""
+def plot(path: Path, series: Iterable[Series], measure: Measure, title: str) -> None:
+    """Draw the levels of each series' points over bits per pixel, as PNG."""
     figure, axis = pyplot.subplots(figsize=(7, 5), layout="constrained")
     drawn = {kind: 0 for kind in COLOURS}
     visible: list[float] = []
     for one in series:
-        points = [(point.bpp, measure(point)) for point in one.points]
-        points = [(bpp, value) for bpp, value in points if value is not None]
+        points = [(point.bpp, point.level(measure)) for point in one.points]
+        points = [(bpp, level) for bpp, level in points if level is not None and isfinite(level)]
         if not points:
             continue
-        visible += [value for bpp, value in points if bpp <= MAX_BPP]
+        visible += [level for bpp, level in points if bpp <= MAX_BPP]
         colours, index = COLOURS[one.kind], drawn[one.kind]
         drawn[one.kind] += 1
         style = {"color": colours[index % len(colours)]}
@@ -55,10 +44,11 @@ def plot(path: Path, series: list[Series], measure: Callable, label: str, title:
             style |= {"linewidth": 1.1, "zorder": 2}
             style["linestyle"] = DASHES[index // len(colours) % len(DASHES)]
         axis.plot(*zip(*points), label=one.label, **style)
-    axis.set(xlabel="rate (bits per pixel)", ylabel=label, title=title, xlim=(0, MAX_BPP))
+    axis.set(xlabel="rate (bits per pixel)", ylabel=measure.title, title=title, xlim=(0, MAX_BPP))
     if visible:
         margin = 0.04 * (max(visible) - min(visible)) or 1
-        axis.set_ylim(min(visible) - margin, max(visible) + margin)
+        worst = 2 * measure.low - measure.high  # SSIMULACRA 2 falls without end
+        axis.set_ylim(max(min(visible) - margin, worst), max(visible) + margin)
     axis.grid(color="#e4e4e4", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
     if axis.lines:

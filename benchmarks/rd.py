@@ -1,15 +1,21 @@
-"""Rate-distortion curves of our codecs and of Pillow's: a CSV, tables, two plots.
+"""Rate-distortion curves of our codecs and of Pillow's: a CSV, tables of BD-rates, plots.
 
 examples:
   python -m benchmarks.rd out/original/
   python -m benchmarks.rd kodak/ --published benchmarks/published_kodak.csv --anchor jpeg avif
-  python -m benchmarks.rd kodak/ --model new/best.tar --codecs ours jpeg --qualities 10 50 90
-  python -m benchmarks.rd kodak/ --codecs ours jpeg --effort 0 8
-  python -m benchmarks.rd kodak/ --out out/scores/kodak/ --keep out/compressed/kodak/
+  python -m benchmarks.rd kodak/kodim0[1-8].png --qualities 10 20 35 50 70 --every 2
+  python -m benchmarks.rd photos/ screens/ --codecs ours avif-psnr webp --anchor avif-psnr webp
+  python -m benchmarks.rd kodak/ --model a.tar --model b.tar --codecs ours avif --anchor avif \\
+      --measures ssimulacra2 fsim vsi haarpsi mdsi --at_bpp 0.15 0.3 0.6
 
-Every picture is written to a file, read back and decoded; rates count whole files. What is in
-OUT/rd.csv already is not measured again, so an interrupted run continues where it stopped. Remove
-that file to measure everything again, for example after an update of Pillow.
+Every picture is written to a file, read back and decoded; rates count whole files. The pictures of
+each folder have their own tables and plots. What is in OUT/rd.csv already is not measured again, so
+an interrupted run continues where it stopped, and a later run may add codecs, qualities, measures
+and pictures. Remove that file to measure everything again, for example after an update of Pillow.
+
+AVIF is measured as Pillow writes it, which newer versions tune for the eye, and tuned for PSNR
+(avif-psnr). JPEG XL and the measures fsim, vsi, haarpsi and mdsi, which no codec here was made for,
+need: pip install -r benchmarks/requirements.txt
 """
 
 import sys
@@ -17,24 +23,32 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.measures import DEFAULT_MEASURES, MEASURES, Measure
 from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 
 if TYPE_CHECKING:
-    from benchmarks.curves import Series
+    from collections.abc import Iterator
+
     from benchmarks.peers import Ours, Peer
     from benchmarks.results import Results, Row
     from utils.images import Picture
     from utils.jobs import Tally
 
-CODECS = ["ours", "jpeg", "webp", "avif", "jpeg2000", "jpegxl"]
+CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
 MODELS = Path("./out/main.tar"), Path("./out/hyperprior.tar")
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are ignored")
+    add(
+        "pictures",
+        metavar="FOLDER",
+        nargs="+",
+        type=Path,
+        help="folders of pictures, whose sub-folders are ignored, or pictures",
+    )
     add(
         "--model",
         type=Path,
@@ -51,12 +65,27 @@ def parse_args() -> Namespace:
         help="codecs to measure",
     )
     add(
+        "--measures",
+        nargs="+",
+        choices=list(MEASURES),
+        default=DEFAULT_MEASURES,
+        metavar="MEASURE",
+        help=f"of {', '.join(MEASURES)}; ssimulacra2 takes most of the time",
+    )
+    add(
         "--qualities",
         nargs="+",
         type=number(int, MIN_QUALITY, MAX_QUALITY),
         default=[1, *range(10, 101, 10)],
         metavar="QUALITY",
         help="qualities of our codecs; their default quality is measured as well",
+    )
+    add(
+        "--every",
+        type=number(int, 1),
+        default=1,
+        metavar="N",
+        help="measure only every Nth setting of the other codecs",
     )
     add(
         "--effort",
@@ -76,23 +105,50 @@ def parse_args() -> Namespace:
     )
     add(
         "--range",
-        nargs=2,
-        type=float,
-        default=[26.0, 36.0],
-        metavar=("LOW", "HIGH"),
-        help="range of PSNR, in dB, that BD-rates are averaged over",
+        nargs=3,
+        action="append",
+        metavar=("MEASURE", "LOW", "HIGH"),
+        help="range that BD-rates are averaged over, may be repeated (default: "
+        f"{', '.join(f'{m.name} {m.low:g} {m.high:g}' for m in MEASURES.values())}); in dB for all "
+        "measures but ssimulacra2",
+    )
+    add(
+        "--at_bpp",
+        nargs="+",
+        type=number(float, 0.001),
+        metavar="BPP",
+        help="also print what all measures give at these rates",
     )
     add(
         "--published",
         type=Path,
         metavar="CSV",
-        help="also draw the curves of a CSV with the columns codec, bpp, psnr, source; they are "
-        "comparable only if FOLDER holds the same pictures",
+        help="also draw the curves of a CSV with the columns codec, bpp, psnr, source, or other "
+        "measures; they are comparable only if FOLDER holds the same pictures",
     )
     add("--out", type=Path, default=Path("./out/scores/rd/"), help="directory for the results")
     add("--keep", type=Path, metavar="FOLDER", help="keep the compressed files in this directory")
     add("--device", default="auto", help="where our networks run: auto, cpu, cuda, cuda:1, mps")
     return parser.parse_args()
+
+
+def choose_measures(args: Namespace) -> dict[Measure, tuple[float, float]]:
+    """The measures with the ranges of their BD-rates. ValueError if one is not available."""
+    chosen = {MEASURES[name]: (MEASURES[name].low, MEASURES[name].high) for name in args.measures}
+    for one in chosen:
+        if not one.available:
+            raise ValueError(f"--measures {one.name} needs a package: pip install {one.package}")
+    for name, *limits in args.range or []:
+        if name not in args.measures:
+            raise ValueError(f"--range {name} is not one of {', '.join(args.measures)}")
+        try:
+            low, high = map(float, limits)
+        except ValueError:
+            raise ValueError(f"--range {name}: {' and '.join(limits)} are no numbers") from None
+        if not low < high:
+            raise ValueError(f"--range {name} takes the lower value first")
+        chosen[MEASURES[name]] = low, high
+    return chosen
 
 
 def choose_codecs(args: Namespace) -> "list[Ours | Peer]":
@@ -116,9 +172,11 @@ def choose_codecs(args: Namespace) -> "list[Ours | Peer]":
     for peer in make_peers():
         if peer.name in args.codecs:
             if peer.available:
+                peer.settings = peer.settings[:: args.every]
                 chosen.append(peer)
             else:
-                print(f"note: {peer.name}: not available in this Pillow", file=sys.stderr)
+                remedy = f": pip install {peer.package}" if peer.package else ""
+                print(f"note: {peer.name}: not available in this Pillow{remedy}", file=sys.stderr)
     if not chosen:
         raise ValueError("there is no codec to measure")
     if len({codec.name for codec in chosen}) < len(chosen):  # two checkpoints of one name
@@ -128,21 +186,48 @@ def choose_codecs(args: Namespace) -> "list[Ours | Peer]":
     return chosen
 
 
-def measure(codec: "Ours | Peer", setting: int, name: str, picture: "Picture", path: Path) -> "Row":
-    """The row of one picture, which ``codec`` writes to ``path``."""
+def find_pictures(sources: list[Path]) -> dict[str, dict[str, Path]]:
+    """The pictures by the names of their folders, then by their names in the CSV."""
+    from utils.files import find_files, image_extensions
+
+    folders: dict[str, dict[str, Path]] = {}
+    for source in sources:
+        for path in find_files(source, image_extensions(None), recursive=False):
+            folder = path.parent.resolve()
+            known = folders.setdefault(folder.name, {})
+            other = known.setdefault(f"{folder.name}/{path.name}", path)
+            if other.parent.resolve() != folder:
+                raise ValueError(f"{other} and {path} would have the same name in the CSV")
+    return folders
+
+
+def score(
+    codec: "Ours | Peer",
+    setting: int,
+    name: str,
+    picture: "Picture",
+    path: Path,
+    measures: list[Measure],
+) -> "Iterator[Row]":
+    """The rows of one picture, which ``codec`` writes to ``path``."""
     from benchmarks.results import Row
-    from utils.metrics import ms_ssim, psnr, ssim
 
     path.parent.mkdir(parents=True, exist_ok=True)
     codec.write(picture, setting, path)
     decoded, size = codec.read(path), path.stat().st_size
-    scores = (score(picture.rgb, decoded) for score in (psnr, ssim, ms_ssim))
     height, width = picture.shape
-    return Row(codec.key, setting, name, size, 8 * size / (height * width), *scores)
+    for one in measures:
+        value = one.score(picture.rgb, decoded)
+        yield Row(codec.key, setting, name, size, 8 * size / (height * width), one.name, value)
 
 
 def measure_all(
-    codecs: "list[Ours | Peer]", paths: dict[str, Path], results: "Results", files: Path, keep: bool
+    codecs: "list[Ours | Peer]",
+    measures: list[Measure],
+    paths: dict[str, Path],
+    results: "Results",
+    files: Path,
+    keep: bool,
 ) -> "Tally":
     """Measure what ``results`` lacks. ``paths``: the pictures by their names in the CSV."""
     from tqdm import tqdm
@@ -153,29 +238,33 @@ def measure_all(
     tally = Tally("measured")
     wanted = [(codec, setting) for codec in codecs for setting in codec.settings]
     missing = {
-        name: [pair for pair in wanted if (pair[0].key, pair[1], name) not in results.rows]
+        name: [
+            (codec, setting, lacking)
+            for codec, setting in wanted
+            if (lacking := results.lacking(codec.key, setting, name, measures))
+        ]
         for name in paths
     }
     total = sum(map(len, missing.values()))
     tally.skipped = len(paths) * len(wanted) - total
     with tqdm(total=total, unit="file", disable=not total) as bar:
-        for name, pairs in missing.items():
+        for name, tasks in missing.items():
             try:
-                picture = read_picture(paths[name]) if pairs else None
+                picture = read_picture(paths[name]) if tasks else None
             except Exception as error:  # a reader of foreign files may raise nearly anything
                 tally.fail(paths[name], error)
-                bar.update(len(pairs))
+                bar.update(len(tasks))
                 continue
-            for codec, setting in pairs:
+            for codec, setting, lacking in tasks:
                 bar.set_postfix_str(f"{codec.label} {setting}", refresh=False)
                 file = files / codec.key / str(setting)
                 file /= f"{paths[name].name}.{codec.extension}"
                 try:
-                    row = measure(codec, setting, name, picture, file)
+                    for row in score(codec, setting, name, picture, file, lacking):
+                        results.add(row)
                 except (OSError, ValueError) as error:
                     tally.fail(paths[name], f"{codec.label} at {setting}: {error}")
                 else:
-                    results.add(row)
                     tally.done += 1
                 if not keep:
                     file.unlink(missing_ok=True)
@@ -183,83 +272,55 @@ def measure_all(
     return tally
 
 
-def report(
-    args: Namespace,
-    codecs: "list[Ours | Peer]",
-    published: "dict[str, Series]",
-    anchors: list[str],
-    results: "Results",
-    pictures: list[str],
-) -> None:
-    """Write and print the tables, and draw the plots, of ``pictures``, whose rows are complete."""
-    import PIL
-
-    from benchmarks.curves import Series, average, bd_rate_table, default_line, quality_table
-    from benchmarks.plots import ms_ssim_db, plot, psnr
-    from utils.files import atomic_write
-    from utils.jobs import printable
-
-    measured = {}
-    for codec in codecs:
-        points = average(results, codec.key, codec.settings, pictures)
-        default = getattr(codec, "default", None)
-        kind = "peer" if default is None else "ours"
-        measured[codec.name] = Series(codec.label, kind, points, default)
-    named = published | measured
-    series = [*measured.values(), *published.values()]
-    ours = [one for one in series if one.kind == "ours" and "jpeg" in measured]
-    folder = pictures[0].split("/")[0]
-    title = printable(f"{len(pictures)} pictures of {folder}" if len(pictures) > 1 else pictures[0])
-    low, high = args.range
-    lines = [
-        f"# Rate and distortion, {title}", "",
-        f"BD-rate over {low:g} to {high:g} dB (RGB PSNR), or as far as both curves reach, on "
-        f"averages over the pictures at each setting. Pillow {PIL.__version__}.", "",
-        bd_rate_table(series, [named[name] for name in anchors], low, high), "",
-        *(f"- {default_line(one, measured['jpeg'])}" for one in ours),
-    ]  # fmt: skip
-    if mine := [one for one in measured.values() if one.kind == "ours"]:
-        lines += ["", quality_table(mine)]
-    if published:
-        lines += ["", f"Published curves are those of {args.published.name}. They are comparable "
-                  "only if they were measured on the same pictures."]  # fmt: skip
-    text = "\n".join(lines).rstrip() + "\n"
-    with atomic_write(args.out / "rd.md") as stream:
-        stream.write(text.encode())
-    plot(args.out / "rd-psnr.png", series, psnr, "PSNR, RGB (dB)", title)
-    plot(args.out / "rd-ms-ssim.png", series, ms_ssim_db, "-10 log10(1 - MS-SSIM) (dB)", title)
-    print(f"\n{text}\n-> {args.out / 'rd.csv'}, rd.md, rd-psnr.png, rd-ms-ssim.png")
-
-
 def main(args: Namespace) -> int:
     from contextlib import nullcontext
     from tempfile import TemporaryDirectory
 
-    from benchmarks.curves import read_published
+    from benchmarks.curves import make_series, read_published
+    from benchmarks.plots import plot
     from benchmarks.results import Results
-    from utils.files import find_files, image_extensions
+    from benchmarks.tables import folder_report, preamble, report
+    from utils.files import atomic_write
+    from utils.jobs import printable
 
-    if args.range[0] >= args.range[1]:
-        raise ValueError("--range takes the lower PSNR first")
+    measures = choose_measures(args)
     published = read_published(args.published) if args.published else {}
     codecs = choose_codecs(args)
     names, anchors = [*(codec.name for codec in codecs), *published], args.anchor or ["jpeg"]
     for anchor in anchors:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
-    found = find_files(args.folder, image_extensions(None), recursive=False)
-    paths = {f"{path.parent.resolve().name}/{path.name}": path for path in found}
+    folders = find_pictures(args.pictures)
+    paths = {name: path for pictures in folders.values() for name, path in pictures.items()}
     results = Results(args.out / "rd.csv")
     with nullcontext(args.keep) if args.keep else TemporaryDirectory() as files:
-        tally = measure_all(codecs, paths, results, Path(files), bool(args.keep))
+        tally = measure_all(codecs, list(measures), paths, results, Path(files), bool(args.keep))
     print(f"{tally.done} files measured, {tally.skipped} were in {results.path} already")
     wanted = [(codec.key, setting) for codec in codecs for setting in codec.settings]
-    complete = [name for name in paths if all((*pair, name) in results.rows for pair in wanted)]
-    if not complete:
-        raise ValueError(f"no picture in {args.folder} was coded by all codecs")
-    if len(complete) < len(paths):
-        print(f"note: left out of all averages, since they failed: {len(paths) - len(complete)}")
-    report(args, codecs, published, anchors, results, complete)
+    parts, series = [preamble(args.published)], {}
+    for folder, pictures in folders.items():
+        complete = [
+            name for name in pictures
+            if not any(results.lacking(*pair, name, measures) for pair in wanted)
+        ]  # fmt: skip
+        if not complete:
+            raise ValueError(f"no picture in {folder} was coded by all codecs")
+        if len(complete) < len(pictures):
+            failed = len(pictures) - len(complete)
+            print(f"note: left out of all averages, since they failed: {failed}")
+        several = len(complete) > 1
+        title = printable(f"{len(complete)} pictures of {folder}" if several else complete[0])
+        measured = {codec.name: make_series(results, codec, complete, measures) for codec in codecs}
+        series[title] = measured | published
+        parts.append(report(title, series[title], anchors, measures, args.at_bpp or []))
+        for one in measures:
+            plot(args.out / f"{folder}-{one.name}.png", series[title].values(), one, title)
+    if len(folders) > 1:
+        parts.append(folder_report(series, anchors, measures))
+    text = "\n\n".join(parts) + "\n"
+    with atomic_write(args.out / "rd.md") as stream:
+        stream.write(text.encode())
+    print(f"\n{text}\n-> {args.out}: rd.csv, rd.md and plots")
     return 1 if tally.failed else 0
 
 

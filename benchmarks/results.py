@@ -1,4 +1,4 @@
-"""The CSV of measurements: a row for each picture, codec and setting, which later runs extend."""
+"""The CSV of measurements: a row for each score, which later runs extend."""
 
 import csv
 import io
@@ -7,27 +7,27 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from benchmarks.measures import Measure
 from utils.scores import cell
 
 
 @dataclass
 class Row:
-    """``picture``: its folder's name and its own; ``bytes``: of the file; PSNR in dB, of 8-bit
-    RGB. A measure that the picture is too small for is None, an empty cell."""
+    """What a file scored by one measure. ``picture``: its folder's name and its own; ``bytes``: of
+    the file; ``score``: None, an empty cell, if the picture is too small for the measure."""
 
     codec: str
     setting: int
     picture: str
     bytes: int
     bpp: float
-    psnr: float
-    ssim: float | None
-    ms_ssim: float | None
+    measure: str
+    score: float | None
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> tuple[str, int, str, str]:
         """What identifies the row."""
-        return self.codec, self.setting, self.picture
+        return self.codec, self.setting, self.picture, self.measure
 
 
 def to_line(values: Iterable) -> bytes:
@@ -39,9 +39,9 @@ def to_line(values: Iterable) -> bytes:
 
 def from_cells(cells: list[str]) -> Row:
     """The row of a line's cells; ValueError if they are not those of a row."""
-    codec, setting, picture, size, *measures = cells
-    bpp, psnr, ssim, ms_ssim = (float(text) if text else None for text in measures)
-    return Row(codec, int(setting), picture, int(size), bpp, psnr, ssim, ms_ssim)
+    codec, setting, picture, size, bpp, measure, score = cells
+    value = float(score) if score else None
+    return Row(codec, int(setting), picture, int(size), float(bpp), measure, value)
 
 
 class Results:
@@ -52,7 +52,7 @@ class Results:
     def __init__(self, path: Path):
         """Read the file, if it exists; ValueError if it is not such a CSV."""
         self.path = path
-        self.rows: dict[tuple[str, int, str], Row] = {}
+        self.rows: dict[tuple[str, int, str, str], Row] = {}
         data = path.read_bytes() if path.exists() else b""
         if not data.startswith(self.HEADER) and not self.HEADER.startswith(data):
             raise ValueError(f"{path} is another kind of CSV")
@@ -68,6 +68,12 @@ class Results:
             os.truncate(path, len(complete))
         if not complete:
             path.write_bytes(self.HEADER)
+
+    def lacking(
+        self, codec: str, setting: int, picture: str, measures: Iterable[Measure]
+    ) -> list[Measure]:
+        """Those of ``measures`` that have no row."""
+        return [one for one in measures if (codec, setting, picture, one.name) not in self.rows]
 
     def add(self, row: Row) -> None:
         """Append a row to the file."""

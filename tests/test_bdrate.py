@@ -29,7 +29,7 @@ CURVE = Curve((0.1, 0.25, 0.5, 1.1, 2.0), (27.0, 30.0, 32.5, 36.0, 39.0))
 
 
 def scaled(curve: Curve, factor: float) -> Curve:
-    return Curve(tuple(factor * rate for rate in curve.rate), curve.psnr)
+    return Curve(tuple(factor * rate for rate in curve.rate), curve.level)
 
 
 @pytest.mark.parametrize(("anchor", "test", "percent"), EXAMPLES)
@@ -54,12 +54,12 @@ def test_is_over_what_the_curves_and_the_range_have_in_common():
     test = Curve((0.2, 0.4, 0.9), (29.0, 31.0, 34.0))
     assert bd_rate(CURVE, test)[1:] == (29, 34)
     assert bd_rate(CURVE, test, 26, 33)[1:] == (29, 33)
-    with pytest.raises(ValueError, match="no PSNR in common"):
+    with pytest.raises(ValueError, match="no levels in common"):
         bd_rate(CURVE, test, 34, 36)
 
 
 def test_only_the_range_counts():
-    worse_above = Curve(CURVE.rate[:4] + (20.0,), CURVE.psnr)
+    worse_above = Curve(CURVE.rate[:4] + (20.0,), CURVE.level)
     assert bd_rate(CURVE, worse_above, 27, 32.5)[0] == pytest.approx(0, abs=1e-9)
     assert bd_rate(CURVE, worse_above)[0] > 5
 
@@ -69,6 +69,14 @@ def test_rate_at():
     assert 0.5 < CURVE.rate_at(34) < 1.1
     assert CURVE.rate_at(26.9) is None
     assert CURVE.rate_at(float("inf")) is None
+
+
+def test_level_at_is_the_way_back_of_rate_at():
+    for rate, level in zip(CURVE.rate, CURVE.level):
+        assert CURVE.level_at(rate) == pytest.approx(level)
+    assert 32.5 < CURVE.level_at(0.7) < 36
+    assert CURVE.level_at(CURVE.rate_at(34)) == pytest.approx(34, abs=0.1)
+    assert CURVE.level_at(0.09) is None and CURVE.level_at(2.1) is None
 
 
 def test_rising_leaves_out_points_that_cost_more_for_no_more():

@@ -1,27 +1,30 @@
 import csv
-import math
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, colour, grey, save_png, save_tiny
 from PIL import Image
 
-from benchmarks.curves import read_published
+from benchmarks.curves import average, read_published
+from benchmarks.measures import MEASURES
+from benchmarks.peers import make_peers
+from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
 from utils.images import read_picture
-from utils.metrics import psnr
+from utils.metrics import psnr, ssimulacra2
 
 SETTINGS = 13  # of JPEG
 
 
 @pytest.fixture
 def rd(script, workplace):
-    """Run the script on two pictures, for JPEG if not told otherwise."""
+    """Run the script on two pictures, for JPEG and its PSNR if not told otherwise."""
     save_png(workplace / "tiny" / "colour.png", colour(40, 56))
     save_png(workplace / "tiny" / "grey.png", grey(33, 24))
 
-    def run(*args, codecs=("jpeg",)):
-        return script("benchmarks/rd", "tiny", "--out", "results", "--codecs", *codecs, *args)
+    def run(*args, codecs=("jpeg",), measures=("psnr",), folders=("tiny",)):
+        chosen = ["--codecs", *codecs, "--measures", *measures]
+        return script("benchmarks/rd", *folders, "--out", "results", *chosen, *args)
 
     return run
 
@@ -36,20 +39,19 @@ def test_measures_each_file_once(rd):
     assert first.code == 0, first.err
     assert f"{2 * SETTINGS} files measured, 0 were" in first.out
     table = Path("results/rd.csv").read_bytes()
-    assert table.startswith(b"codec,setting,picture,bytes,bpp,psnr,ssim,ms_ssim\n")
-    for name in ("rd-psnr.png", "rd-ms-ssim.png"):
-        assert Image.open(f"results/{name}").size == (1050, 750)
+    assert table.startswith(b"codec,setting,picture,bytes,bpp,measure,score\n")
+    assert Image.open("results/tiny-psnr.png").size == (1050, 750)
     assert "| JPEG | anchor |" in Path("results/rd.md").read_text()
 
-    second = rd("--range", "20", "30")
+    second = rd("--range", "psnr", "20", "30")
     assert second.code == 0, second.err
     assert f"0 files measured, {2 * SETTINGS} were" in second.out
     assert Path("results/rd.csv").read_bytes() == table
 
 
 def test_rows_are_those_of_the_files(rd):
-    rd("--keep", "kept")
-    assert len(rows()) == 2 * SETTINGS
+    rd("--keep", "kept", "--every", 4, measures=["psnr", "ms_ssim", "ssimulacra2"])
+    assert len(rows()) == 2 * 4 * 3
     for row in rows():
         assert row["codec"] == "jpeg"
         name = Path(row["picture"]).name
@@ -60,9 +62,66 @@ def test_rows_are_those_of_the_files(rd):
         assert float(row["bpp"]) == pytest.approx(
             8 * file.stat().st_size / (height * width), rel=1e-5
         )
-        score = psnr(original.rgb, read_picture(file).rgb)
-        assert float(row["psnr"]) == pytest.approx(score, rel=1e-5)
-        assert row["ms_ssim"] == ""  # too small for it
+        score = {"psnr": psnr, "ssimulacra2": ssimulacra2}.get(row["measure"], lambda *_: None)
+        expected = score(original.rgb, read_picture(file).rgb)
+        if expected is None:  # too small for MS-SSIM
+            assert row["measure"] == "ms_ssim" and row["score"] == ""
+        else:
+            assert float(row["score"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_later_run_adds_measures_to_what_is_there(rd):
+    rd()
+    table = Path("results/rd.csv").read_bytes()
+    done = rd("--every", 4, measures=["psnr", "ssimulacra2"])
+    assert "8 files measured, 0 were" in done.out
+    assert Path("results/rd.csv").read_bytes().startswith(table)
+    assert len(rows()) == 2 * SETTINGS + 8
+    assert "## SSIMULACRA 2, 30 to 80" in done.out
+    done = rd("--every", 8, measures=["ssimulacra2"])  # half of these settings
+    assert "0 files measured, 4 were" in done.out and "PSNR, 26" not in done.out
+
+
+def test_folders_have_tables_and_plots_of_their_own_and_one_in_common(rd, checkpoints):
+    save_png(Path("round/disc.png"), colour(48, 48, 1))
+    done = rd("--model", checkpoints["binary"], "--qualities", 1, 100, "--anchor", "webp",
+              codecs=["ours", "webp"], folders=["tiny", "round"])  # fmt: skip
+    assert done.code == 0, done.err
+    assert "# Rate and distortion, 2 pictures of tiny\n" in done.out
+    assert "# Rate and distortion, round/disc.png\n" in done.out
+    together = done.out.split("# Means of the pictures' BD-rates\n\n")[1].splitlines()
+    assert together[0] == "| PSNR, 26 to 36 dB | tiny (ours) to WebP |"
+    assert [line.split(" | ")[0] for line in together[2:4]] == [
+        "| 2 pictures of tiny",
+        "| round/disc.png",
+    ]
+    assert {path.name for path in Path("results").glob("*.png")} == {
+        "tiny-psnr.png",
+        "round-psnr.png",
+    }
+
+
+def test_single_pictures_are_a_part_of_their_folder(rd):
+    done = rd(folders=["tiny/grey.png"])
+    assert f"{SETTINGS} files measured, 0 were" in done.out
+    assert f"{SETTINGS} files measured, {SETTINGS} were" in rd().out
+
+
+def test_pictures_of_one_name_and_folder_name_are_refused(rd):
+    save_png(Path("other/tiny/grey.png"), grey(20, 20))
+    done = rd(folders=["tiny", "other/tiny"])
+    assert done.code == 1 and "grey.png would have the same name" in done.err
+    assert not Path("results").exists()
+
+
+def test_what_is_not_installed_is_said(rd, monkeypatch):
+    monkeypatch.setattr("benchmarks.peers.round_trip", lambda name, *_, **__: name != "JXL" or None)
+    monkeypatch.setattr("benchmarks.measures.find_spec", lambda name: None)
+    done = rd(codecs=["jpeg", "jpegxl"])
+    assert done.code == 0 and "| JPEG | anchor |" in done.out
+    assert "jpegxl: not available in this Pillow: pip install pillow-jxl-plugin" in done.err
+    done = rd(measures=["psnr", "vsi"])
+    assert done.code == 1 and "--measures vsi needs a package: pip install piq" in done.err
 
 
 @pytest.mark.parametrize("left", [-1, 30, 0])
@@ -133,7 +192,9 @@ def test_a_picture_that_fails_is_in_no_average(rd):
     ("flags", "message"),
     [
         (["--anchor", "jpeg2001"], "--anchor jpeg2001 is not one of jpeg"),
-        (["--range", "36", "26"], "--range"),
+        (["--range", "psnr", "36", "26"], "--range psnr takes the lower value first"),
+        (["--range", "psnr", "26", "dB"], "--range psnr: 26 and dB are no numbers"),
+        (["--range", "vsi", "26", "36"], "--range vsi is not one of psnr"),
         (["--published", "tiny/grey.png"], "tiny/grey.png is not a CSV"),
         (["--model", "missing.tar", "--codecs", "ours"], "no such checkpoint"),
     ],
@@ -147,11 +208,11 @@ def test_what_is_wrong_is_told_before_any_work(rd, flags, message):
 def test_published_curves_rise_and_name_their_source(rd):
     path = ROOT / "benchmarks/published_kodak.csv"
     for series in read_published(path).values():
-        curve = series.curve()
+        curve = series.curve(MEASURES["psnr"])
         assert len(curve.rate) == len(series.points) >= 4
-        assert 20 < min(curve.psnr) < max(curve.psnr) < 50 and max(curve.rate) < 6
+        assert 20 < min(curve.level) < max(curve.level) < 50 and max(curve.rate) < 6
     assert all(row["source"] for row in rows(path))
-    done = rd("--published", path, "--anchor", "jpeg", "VTM (VVC)", "--range", 20, 40)
+    done = rd("--published", path, "--anchor", "jpeg", "VTM (VVC)", "--range", "psnr", 20, 40)
     assert "| BD-rate to VTM (VVC) (published) |" in done.out
     assert "BPG 4:4:4 (published)" in done.out
 
@@ -165,20 +226,18 @@ def test_earlier_checkpoints_are_drawn_as_published_curves_are(rd):
     path = ROOT / "benchmarks/checkpoints_kodak.csv"
     names = list(read_published(path))
     assert len(names) >= 5
-    done = rd("--published", path, "--range", 20, 40)
+    done = rd("--published", path, "--range", "psnr", 20, 40)
     assert done.code == 0, done.err
     assert all(f"| {name} (published) |" in done.out for name in names)
 
 
 def test_average_over_pictures_is_arithmetic(rd):
-    from benchmarks.curves import average
-    from benchmarks.results import Results
-
     rd()
     results = Results(Path("results/rd.csv"))
     names = ["tiny/colour.png", "tiny/grey.png"]
-    (point,) = average(results, "jpeg", [50], names)
-    pair = [results.rows["jpeg", 50, name] for name in names]
+    codec = next(peer for peer in make_peers() if peer.name == "jpeg")
+    codec.settings = [50]
+    (point,) = average(results, codec, names, [MEASURES["psnr"]])
+    pair = [results.rows["jpeg", 50, name, "psnr"] for name in names]
     assert point.bpp == pytest.approx((pair[0].bpp + pair[1].bpp) / 2)
-    assert point.psnr == pytest.approx((pair[0].psnr + pair[1].psnr) / 2)
-    assert point.ms_ssim is None and math.isfinite(point.psnr)
+    assert point.scores["psnr"] == pytest.approx((pair[0].score + pair[1].score) / 2)

@@ -256,11 +256,12 @@ class ThroughPython:
         return getattr(self.stream, name)
 
 
-def round_trip(name: str, probe: Image.Image) -> Image.Image | None:
-    """``probe`` written in a format and read back, None if Pillow cannot do that."""
+def round_trip(name: str, probe: Image.Image, **options) -> Image.Image | None:
+    """``probe`` written in a format, with these options, and read back; None if Pillow cannot do
+    that."""
     stream = io.BytesIO()
     try:
-        probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}))
+        probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}) | options)
         stream.seek(0)
         return Image.open(stream)
     except (OSError, ValueError, KeyError):

@@ -1,0 +1,167 @@
+"""What the benchmarks compare: the codecs, the measures, and the tables of their curves."""
+
+import io
+
+import numpy as np
+import pytest
+from helpers import ROOT, colour
+from PIL import Image
+
+from benchmarks.curves import Point, Series
+from benchmarks.measures import MEASURES, decibels
+from benchmarks.peers import make_peers
+from benchmarks.tables import bd_table, folder_report, rate_table, report
+from utils.images import Picture
+
+PSNR, EYE = MEASURES["psnr"], MEASURES["ssimulacra2"]
+SAMPLE = ROOT / "out/original/astronaut.png"
+
+
+def points(factor: float, low: int = 26, high: int = 40) -> list[Point]:
+    """A curve from ``low`` to ``high`` dB, and SSIMULACRA 2 from 10 times (dB - 26), whose rates
+    are those of other such curves times ``factor``."""
+    return [
+        Point(dB, factor * 2 ** ((dB - 26) / 6), {"psnr": dB, "ssimulacra2": 10 * (dB - 26)})
+        for dB in range(low, high + 1)
+    ]
+
+
+def series(label: str, *factors: float, kind: str = "peer", low: int = 26, high: int = 40):
+    """A codec whose pictures have these factors; that of its averages is the first."""
+    pictures = {str(index): points(factor, low, high) for index, factor in enumerate(factors)}
+    return Series(label, kind, points(factors[0], low, high), pictures)
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The cells of each row by the first of them."""
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    return {line[0]: [cell.strip() for cell in line[1:]] for line in lines}
+
+
+# Tables
+
+
+def test_a_table_has_the_bd_rate_of_the_averages_and_the_mean_of_the_pictures_best_first():
+    one, other, third = series("one", 1, 1), series("other", 2, 4), series("third", 0.5, 1)
+    table = cells(bd_table([one, other, third], [one], PSNR, (26, 36)))
+    assert list(table) == ["codec", "---", "third", "one", "other"]
+    assert table["codec"] == ["BD-rate to one", "mean of the pictures'"]
+    assert table["other"] == ["+100.0 %", "+200.0 %"]  # of +100 and +300 %
+    assert table["third"] == ["-50.0 %", "-25.0 %"]
+    assert table["one"][0] == "anchor"
+
+
+def test_each_measure_has_its_own_range_and_unit():
+    one, short = series("one", 1), series("short", 2, low=30, high=32)
+    psnr, eye = (cells(bd_table([one, short], [one], *of)) for of in
+                 ((PSNR, (26, 36)), (EYE, (30, 80))))  # fmt: skip
+    assert psnr["short"][0] == "+100.0 % (30.0 to 32.0 dB)"
+    assert eye["short"][0] == "+100.0 % (40.0 to 60.0)"
+
+
+def test_the_range_is_that_of_the_measure_and_no_other():
+    """A codec that is worse at the upper end only is so only where that end counts."""
+    one, other = series("one", 1), series("other", 1)
+    for point in other.points[9:]:  # from 35 dB, and 90 of SSIMULACRA 2
+        point.bpp *= 3
+    up_to_33, up_to_40 = (
+        cells(bd_table([other], [one], PSNR, (26, high)))["other"][0] for high in (33, 40)
+    )
+    assert up_to_33 == "+0.0 %" and float(up_to_40.split()[0]) > 10
+    assert cells(bd_table([other], [one], EYE, (30, 70)))["other"][0] == "+0.0 %"
+
+
+def test_pictures_without_a_common_range_are_left_out_and_counted():
+    one, other = series("one", 1, 1), series("other", 2, 2)
+    other.pictures["1"] = points(2, 36, 40)
+    assert cells(bd_table([other], [one], PSNR, (26, 36)))["other"][1] == "+100.0 % (1 of 2)"
+
+
+def test_a_codec_without_the_measure_has_no_row():
+    one, published = series("one", 1), series("elsewhere", 1, kind="published")
+    for point in published.points:
+        del point.scores["ssimulacra2"]
+    assert "elsewhere" in bd_table([one, published], [one], PSNR, (26, 36))
+    assert "elsewhere" not in bd_table([one, published], [one], EYE, (30, 80))
+
+
+def test_at_equal_rates_the_best_is_first_and_who_does_not_reach_it_is_missing():
+    codecs = [series("one", 1), series("half", 0.5), series("costly", 8)]
+    table = cells(rate_table(codecs, [PSNR, EYE], 2))
+    assert list(table) == ["at 2 bpp", "---", "half", "one"]
+    assert table["at 2 bpp"] == ["PSNR (dB)", "SSIMULACRA 2"]
+    assert table["half"] == ["38.00", "120.00"] and table["one"] == ["32.00", "60.00"]
+
+
+def test_kinds_of_pictures_are_rows_and_anchors_columns():
+    folders = {
+        "photographs": {"ours": series("new", 1, kind="ours"), "old": series("old", 2)},
+        "screens": {"ours": series("new", 3, kind="ours"), "old": series("old", 2)},
+    }
+    table = cells(folder_report(folders, ["old"], {PSNR: (26, 36)}))
+    assert table["PSNR, 26 to 36 dB"] == ["new to old"]
+    assert table["photographs"] == ["-50.0 %"] and table["screens"] == ["+50.0 %"]
+
+
+def test_a_report_has_a_section_for_each_measure():
+    codecs = {"new": series("new", 1, kind="ours"), "old": series("old", 2)}
+    codecs["new"].default = 30
+    text = report("two", codecs, ["old"], {PSNR: (26, 36), EYE: (30, 80)}, [2])
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == ["# Rate and distortion, two", "## PSNR, 26 to 36 dB",
+                        "## SSIMULACRA 2, 30 to 80", "## At equal rates",
+                        "## At each quality"]  # fmt: skip
+    assert "| 30 | 1.587, 30.00, 40.00 |" in text
+
+
+# Measures
+
+
+def coded(quality: int) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a photograph, and what JPEG leaves of it."""
+    original = np.asarray(Image.open(SAMPLE).convert("RGB").crop((120, 0, 320, 200)))
+    file = io.BytesIO()
+    Image.fromarray(original).save(file, "jpeg", quality=quality)
+    return original, np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
+def test_levels_rise_with_quality(measure):
+    if measure.package:
+        pytest.importorskip(measure.package)
+    pairs = [coded(quality) for quality in (5, 20, 60, 95)]
+    levels = [measure.level(measure.score(*pair)) for pair in pairs]
+    assert levels == sorted(set(levels))
+    assert levels[0] < measure.high and levels[-1] > measure.low
+    same = measure.level(measure.score(pairs[0][0], pairs[0][0]))
+    assert same > levels[-1]
+
+
+@pytest.mark.parametrize("name", [name for name, one in MEASURES.items() if one.package == "piq"])
+def test_pictures_too_small_for_piq_have_no_score(name):
+    pytest.importorskip("piq")
+    small, enough = colour(31, 60), colour(32, 32)
+    assert MEASURES[name].score(small, small) is None
+    assert MEASURES[name].score(enough, enough // 2) is not None
+
+
+def test_ms_ssim_is_in_decibels():
+    assert MEASURES["ms_ssim"].level(0.99) == pytest.approx(20)
+    assert decibels(1) == 0
+
+
+# Codecs
+
+
+@pytest.mark.parametrize(
+    "name, extra", [("avif", {}), ("avif-psnr", {"advanced": {"tune": "psnr"}})]
+)
+def test_avif_is_measured_in_both_tunings(name, extra, tmp_path):
+    peer = next(peer for peer in make_peers() if peer.name == name)
+    if not peer.available:
+        pytest.skip("this Pillow does not write AVIF")
+    original = coded(95)[0]
+    peer.write(Picture(original), 40, tmp_path / "ours.avif")
+    options = {"quality": 40, "subsampling": "4:4:4", "speed": 6, **extra}
+    Image.fromarray(original).save(tmp_path / "theirs.avif", **options)
+    assert (tmp_path / "ours.avif").read_bytes() == (tmp_path / "theirs.avif").read_bytes()
