@@ -1,23 +1,51 @@
-"""A figure of one picture: the original, and what each codec makes of it at about equal bytes.
+"""A figure of pictures: the original, and what each codec makes of it at about equal bytes.
 
 examples:
   python -m benchmarks.samples out/original/chelsea.png
-  python -m benchmarks.samples photo.png --bpp 0.25 --crop 384 256 --out comparison.png
+  python -m benchmarks.samples kodak/kodim01.png kodak/kodim09.png kodak/kodim17.png --zoom 1 2 \\
+      --codecs avif --model out/hyperprior.tar --bpp 0.3 --out comparison.png
 
-Every codec writes and reads a file, at the highest quality that stays within --bpp.
+Every codec writes and reads a file: the others at the highest quality that stays within --bpp,
+ours at the highest that then takes no more bytes than any of them. The middle of each picture is
+shown, so that no part is chosen because it looks good.
 """
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.rd import MODELS
 from utils.console import make_parser, number, run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from benchmarks.peers import Ours, Peer
+
+CODECS = ["jpeg", "webp", "avif", "avif-psnr", "jpegxl"]
+LABEL, GAP = 36, 8  # pixels of the figure
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("picture", metavar="PICTURE", type=Path, help="the picture to code")
+    add("pictures", metavar="PICTURE", nargs="+", type=Path, help="pictures to code")
+    add(
+        "--model",
+        type=Path,
+        action="append",
+        help="checkpoint of our codecs, may be repeated (default: those that exist of "
+        f"{' and '.join(map(str, MODELS))})",
+    )
+    add(
+        "--codecs",
+        nargs="+",
+        choices=CODECS,
+        default=["jpeg"],
+        metavar="CODEC",
+        help=f"other codecs, of {', '.join(CODECS)}",
+    )
     add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel of each file, at most")
     add(
         "--crop",
@@ -25,55 +53,97 @@ def parse_args() -> Namespace:
         nargs=2,
         default=[320, 240],
         metavar=("WIDTH", "HEIGHT"),
-        help="size of the part in the middle of the picture that is shown",
+        help="size of each part of the figure",
+    )
+    add(
+        "--zoom",
+        type=number(int, 1, 8),
+        nargs="+",
+        default=[1],
+        help="times that pixels are enlarged; each is a row for every picture",
     )
     add("--out", type=Path, default=Path("./benchmarks/figures/samples.png"), help="the figure")
     return parser.parse_args()
 
 
+def reconstruct(
+    codecs: "list[Ours | Peer]", path: Path, bpp: float
+) -> "list[tuple[str, np.ndarray]]":
+    """The label and the pixels, uint8 [H, W, 3], of a picture and of what each codec makes of it.
+    ``codecs``: ours last. ValueError if one cannot write so few bytes."""
+    from tempfile import TemporaryDirectory
+
+    from benchmarks.peers import Ours
+    from utils.images import read_picture
+    from utils.metrics import psnr, ssimulacra2
+
+    picture = read_picture(path)
+    height, width = picture.shape
+    limit = int(bpp * height * width / 8)
+    versions = [(f"{path.name}\n{path.stat().st_size:,} bytes", picture.rgb)]
+    smallest = limit  # of the files of other codecs
+    with TemporaryDirectory() as folder:
+        for codec in codecs:
+            mine, file = isinstance(codec, Ours), Path(folder, f"picture.{codec.extension}")
+            try:
+                codec.write_within(picture, smallest if mine else limit, file)
+            except ValueError as error:
+                raise ValueError(f"{path}: {codec.label}: {error}") from None
+            decoded, size = codec.read(file), file.stat().st_size
+            if not mine:
+                smallest = min(smallest, size)
+            numbers = f"{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
+            if (eye := ssimulacra2(picture.rgb, decoded)) is not None:
+                numbers += f", SSIMULACRA 2 {eye:.0f}"
+            versions.append((f"{codec.label}\n{numbers}", decoded))
+    return versions
+
+
+def panel(label: str, pixels: "np.ndarray", crop: list[int], zoom: int) -> "Image.Image":
+    """The label, and below it the middle of ``pixels`` [H, W, 3], each ``zoom`` times as wide and
+    high, on a ``crop`` of (width, height)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(pixels)
+    part = [min(side, size // zoom) for side, size in zip(picture.size, crop)]
+    left, top = ((side - length) // 2 for side, length in zip(picture.size, part))
+    shown = picture.crop((left, top, left + part[0], top + part[1])).resize(
+        [zoom * length for length in part], Image.Resampling.NEAREST
+    )
+    canvas = Image.new("RGB", (crop[0], crop[1] + LABEL), "white")
+    canvas.paste(shown, (0, LABEL))
+    if zoom > 1:
+        label = label.replace("\n", f", {zoom}00 %\n")
+    ImageDraw.Draw(canvas).text((1, 1), label, "black", ImageFont.load_default(LABEL / 3))
+    return canvas
+
+
 def main(args: Namespace) -> int:
-    import tempfile
+    from PIL import Image
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from benchmarks.peers import Ours, Peer, make_peers
-    from utils.coding import highest_quality_within
+    from benchmarks.peers import Ours, make_peers
     from utils.devices import pick_device
     from utils.files import atomic_write
-    from utils.images import read_picture
-    from utils.metrics import psnr
 
-    picture = read_picture(args.picture)
-    height, width = picture.shape
-    codecs: list[Peer | Ours] = [peer for peer in make_peers() if peer.name == "jpeg"]
-    codecs += [Ours(model, [], pick_device("auto")) for model in MODELS if model.is_file()]
-    panels = [(f"original\n{args.picture.stat().st_size:,} bytes", picture.rgb)]
-    with tempfile.TemporaryDirectory() as folder:
-        for codec in codecs:
-            file = Path(folder, f"picture.{codec.extension}")
-
-            def bpp(quality: int, codec: Peer | Ours = codec, file: Path = file) -> float:
-                codec.write(picture, quality, file)
-                return 8 * file.stat().st_size / (height * width)
-
-            bpp(highest_quality_within(args.bpp, "bpp", bpp))
-            decoded, size = codec.read(file), file.stat().st_size
-            label = f"{codec.label}\n{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
-            panels.append((label, decoded))
-    wide, high = args.crop
-    top, left = max(height - high, 0) // 2, max(width - wide, 0) // 2
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(3.2 * len(panels), 3.2 * high / wide + 0.5), layout="constrained"
-    )
-    for axis, (label, rgb) in zip(axes, panels):
-        axis.imshow(rgb[top : top + high, left : left + wide])
-        axis.set_title(label, fontsize=9)
-        axis.axis("off")
+    codecs = [peer for peer in make_peers() if peer.name in args.codecs]
+    for peer in codecs:
+        if not peer.available:
+            raise ValueError(f"--codecs {peer.name} is not available in this Pillow")
+    models = args.model or [model for model in MODELS if model.is_file()]
+    codecs += [Ours(model, [], pick_device("auto")) for model in models]
+    rows = []
+    for path in args.pictures:
+        versions = reconstruct(codecs, path, args.bpp)
+        for zoom in args.zoom:
+            rows.append([panel(label, pixels, args.crop, zoom) for label, pixels in versions])
+    wide, high = rows[0][0].size
+    size = len(rows[0]) * (wide + GAP) - GAP, len(rows) * (high + GAP) - GAP
+    figure = Image.new("RGB", size, "white")
+    for row, panels in enumerate(rows):
+        for column, one in enumerate(panels):
+            figure.paste(one, (column * (wide + GAP), row * (high + GAP)))
     with atomic_write(args.out) as stream:
-        figure.savefig(stream, format="png", dpi=100)
+        figure.save(stream, "png", optimize=True)
     print(f"-> {args.out}")
     return 0
 
