@@ -81,6 +81,7 @@ def test_kill_9_leaves_only_complete_files_and_a_second_run_completes_them(
         assert {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")} == expected
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_the_old_scores_or_the_new(script, folder, packed, checkpoints, tmp_path):
     decoded, scores = tmp_path / "decoded", tmp_path / "out/scores/scores.csv"
     flags = ["--model", checkpoints["binary"], "--compressed_folder", packed]
@@ -149,6 +150,7 @@ def test_what_a_killed_process_leaves_is_hidden_and_in_nobodys_way(tmp_path):
     assert path.read_bytes() == b"new" and stray.read_bytes() == b"new"
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_one_line_and_leaves_nothing_but_complete_files(folder, checkpoints, tmp_path):
     flags = flags_of(folder, tmp_path, checkpoints)
     code, err = end_when(at_least(5, tmp_path, "*.xfr"), signal.SIGINT, "encode", flags)
