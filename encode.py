@@ -5,14 +5,14 @@ examples:
   python encode.py --image_folder ./photos/ --out_folder ./packed/ --recursive --quality 70
   python encode.py --model ./out/hyperprior.tar --target_bpp 0.25
   python encode.py --model ./out/hyperprior.tar --effort 8
-  python encode.py --image_folder ./photo.png --out_folder ./photo.xfr --max_bytes 20000
+  python encode.py --image_folder ./photo.png --out_folder ./photo.xfr --max_bytes 20k
 """
 
 from argparse import Namespace
 from pathlib import Path
 
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from utils.console import add_shared_arguments, add_skip_existing, make_parser, number, run
+from utils.console import add_shared_arguments, add_skip_existing, make_parser, number, run, size
 
 
 def parse_args() -> Namespace:
@@ -46,8 +46,9 @@ def parse_args() -> Namespace:
     )
     target.add_argument(
         "--max_bytes",
-        type=number(int, 1, 10**12),
-        help="highest quality whose file stays within this many bytes, for each picture",
+        type=number(size, 1, 10**12),
+        help="highest quality whose file stays within this many bytes, such as 20000, 20k or 1.5M, "
+        "for each picture",
     )
     target.add_argument(
         "--target_psnr",
@@ -92,11 +93,10 @@ def main(args: Namespace) -> int:
 
     device = pick_device(args.device)
     encoder = Encoder(model, device)
-    if args.effort and not encoder.codec.REFINES:
-        raise ValueError(f"--effort: the {encoder.codec.arch} codec of {model} cannot use it")
     targets = ((name, getattr(args, name)) for name in TARGETS)
     target = next((target for target in targets if target[1] is not None), None)
     settings = EncodingSettings(args.quality or DEFAULT_QUALITY, target, args.effort)
+    encoder.check(settings)
 
     def load(path: Path) -> Picture:
         if args.skip_existing and encoder.has_encoded(

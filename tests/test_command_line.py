@@ -9,6 +9,8 @@ import pytest
 from helpers import ROOT, colour, run_process, save_png
 from PIL import Image
 
+from utils.console import size
+
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
 import runpy, sys
@@ -177,3 +179,58 @@ def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
     os.mkfifo("pipes/a.png")
     result = script("encode", "--image_folder", "pipes")
     assert result.code == 1 and result.out == "0 encoded, 1 failed\n"
+
+
+# Messages that say what to do
+
+
+def test_effort_names_the_codec_that_has_it(script, photos):
+    line = last_line(script("encode", "--image_folder", "photos", "--effort", 3))
+    assert "--effort: the binary codec cannot use it" in line
+    assert line.endswith("but the hyperprior codec (--model out/hyperprior.tar) can")
+
+
+def test_a_psnr_out_of_reach_names_the_codec_that_reaches_it_once(script, photos, checkpoints):
+    flags = ["--image_folder", "photos", "--target_psnr", 70]
+    result = script("encode", *flags, "--model", checkpoints["binary"])
+    assert result.code == 1 and result.err.count("failed: ") == 2
+    assert result.err.count("the hyperprior codec (--model out/hyperprior.tar) reaches more") == 1
+    assert "reaches more" not in script("encode", *flags, "--model", checkpoints["hyperprior"]).err
+
+
+def test_a_device_that_does_not_exist_is_told_which_do(script, photos):
+    line = last_line(script("encode", "--image_folder", "photos", "--device", "gpu"))
+    assert line == "encode.py: error: no such device: gpu; use auto, cpu, cuda, cuda:1 or mps"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("20000", 20000), ("20k", 20000), ("1.5M", 1_500_000), ("2.3m", 2_300_000)]
+)
+def test_sizes_may_have_a_suffix(text, value):
+    assert size(text) == value
+
+
+def test_a_progress_bar_is_only_for_a_terminal(script, photos, checkpoints):
+    result = script("encode", "--image_folder", "photos", "--model", checkpoints["binary"])
+    assert result.code == 0 and result.err == "" and "\r" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError(4), "KeyError in codec.py, line {line}: 4"),
+        (ValueError("shapes differ"), "ValueError in codec.py, line {line}: shapes differ"),
+    ],
+)
+def test_a_defect_of_a_codec_shows_its_type_and_place(
+    script, photos, checkpoints, monkeypatch, error, message
+):
+    def broken(self, latents, quality):
+        raise error
+
+    monkeypatch.setattr("model.binary.BinaryCodec.encode_latents", broken)
+    result = script("encode", "--image_folder", "photos/a.png", "--model", checkpoints["binary"])
+    lines = (ROOT / "model/codec.py").read_text().splitlines()
+    (line,) = [i for i, text in enumerate(lines, 1) if "self.encode_latents(y, q)" in text]
+    assert result.code == 1
+    assert result.err == f"failed: photos/a.png: {message.format(line=line)}\n"

@@ -151,9 +151,12 @@ def test_what_a_killed_process_leaves_is_hidden_and_in_nobodys_way(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_one_line_and_leaves_nothing_but_complete_files(folder, checkpoints, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_say_one_line_and_leave_nothing_but_complete_files(
+    folder, checkpoints, tmp_path, how
+):
     flags = flags_of(folder, tmp_path, checkpoints)
-    code, err = end_when(at_least(5, tmp_path, "*.xfr"), signal.SIGINT, "encode", flags)
+    code, err = end_when(at_least(5, tmp_path, "*.xfr"), how, "encode", flags)
     assert code == 130 and "Traceback" not in err
     assert err.splitlines()[-1] == "encode.py: interrupted; finished files are kept"
     assert all(path.suffix == ".xfr" and unpack(path.read_bytes()) for path in tmp_path.iterdir())

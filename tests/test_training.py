@@ -315,7 +315,8 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_state_of_the_last_epoch(pictures):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_the_state_of_the_last_epoch(pictures, how):
     command = [sys.executable, str(ROOT / "train.py"), "--num_of_epochs", "10000"]
     command += ["--crop_size", "64", "--batch_size", "2"]
     process = subprocess.Popen(
@@ -326,7 +327,7 @@ def test_ctrl_c_keeps_the_state_of_the_last_epoch(pictures):
         while not process.stdout.readline().startswith("epoch 2/"):
             assert process.poll() is None, process.stderr.read()
         time.sleep(0.3)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes too
+        os.killpg(process.pid, how)  # as terminals and clusters do: to the loading processes too
         _, err = process.communicate(timeout=60)
     finally:
         if process.poll() is None:

@@ -10,11 +10,12 @@ from threading import Lock
 import numpy as np
 import torch
 
-from model import load_codec
+from model import ARCHITECTURES, codec_class, load_codec
 from model.codec import Codec
 from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
+from utils.console import SCRIPTS
 from utils.devices import fast_precision
 from utils.images import Picture, to_picture
 from utils.metrics import psnr
@@ -46,6 +47,12 @@ class Encoder:
         self.codec = load_codec(checkpoint, device)
         self.fingerprint = fingerprint(checkpoint)
 
+    def check(self, settings: EncodingSettings) -> None:
+        """ValueError if the codec has nothing that the settings ask for."""
+        if settings.effort and not self.codec.REFINES:
+            able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).REFINES)
+            raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
+
     def encode(self, picture: Picture, settings: EncodingSettings) -> bytes:
         """The bytes of the .xfr file. ValueError if no quality meets the target."""
         height, width = picture.shape
@@ -54,7 +61,10 @@ class Encoder:
         @cache  # a search returns a quality that it has tried
         def payload(quality: int) -> bytes:
             with fast_precision(self.codec.device):
-                return self.codec.compress(picture.rgb, quality, settings.effort)
+                try:
+                    return self.codec.compress(picture.rgb, quality, settings.effort)
+                except ValueError as error:  # a codec takes any picture: this is a defect of it
+                    raise RuntimeError(str(error)) from error
 
         def file(quality: int) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
@@ -69,11 +79,17 @@ class Encoder:
             return file(settings.quality)
         name, value = settings.target
         if name == "target_psnr":
-            return file(lowest_quality_reaching(value, "dB", decoded_psnr))
+            return file(lowest_quality_reaching(value, "dB", decoded_psnr, self.better()))
         if name == "max_bytes":
             return file(highest_quality_within(value, "bytes", lambda q: len(file(q))))
         pixels = height * width
         return file(highest_quality_within(value, "bpp", lambda q: 8 * len(file(q)) / pixels))
+
+    def better(self) -> str:
+        """Which codec reaches a higher PSNR, in words; "" if none does."""
+        best = max(ARCHITECTURES, key=lambda arch: codec_class(arch).LMBDA[1])
+        better = codec_class(best).LMBDA[1] > self.codec.LMBDA[1]
+        return f"{named(best)} reaches more" if better else ""
 
     def has_encoded(
         self,
@@ -137,11 +153,19 @@ class Decoder:
         if wanted in self.broken:
             raise ValueError(self.broken[wanted])
         if wanted not in self.codecs:
-            raise ValueError(
-                f"made by checkpoint {wanted:016x}, which is neither {self.model} "
+            error = ValueError(f"made by checkpoint {wanted:016x}, which is not here")
+            error.add_note(
+                f"give --model the checkpoint that made it: it is neither {self.model} "
                 f"({self.fingerprint:016x}) nor another .tar file in its folder"
             )
+            raise error
         return self.codecs[wanted]
+
+
+def named(arch: str) -> str:
+    """An architecture for messages, with the checkpoint of it that comes with the scripts."""
+    path = Path("out", f"{arch}.tar")
+    return f"the {arch} codec" + f" (--model {path})" * (SCRIPTS / path).is_file()
 
 
 # The search for a target
@@ -162,8 +186,11 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     return bisect(lambda quality: size(quality) <= limit)
 
 
-def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
-    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none.
+def lowest_quality_reaching(
+    limit: float, unit: str, score: Callable[[int], float], advice: str = ""
+) -> int:
+    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none,
+    with ``advice`` as its note.
 
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
@@ -171,7 +198,10 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
     score = cache(score)
     if score(MAX_QUALITY) < limit:
         best = score(MAX_QUALITY)
-        raise ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
+        error = ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
+        if advice:
+            error.add_note(advice)
+        raise error
     if score(MIN_QUALITY) >= limit:
         return MIN_QUALITY
     return bisect(lambda quality: score(quality) < limit) + 1

@@ -1,11 +1,14 @@
 """What the scripts' command lines share. Imports nothing heavy, so that --help answers at once."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from model.limits import MAX_PIXELS
+
+SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -38,6 +41,17 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
     return parse
 
 
+def size(text: str) -> int:
+    """A number of bytes: 20000, 20k or 1.5M, where k is 1,000 and M a million; in any case."""
+    factor = {"k": 10**3, "m": 10**6}.get(text[-1:].lower())
+    if factor is None:
+        return int(text)
+    value = round(float(text[:-1]) * factor, 3)
+    if not value.is_integer():
+        raise ValueError(f"{text} is no whole number of bytes")
+    return int(value)
+
+
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that encode.py, decode.py and test.py have in common."""
     add = parser.add_argument
@@ -60,11 +74,12 @@ def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Run a script's ``main`` and exit: 0 if all was done, 1 if something failed, 130 if it was
-    interrupted.
+    interrupted by Ctrl-C or SIGTERM, with which clusters and ``timeout`` end a process.
 
     An error in the input is one line on stderr; only a defect of the program shows a traceback.
     """
     name = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:
         sys.exit(main(args))

@@ -1,6 +1,7 @@
 """Training data: random crops of pictures, which are decoded once and kept in memory."""
 
 import hashlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +190,12 @@ def collate(items: list) -> list[Tensor] | None:
     return default_collate(items) if items else None
 
 
+def interrupt_on_sigterm(worker: int) -> None:
+    """Let SIGTERM end a loading process as Ctrl-C does: with torch's own handler, the main process
+    would take it for a crash, even while it ends itself."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def make_loader(
     dataset: PictureDataset, batch_size: int, sampler: EpochSampler, workers: int
 ) -> DataLoader:
@@ -202,6 +209,7 @@ def make_loader(
         drop_last=dataset.training,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=interrupt_on_sigterm,
     )
 
 

@@ -38,6 +38,9 @@ def pick_device(name: str) -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
+    except RuntimeError:  # torch's own message lists twenty backends
+        raise ValueError(f"no such device: {name}; use auto, cpu, cuda, cuda:1 or mps") from None
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.console import SCRIPTS
 from utils.images import normalize_extension, readable_extensions
 from utils.jobs import Tally, printable
 
 DEFAULT_FORMAT = "bmp"  # of decoded pictures
 SAME_RESULT = "rename one, or encode each format on its own (--file_format, --out_folder)"
-SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 
 
 @contextmanager

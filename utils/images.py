@@ -102,6 +102,10 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
         raise ValueError(f"more pixels than the limit of {max_pixels} (--max_pixels)") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # Pillow may raise nearly anything on a damaged file
+        raise ValueError(f"not readable as a picture ({type(error).__name__}: {error})") from None
 
 
 def read_any(path: Path, max_pixels: int) -> Picture:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.console import SCRIPTS
 from utils.processes import draw, gather, processes
 
 IN_FLIGHT = 4  # the most files that are read ahead, that are computed, and that are written
@@ -39,6 +41,8 @@ class Tally:
         say what to do, and are reported once."""
         self.failed += 1
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, Exception) and not isinstance(error, (OSError, ValueError)):
+            reason = f"{defect(error)}: {reason}"
         tqdm.write(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             self.notice(path, note)
@@ -69,8 +73,8 @@ class Tally:
         """Print the summary of all processes of the job, and return the exit code.
 
         ``compressed``: which byte count is that of the .xfr files, "bytes_in" or "bytes_out".
-        With several processes, rank 0 prints it once all are done; the others return 0, since
-        torchrun would take any other code for a crash and stop the rest.
+        With several processes, rank 0 prints it once all are done, and all of them return 0, since
+        torchrun would take any other code for a crash, stop the rest and print a long traceback.
         """
         counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels")
         gathered = gather("tally", [getattr(self, name) for name in counts])
@@ -79,6 +83,9 @@ class Tally:
         for name, total in zip(counts, map(sum, zip(*gathered))):
             setattr(self, name, total)
         print(self.summary(getattr(self, compressed)))
+        if self.failed and len(gathered) > 1:
+            print("note: the exit code is 0, as torchrun takes others for crashes", file=sys.stderr)
+            return 0
         return 1 if self.failed else 0
 
     def summary(self, compressed: int) -> str:
@@ -106,6 +113,17 @@ def printable(text: Path | str) -> str:
     )
 
 
+def defect(error: BaseException) -> str:
+    """The type of an exception that the program did not raise on purpose, and where it came from,
+    in the program itself rather than in a library."""
+    error = error.__cause__ or error
+    frames = traceback.extract_tb(error.__traceback__)
+    folders = SCRIPTS, SCRIPTS / "utils", SCRIPTS / "model"
+    own = [frame for frame in frames if Path(frame.filename).parent in folders]
+    place = (own or frames)[-1]
+    return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+
+
 def run_job(
     paths: Collection[Path],
     tally: Tally,
@@ -114,7 +132,7 @@ def run_job(
     save: Callable,
     computers: Executor,
 ) -> None:
-    """``save(path, compute(path, load(path)))`` for every path, with a progress bar.
+    """``save(path, compute(path, load(path)))`` for every path, on a terminal with a progress bar.
 
     ``compute`` runs in the threads of ``computers``; ``load`` and ``save`` each run in a thread of
     their own. At most IN_FLIGHT files are in each of the three stages, so that memory is bounded.
@@ -122,7 +140,9 @@ def run_job(
     """
     start = time.perf_counter()
     rank, world = processes()
-    bar = tqdm(total=len(paths) // world, unit="picture", disable=rank > 0 or not paths)
+    # None: only on a terminal. In a log file, it would be thousands of carriage returns.
+    hidden = rank > 0 or not paths or None
+    bar = tqdm(total=len(paths) // world, unit="picture", disable=hidden)
     queue = draw(list(paths))
     loading: deque[tuple[Path, Future]] = deque()
     computing: dict[Future, Path] = {}
@@ -135,7 +155,7 @@ def run_job(
             return (future.result(),)
         except Skip:
             tally.skipped += 1
-        except Exception as error:  # Pillow may raise nearly anything on a damaged file
+        except Exception as error:
             tally.fail(path, error)
         bar.update()
         return None

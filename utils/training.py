@@ -241,7 +241,7 @@ class Trainer:
         loader.sampler.epoch = epoch
         mean, last_step = Mean(), self.epochs * len(loader)
         title = f"epoch {epoch + 1}/{self.epochs}"
-        bar = tqdm(batches(loader), title, len(loader), leave=False, disable=rank > 0)
+        bar = tqdm(batches(loader), title, len(loader), leave=False, disable=rank > 0 or None)
         for step, batch in enumerate(bar, start=epoch * len(loader)):
             if batch is None:
                 raise ValueError("none of the training pictures can be read")
