@@ -9,6 +9,7 @@ examples:
 A file is decoded with the checkpoint that made it: --model, or another .tar file in its folder.
 """
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def main(args: Namespace) -> int:
             with atomic_write(outputs[path]) as stream:
                 for notice in write_picture(picture, stream, extension):
                     tally.notice(path, notice)
-                bytes_out = stream.tell()
+                bytes_out = stream.seek(0, os.SEEK_END)  # some formats end elsewhere
         height, width = picture.shape
         tally.add(bytes_in, bytes_out, height * width)
 

@@ -62,6 +62,11 @@ def parse_args() -> Namespace:
         help="rounds of searching for symbols that cost less: smaller files of the same quality, "
         "slower encoding, equally fast decoding; only for codecs that can, such as hyperprior",
     )
+    add(
+        "--strip_metadata",
+        action="store_true",
+        help="leave out EXIF, XMP and resolution, which may say who took the picture, and where",
+    )
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact files of the same checkpoint, quality and target")
     return parser.parse_args()
@@ -95,7 +100,8 @@ def main(args: Namespace) -> int:
     encoder = Encoder(model, device)
     targets = ((name, getattr(args, name)) for name in TARGETS)
     target = next((target for target in targets if target[1] is not None), None)
-    settings = EncodingSettings(args.quality or DEFAULT_QUALITY, target, args.effort)
+    quality = args.quality or DEFAULT_QUALITY
+    settings = EncodingSettings(quality, target, args.effort, args.strip_metadata)
     encoder.check(settings)
 
     def load(path: Path) -> Picture:
@@ -117,7 +123,11 @@ def main(args: Namespace) -> int:
         with atomic_write(outputs[path]) as stream:
             stream.write(data)
         height, width = picture.shape
-        tally.add(path.stat().st_size, len(data), height * width)
+        original = path.stat().st_size
+        tally.add(original, len(data), height * width)
+        if len(data) > original:
+            tally.larger += 1
+            tally.notice(path, f"grows from {original} to {len(data)} bytes: try a lower quality")
 
     run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
     return tally.finish(compressed="bytes_out")

@@ -11,6 +11,7 @@ and memory. Any other exception, a warning, a crash, a hang or a large allocatio
 the flags that repeat it, and makes the exit code 1.
 """
 
+import io
 import signal
 import sys
 import time
@@ -78,11 +79,15 @@ class Result:
 
 
 def decode(decoder, data: bytes, max_pixels: int):
-    """The content of a file, and its picture, as decode.py reads them."""
+    """The content of a file, and its picture, as decode.py reads them. The picture is also written,
+    as TIFF: only there is EXIF taken apart."""
     from utils.bitstream import unpack
+    from utils.images import write_picture
 
     xfr = unpack(data, max_pixels)
-    return xfr, decoder.decode(xfr)
+    picture = decoder.decode(xfr)
+    write_picture(picture, io.BytesIO(), "tiff")
+    return xfr, picture
 
 
 def virtual_bytes() -> int | None:

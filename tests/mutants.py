@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
 from model.binary import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
 from model.hyperprior import HyperpriorCodec
-from utils.bitstream import ALPHA, ICC, TARGET, Xfr, pack, unpack
+from utils.bitstream import ALPHA, DPI, STREAMS, TARGET, Xfr, pack, unpack
 from utils.coding import Encoder, EncodingSettings
 from utils.images import Picture
+from utils.metadata import NO_METADATA, Metadata
 
 Rng = np.random.Generator
 
 NUMBERS = (0, 1, 2, 3, 16, 127, 128, 1000, 2**14, 2**20, 2**31 - 1, 2**31, 2**32, 2**35 - 1)
 ODD_NUMBERS = (b"\xff" * 9, b"\x80\x80\x80\x00", b"\x80", b"\xff\xff\xff\xff\xff\x01")
-TARGET_VALUES = (0, -1.0, 1e38, math.inf, -math.inf, math.nan)
+FLOATS = (0, -1.0, 1e38, math.inf, -math.inf, math.nan)
 
 
 @dataclass
@@ -73,9 +75,12 @@ def dissect(data: bytes) -> list[Field]:
     number("payload's length")
     if flags & TARGET:
         take("target", 5)
-    if flags & ICC:
-        number("profile's size")
-        stream("profile")
+    if flags & DPI and number("resolution") == 0:
+        fields[-1].data += reader.take(8)
+    for name, flag in STREAMS.items():
+        if flags & flag:
+            number(f"{name}'s size")
+            stream(name)
     if flags & ALPHA:
         stream("alpha")
     payload = len(fields)
@@ -190,12 +195,14 @@ def any_number(rng: Rng, field: Field) -> bytes:
 
 
 def edit_header(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality", "target")
-    at = pick(rng, fields, lambda field: field.name in names)
+    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality")
+    at = pick(rng, fields, lambda field: field.name in (*names, "target", "resolution"))
     size = len(fields[at].data)
     if fields[at].name == "target":
-        kind, value = int(rng.integers(6)), float(rng.choice(TARGET_VALUES))
+        kind, value = int(rng.integers(6)), float(rng.choice(FLOATS))
         fields[at].data = struct.pack(">Bf", kind, value)
+    elif fields[at].name == "resolution":
+        fields[at].data = b"\0" + struct.pack(">ff", *rng.choice([*FLOATS, 72, 300.5], 2))
     elif size == 1 and rng.random() < 0.5:
         fields[at].data = bytes([rng.choice([0, 1, 2, 3, 4, 16, 100, 101, 128, 255])])
     else:
@@ -227,7 +234,7 @@ def edit_length(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
 
 
 def is_stream(field: Field) -> bool:
-    return field.name in ("profile", "alpha", "map", "bits", "escapes", "words", "tile")
+    return field.name in (*STREAMS, "alpha", "map", "bits", "escapes", "words", "tile")
 
 
 def flip_stream(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
@@ -337,11 +344,20 @@ def coded(encoder: Encoder, pixels: np.ndarray, quality: int) -> Xfr:
     return unpack(encoder.encode(Picture(pixels), EncodingSettings(quality)))
 
 
+def description(rng: Rng) -> Metadata:
+    """A profile, EXIF with sub-directories, XMP and a resolution."""
+    exif = Image.Exif()
+    exif[0x10F], exif[0x9C9B] = "maker", rng.bytes(8)
+    exif.get_ifd(0x8769).update({0x829A: (1, 125), 0x927C: rng.bytes(40)})
+    exif.get_ifd(0x8825)[2] = (50.0, 4.5, 0.25)
+    return Metadata(rng.bytes(300), exif.tobytes()[6:], b"<x:xmpmeta/>" * 20, (72, 300.5))
+
+
 def good_files(encoder: Encoder, rng: Rng) -> list[Xfr]:
     """Pictures of several shapes and kinds, among them some of two tiles."""
     long = encoder.codec.TILE + 40
     kinds = [
-        # height, width, quality, grey, alpha, profile, target
+        # height, width, quality, grey, alpha, metadata, target
         (1, 1, 50, False, False, False, None),
         (5, 7, 90, True, False, False, None),
         (16, 16, 1, False, True, False, ("max_bytes", 1000)),
@@ -353,12 +369,12 @@ def good_files(encoder: Encoder, rng: Rng) -> list[Xfr]:
         (long, 2, 80, True, False, False, None),
     ]
     files = []
-    for height, width, quality, grey, alpha, icc, target in kinds:
+    for height, width, quality, grey, alpha, described, target in kinds:
         pixels = paint(rng, height, width)
         xfr = coded(encoder, pixels[:, :, 0] if grey else pixels, quality)
         mask = rng.integers(0, 256, (height, width)).astype(np.uint8) if alpha else None
-        profile = rng.bytes(300) if icc else None
-        files.append(replace(xfr, alpha=mask, icc=profile, target=target))
+        metadata = description(rng) if described else NO_METADATA
+        files.append(replace(xfr, alpha=mask, metadata=metadata, target=target))
     return files
 
 
@@ -394,7 +410,7 @@ class Mutants:
         first, second = (self.good[i] for i in rng.integers(0, len(self.good), 2))
         mixed = replace(first, payload=second.payload)
         if rng.random() < 0.3:
-            mixed.alpha, mixed.icc = second.alpha, second.icc
+            mixed.alpha, mixed.metadata = second.alpha, second.metadata
         if rng.random() < 0.3:
             mixed.quality = int(rng.integers(1, 101))
         if rng.random() < 0.3:

@@ -1,8 +1,10 @@
+import math
 import os
 import struct
 import sys
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bytestream import lzma_compress, pack_chunk, pack_number
-from utils.bitstream import ALPHA, ICC, MAX_ICC, TARGET, Xfr, pack, unpack
+from utils.bitstream import ALPHA, DPI, EXIF, ICC, MAX_STREAM, TARGET, XMP, Xfr, pack, unpack
 from utils.coding import Encoder, EncodingSettings
+from utils.metadata import Metadata
 
 PLAIN = Xfr(1, 0x0123456789ABCDEF, 768, 512, False, 50, bytes(range(256)) * 100)
 SMALL = Xfr(
-    2, 2**63, 3, 2, True, 7, b"payload", np.arange(6, dtype=np.uint8).reshape(2, 3), b"profile",
-    ("target_bpp", 0.25),
+    2, 2**63, 3, 2, True, 7, b"payload", np.arange(6, dtype=np.uint8).reshape(2, 3),
+    Metadata(b"profile", b"exif", b"xmp", (300, 72.5)), ("target_bpp", 0.25),
 )  # fmt: skip
 
 
@@ -50,6 +53,10 @@ def files(draw) -> Xfr:
     if draw(st.booleans()):
         data = draw(st.binary(min_size=width * height, max_size=width * height))
         alpha = np.frombuffer(data, np.uint8).reshape(height, width)
+    streams = [draw(st.none() | st.binary(max_size=300)) for _ in range(3)]
+    inches = st.floats(2.0**-100, 2.0**100, width=32)
+    dpi = st.tuples(inches, inches) | st.integers(1, 10**9).map(lambda dpi: (np.float32(dpi),) * 2)
+    metadata = Metadata(*streams, draw(st.none() | dpi))
     names = st.sampled_from(["target_bpp", "max_bytes", "target_psnr"])
     return Xfr(
         draw(st.integers(0, 255)),
@@ -60,7 +67,7 @@ def files(draw) -> Xfr:
         draw(st.integers(1, 100)),
         draw(st.binary(max_size=300)),
         alpha,
-        draw(st.none() | st.binary(max_size=300)),
+        metadata,
         draw(st.none() | st.tuples(names, st.floats(0, 2.0**100, width=32))),
     )
 
@@ -81,6 +88,11 @@ def test_every_size_comes_back(width, height):
 
 def test_an_ordinary_picture_has_at_most_32_bytes_around_its_payload():
     assert len(pack(PLAIN)) - len(PLAIN.payload) <= 32
+
+
+def test_a_common_resolution_takes_a_byte():
+    described = replace(PLAIN, metadata=Metadata(dpi=(72, 72)))
+    assert len(pack(described)) == len(pack(PLAIN)) + 1
 
 
 def test_every_truncation_is_refused():
@@ -140,7 +152,7 @@ def test_a_wrong_crc_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flags": 16}, "unknown flags"),
+        ({"flags": 128}, "unknown flags"),
         ({"quality": 0}, "quality 0"),
         ({"quality": 101}, "quality 101"),
         ({"width": 0}, "a picture of 0x5 pixels"),
@@ -148,9 +160,26 @@ def test_a_wrong_crc_is_named():
         ({"flags": TARGET, "rest": struct.pack(">Bf", 4, 1)}, "unknown target 4"),
         (
             {"flags": ICC, "rest": pack_number(2**30) + stream_of(b"")},
-            "of 1073741824 bytes",
+            "1073741824 bytes of colour profile",
         ),
-        ({"flags": ICC, "rest": pack_number(4) + pack_chunk(b"\xff" * 3)}, "damaged ICC profile"),
+        (
+            {"flags": ICC, "rest": pack_number(4) + pack_chunk(b"\xff" * 3)},
+            "damaged colour profile",
+        ),
+        ({"flags": EXIF, "rest": pack_number(2**25) + stream_of(b"")}, "33554432 bytes of EXIF"),
+        ({"flags": XMP, "rest": pack_number(4) + pack_chunk(b"\xff" * 3)}, "damaged XMP"),
+        (
+            {"flags": DPI, "rest": b"\0" + struct.pack(">ff", 72, 0)},
+            "a resolution of 72 by 0 pixels",
+        ),
+        (
+            {"flags": DPI, "rest": b"\0" + struct.pack(">ff", math.nan, 72)},
+            "a resolution of nan by 72",
+        ),
+        (
+            {"flags": DPI, "rest": b"\0" + struct.pack(">ff", math.inf, 72)},
+            "a resolution of inf by 72",
+        ),
         ({"flags": ALPHA, "rest": pack_chunk(b"\xff" * 3)}, "damaged alpha channel"),
     ],
 )
@@ -166,13 +195,16 @@ def test_alpha_of_another_size_than_the_picture_is_refused(size):
 
 
 @pytest.mark.parametrize("size", [0, 24, 26])
-def test_a_profile_of_another_size_than_declared_is_refused(size):
-    with pytest.raises(ValueError, match="damaged ICC profile"):
-        unpack(handmade(flags=ICC, rest=pack_number(25) + stream_of(bytes(size))))
+@pytest.mark.parametrize(("flags", "name"), [(ICC, "colour profile"), (EXIF, "EXIF"), (XMP, "XMP")])
+def test_metadata_of_another_size_than_declared_are_refused(size, flags, name):
+    with pytest.raises(ValueError, match=f"damaged {name}"):
+        unpack(handmade(flags=flags, rest=pack_number(25) + stream_of(bytes(size))))
 
 
 @pytest.mark.parametrize(
-    ("flags", "head"), [(ALPHA, b""), (ICC, pack_number(25))], ids=["alpha", "profile"]
+    ("flags", "head"),
+    [(ALPHA, b""), *((flag, pack_number(25)) for flag in (ICC, EXIF, XMP))],
+    ids=["alpha", "profile", "exif", "xmp"],
 )
 def test_a_stream_that_holds_more_than_declared_is_not_unpacked(peak, flags, head):
     bomb = handmade(flags=flags, rest=head + stream_of(bytes(1 << 24)))
@@ -204,14 +236,23 @@ def test_an_absurd_length_is_refused_before_anything_is_allocated(peak):
 
 def test_a_large_profile_comes_back():
     profile = np.random.default_rng(0).bytes(2 << 20)
-    assert unpack(pack(Xfr(1, 0, 5, 5, False, 50, b"", icc=profile))).icc == profile
+    assert (
+        unpack(pack(Xfr(1, 0, 5, 5, False, 50, b"", metadata=Metadata(icc=profile)))).metadata.icc
+        == profile
+    )
 
 
-def test_a_profile_that_unpack_would_refuse_is_not_packed():
-    profile = bytes(MAX_ICC + 1)
-    with pytest.raises(ValueError, match=f"an ICC profile of {MAX_ICC + 1} bytes is longer than"):
-        pack(Xfr(1, 0, 5, 5, False, 50, b"", icc=profile))
-    assert unpack(pack(Xfr(1, 0, 5, 5, False, 50, b"", icc=profile[1:]))).icc == profile[1:]
+@pytest.mark.parametrize(
+    ("name", "message"), [("icc", "its colour profile"), ("exif", "its EXIF"), ("xmp", "its XMP")]
+)
+def test_metadata_that_unpack_would_refuse_are_not_packed(name, message):
+    def described(data: bytes) -> Xfr:
+        return Xfr(1, 0, 5, 5, False, 50, b"", metadata=Metadata(**{name: data}))
+
+    data = bytes(MAX_STREAM + 1)
+    with pytest.raises(ValueError, match=f"{message} has {MAX_STREAM + 1} bytes, more than"):
+        pack(described(data))
+    assert getattr(unpack(pack(described(data[1:]))).metadata, name) == data[1:]
 
 
 @pytest.fixture

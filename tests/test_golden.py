@@ -29,7 +29,7 @@ def test_a_file_of_version_1_decodes_to_the_same_latent_and_picture(arch):
     xfr = unpack((GOLDEN / f"{arch}.xfr").read_bytes())
     decoder = Decoder(GOLDEN / f"{arch}.tar")
     assert xfr.shape == (70, 90) and xfr.quality == 80 and not xfr.grey and xfr.target is None
-    assert xfr.icc[16:20] == b"RGB " and xfr.alpha.shape == xfr.shape
+    assert xfr.metadata.icc[16:20] == b"RGB " and xfr.alpha.shape == xfr.shape
 
     codec = decoder.codec(xfr.fingerprint)
     latent = full_latent(codec, xfr.payload, *xfr.shape, xfr.quality)

@@ -22,7 +22,7 @@ from helpers import (
     torchrun,
     torchrun_command,
 )
-from PIL import Image
+from PIL import Image, ImageCms
 
 from model.limits import DEFAULT_QUALITY
 from utils.bitstream import unpack
@@ -30,6 +30,7 @@ from utils.checkpoints import fingerprint, load_checkpoint
 from utils.images import read_picture
 from utils.metrics import psnr
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SCRIPTS = ("train", "encode", "decode", "test")
 COLUMNS = [
     "file", "width", "height", "original_bytes", "compressed_bytes", "compression_ratio", "bpp",
@@ -239,13 +240,59 @@ def test_grey_stays_grey(script, project):
 
 
 def test_the_profile_comes_back(script, project):
-    from PIL import ImageCms
-
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=profile)
+    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=SRGB)
     script("encode")
     script("decode", "--file_format", "png")
-    assert Image.open("out/reconstructed/photo.png").info["icc_profile"] == profile
+    assert Image.open("out/reconstructed/photo.png").info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tiff"])
+def test_exif_xmp_and_resolution_come_back_unless_they_are_stripped(script, project, extension):
+    exif, xmp = Image.Exif(), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    exif[0x8298] = "Someone"
+    options = {"exif": exif, "xmp": xmp, "dpi": (300, 300), "icc_profile": SRGB}
+    Path("out/original/photo.png").unlink()
+    Image.fromarray(colour(48, 70)).save("out/original/photo.jpg", **options)
+
+    def found() -> tuple:
+        script("decode", "--file_format", extension)
+        path = Path(f"out/reconstructed/photo.{extension}")
+        metadata = read_picture(path).metadata
+        with Image.open(path) as image:
+            return image.getexif().get(0x8298), metadata.xmp, metadata.dpi, metadata.icc
+
+    script("encode")
+    whole = Path("out/compressed/photo.xfr").stat().st_size
+    dpi = None if extension == "webp" else pytest.approx((300, 300), abs=0.01)
+    assert found() == ("Someone", xmp, dpi, SRGB)
+    assert "1 encoded" in script("encode", "--strip_metadata", "--skip_existing").out
+    assert Path("out/compressed/photo.xfr").stat().st_size < whole - 50
+    assert found() == (None, None, None, SRGB)
+    assert "1 skipped" in script("encode", "--strip_metadata", "--skip_existing").out
+
+
+def test_what_bmp_cannot_hold_is_noted(script, project):
+    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=SRGB)
+    script("encode")
+    assert "photo.xfr: bmp cannot hold its colour profile: dropped" in script("decode").err
+
+
+def test_a_result_that_is_larger_than_the_original_is_noted_and_counted(script, project):
+    for index in range(3):
+        Path(f"out/original/dot{index}.ppm").write_bytes(b"P6 1 1 255 abc")
+    result = script("encode")
+    size = Path("out/compressed/dot0.xfr").stat().st_size
+    assert result.code == 0 and result.out.strip().endswith(", 3 larger than the original")
+    assert f"dot0.ppm: grows from 14 to {size} bytes: try a lower quality" in result.err
+    assert "larger" not in script("encode", "--image_folder", "out/original/photo.png").out
+
+
+@pytest.mark.parametrize("extension", ["bmp", "tiff", "gif"])
+def test_the_bytes_that_are_reported_are_those_of_the_files(script, project, extension):
+    script("encode")
+    result = script("decode", "--file_format", extension)
+    size = Path(f"out/reconstructed/photo.{extension}").stat().st_size
+    assert result.code == 0 and f"bytes in, {size:,} out, " in result.out
 
 
 # Files that cannot be done

@@ -5,11 +5,13 @@
     1      version, 1
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
-    1      flags: 1 grey, 2 alpha, 4 ICC profile, 8 target
+    1      flags: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP, 64 resolution
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
-    n      ICC profile, if flagged: its length, that of its lzma stream, the stream
+    n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
+           whole; else 0, and both as float32 big-endian
+    n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
     n      alpha, if flagged: the length of its lzma stream, the stream of width x height bytes
     n      payload, which the codec defines
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
@@ -27,12 +29,14 @@ import numpy as np
 from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_chunk, pack_number
 from model.limits import MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from utils.images import check_shape
+from utils.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
-GREY, ALPHA, ICC, TARGET = 1, 2, 4, 8
+GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI = (1 << bit for bit in range(7))
+STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")
 LZMA_PRESET = 6
-MAX_ICC = 1 << 24  # bytes
+MAX_STREAM = 1 << 24  # bytes of a profile, EXIF or XMP
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Xfr:
     quality: int
     payload: bytes
     alpha: np.ndarray | None = None
-    icc: bytes | None = None
+    metadata: Metadata = NO_METADATA
     target: tuple[str, float] | None = None
 
     @property
@@ -61,24 +65,31 @@ class Xfr:
 
 
 def pack(xfr: Xfr) -> bytes:
-    """The bytes of the file. ValueError if the ICC profile is too long.
+    """The bytes of the file. ValueError if the colour profile, EXIF or XMP is too long.
 
     >>> data = pack(Xfr(1, 2**64 - 1, 768, 512, False, 50, b"payload"))
     >>> len(data) - len(b"payload"), unpack(data).width
     (24, 768)
     """
-    if xfr.icc is not None and len(xfr.icc) > MAX_ICC:
-        raise ValueError(f"an ICC profile of {len(xfr.icc)} bytes is longer than {MAX_ICC}")
-    flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None)
-    flags |= ICC * (xfr.icc is not None) | TARGET * (xfr.target is not None)
+    streams = {name: getattr(xfr.metadata, name) for name in STREAMS}
+    streams = {name: stream for name, stream in streams.items() if stream is not None}
+    for name, stream in streams.items():
+        if len(stream) > MAX_STREAM:
+            raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
+    flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
+    flags |= sum(STREAMS[name] for name in streams) | DPI * (xfr.metadata.dpi is not None)
     out = bytearray(MAGIC)
     out += struct.pack(">BBQBB", VERSION, xfr.arch, xfr.fingerprint, flags, xfr.quality)
     out += pack_number(xfr.width) + pack_number(xfr.height) + pack_number(len(xfr.payload))
     if xfr.target is not None:
         name, value = xfr.target
         out += struct.pack(">Bf", TARGETS.index(name) + 1, value)
-    if xfr.icc is not None:
-        out += pack_number(len(xfr.icc)) + pack_chunk(lzma_compress(xfr.icc, preset=LZMA_PRESET))
+    if xfr.metadata.dpi is not None:
+        across, down = xfr.metadata.dpi
+        simple = across == down == int(across) < 2**24
+        out += pack_number(int(across)) if simple else b"\0" + struct.pack(">ff", across, down)
+    for stream in streams.values():
+        out += pack_number(len(stream)) + pack_chunk(lzma_compress(stream, preset=LZMA_PRESET))
     if xfr.alpha is not None:
         out += pack_chunk(lzma_compress(xfr.alpha.tobytes(), preset=LZMA_PRESET))
     out += xfr.payload
@@ -101,15 +112,18 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     arch, fingerprint, flags, quality = reader.unpack(">BQBB")
     width, height, payload_length = reader.number(), reader.number(), reader.number()
     target = reader.unpack(">Bf") if flags & TARGET else None
-    icc_size = reader.number() if flags & ICC else 0
-    icc = reader.chunk() if flags & ICC else None
+    dpi = (reader.number(),) * 2 if flags & DPI else None
+    if dpi == (0, 0):
+        dpi = reader.unpack(">ff")
+    flagged = [name for name, flag in STREAMS.items() if flags & flag]
+    streams = {name: (reader.number(), reader.chunk()) for name in flagged}
     alpha = reader.chunk() if flags & ALPHA else None
     payload = reader.take(payload_length)
     (crc,) = reader.unpack(">I")
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    if flags & ~(GREY | ALPHA | ICC | TARGET):
+    if flags & ~(GREY | ALPHA | TARGET | DPI | sum(STREAMS.values())):
         raise ValueError(f"damaged file: unknown flags {flags:#x}")
     if not MIN_QUALITY <= quality <= MAX_QUALITY:
         raise ValueError(f"damaged file: quality {quality} is out of range")
@@ -120,13 +134,14 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         if not 1 <= target[0] <= len(TARGETS):
             raise ValueError(f"damaged file: unknown target {target[0]}")
         target = (TARGETS[target[0] - 1], target[1])
-    if icc is not None:
-        if icc_size > MAX_ICC:
-            raise ValueError(f"damaged file: an ICC profile of {icc_size} bytes")
-        icc = lzma_decompress(icc, icc_size, "ICC profile")
+    if dpi is not None and not is_resolution(dpi):
+        raise ValueError(f"damaged file: a resolution of {dpi[0]:g} by {dpi[1]:g} pixels per inch")
+    for name, (size, stream) in streams.items():
+        if size > MAX_STREAM:
+            raise ValueError(f"damaged file: {size} bytes of {LABELS[name]}")
+        streams[name] = lzma_decompress(stream, size, LABELS[name])
     if alpha is not None:
         alpha = np.frombuffer(lzma_decompress(alpha, width * height, "alpha channel"), np.uint8)
         alpha = alpha.reshape(height, width)
-    return Xfr(
-        arch, fingerprint, width, height, bool(flags & GREY), quality, payload, alpha, icc, target
-    )
+    header = arch, fingerprint, width, height, bool(flags & GREY), quality
+    return Xfr(*header, payload, alpha, Metadata(**streams, dpi=dpi), target)

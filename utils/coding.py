@@ -25,14 +25,19 @@ from utils.metrics import psnr
 class EncodingSettings:
     """How to encode. ``target``, one of bitstream.TARGETS and its value, replaces ``quality``: the
     highest quality within a size (target_bpp, max_bytes), or the lowest that reaches a PSNR in dB
-    (target_psnr). ``effort``: rounds of refinement, for a codec that REFINES."""
+    (target_psnr). ``effort``: rounds of refinement, for a codec that REFINES. ``strip_metadata``:
+    leave out EXIF, XMP and resolution."""
 
     quality: int = DEFAULT_QUALITY
     target: tuple[str, float] | None = None
     effort: int = 0
+    strip_metadata: bool = False
 
     def match(self, xfr: Xfr) -> bool:
-        """Whether a file was encoded with these settings, as far as it tells: not the effort."""
+        """Whether a file was encoded with these settings, as far as it tells: not the effort, nor
+        whether there were metadata to strip."""
+        if self.strip_metadata and xfr.metadata != xfr.metadata.stripped():
+            return False
         if self.target is None or xfr.target is None:
             return self.target == xfr.target and self.quality == xfr.quality
         (name, value), (stored_name, stored_value) = self.target, xfr.target
@@ -57,6 +62,7 @@ class Encoder:
         """The bytes of the .xfr file. ValueError if no quality meets the target."""
         height, width = picture.shape
         grey = picture.pixels.ndim == 2
+        metadata = picture.metadata.stripped() if settings.strip_metadata else picture.metadata
 
         @cache  # a search returns a quality that it has tried
         def payload(quality: int) -> bytes:
@@ -68,7 +74,7 @@ class Encoder:
 
         def file(quality: int) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
-            extras = picture.alpha, picture.icc, settings.target
+            extras = picture.alpha, metadata, settings.target
             return pack(Xfr(*header, payload(quality), *extras))
 
         def decoded_psnr(quality: int) -> float:
@@ -133,7 +139,7 @@ class Decoder:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
         with fast_precision(self.device) if self.fast else nullcontext():
             rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.icc)
+        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
 
     def codec(self, wanted: int) -> Codec:
         """The codec of the checkpoint with the fingerprint ``wanted``; ValueError if there is none.

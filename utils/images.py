@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -11,10 +12,12 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from model.limits import MAX_PIXELS
+from utils.metadata import LABELS, NO_METADATA, Metadata, read_metadata, save_options
 
 STRIP = 512  # rows that are copied from Pillow at a time
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damaged EXIF
 # Pillow allocates memory in blocks. Those of large pictures are made so large that malloc returns
 # them to the system when they are freed, instead of keeping them (see utils/devices.py).
 Image.core.set_block_size(2**26)
@@ -26,6 +29,8 @@ SAVE_OPTIONS = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"optimize": False},
 }
+# What shows what a format can hold: all shades of grey and of transparency.
+PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for _ in "LA"))
 ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 
 
@@ -34,13 +39,12 @@ class Picture:
     """A picture in memory.
 
     ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``: uint8 [H, W] or None.
-    ``icc``: the ICC profile of the pixels, or None. ``notices``: what was lost when it was read,
-    for the user.
+    ``notices``: what was lost when it was read, for the user.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
-    icc: bytes | None = None
+    metadata: Metadata = NO_METADATA
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -57,13 +61,16 @@ class Picture:
 
 
 def to_picture(
-    rgb: np.ndarray, grey: bool, alpha: np.ndarray | None = None, icc: bytes | None = None
+    rgb: np.ndarray,
+    grey: bool,
+    alpha: np.ndarray | None = None,
+    metadata: Metadata = NO_METADATA,
 ) -> Picture:
     """A decoded uint8 array [H, W, 3] as a picture that is grey if the original was."""
     if grey:
         # The channels have independent errors: their mean is closer to the original than each is.
         rgb = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
-    return Picture(rgb.astype(np.uint8, copy=False), alpha, icc)
+    return Picture(rgb.astype(np.uint8, copy=False), alpha, metadata)
 
 
 def normalize_extension(extension: str) -> str:
@@ -82,10 +89,16 @@ def readable_extensions() -> set[str]:
 
 
 def writable_format(extension: str) -> str:
-    """Pillow's name of the format with this extension; ValueError if it cannot write it."""
+    """Pillow's name of the format with this extension; ValueError if it cannot write it, or cannot
+    read pictures of any size back from it."""
     wanted = normalize_extension(extension)
     for registered, name in Image.registered_extensions().items():
         if normalize_extension(registered) == wanted and name in Image.SAVE:
+            if not keeps_size(name):
+                raise ValueError(
+                    f"Pillow cannot write pictures of any size as {wanted} and read them back: "
+                    "choose another format, such as png"
+                )
             return name
     raise ValueError(f"Pillow cannot write files with the extension '{wanted}'")
 
@@ -117,10 +130,10 @@ def read_any(path: Path, max_pixels: int) -> Picture:
             image.seek(0)
         if is_16_bit(image):
             notices.append("16 bits per channel are reduced to 8")
-        image.load()
+        metadata = read_metadata(image, notices)
         check_shape(image.height, image.width, max_pixels)
         ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy every picture
-        icc = image.info.get("icc_profile")
+        icc = metadata.icc
         if image.mode in ("CMYK", "LAB"):
             notices.append(f"{image.mode} is converted to sRGB")
             icc = None
@@ -132,7 +145,7 @@ def read_any(path: Path, max_pixels: int) -> Picture:
     if icc is not None and not fits(icc, image.mode):
         notices.append("its colour profile does not fit its pixels: dropped")
         icc = None
-    return Picture(pixels_of(image), alpha, icc, notices)
+    return Picture(pixels_of(image), alpha, replace(metadata, icc=icc), notices)
 
 
 def fits(icc: bytes, mode: str) -> bool:
@@ -227,7 +240,7 @@ def write_picture(picture: Picture, stream: BinaryIO, extension: str) -> list[st
     Returns notices of what the format cannot hold, for the user. Raises ValueError if Pillow cannot
     write the format, OSError if it cannot write this picture in it.
     """
-    name = writable_format(extension)
+    name, extension = writable_format(extension), normalize_extension(extension)
     notices = []
     image = Image.fromarray(picture.pixels)
     if picture.alpha is not None:
@@ -235,14 +248,20 @@ def write_picture(picture: Picture, stream: BinaryIO, extension: str) -> list[st
             image = image.convert("RGB") if not keeps_mode(name, "LA") else image
             image.putalpha(Image.fromarray(picture.alpha))
         else:
-            notices.append(f"{normalize_extension(extension)} has no alpha channel: dropped")
+            notices.append(f"{extension} has no alpha channel: dropped")
     if not keeps_mode(name, image.mode):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    options = dict(SAVE_OPTIONS.get(name, {}))
-    if picture.icc is not None and fits(picture.icc, image.mode):
-        options["icc_profile"] = picture.icc
-    elif picture.icc is not None:
-        notices.append(f"{normalize_extension(extension)} has no grey: its profile is dropped")
+    if image.mode == "RGB" and not keeps_mode(name, "RGB"):
+        notices.append(f"{extension} has no more than 256 colours: reduced")
+    kept = {}
+    for kind, value in asdict(picture.metadata).items():
+        if kind == "icc" and value is not None and not fits(value, image.mode):
+            notices.append(f"{extension} has no grey: its profile is dropped")
+        elif value is not None and keeps_metadata(name, image.mode, kind, value):
+            kept[kind] = value
+        elif value is not None:
+            notices.append(f"{extension} cannot hold its {LABELS[kind]}: dropped")
+    options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**kept))
     image.save(ThroughPython(stream), format=name, **options)
     return notices
 
@@ -273,9 +292,18 @@ def round_trip(name: str, probe: Image.Image, **options) -> Image.Image | None:
 
 
 @cache
+def keeps_size(name: str) -> bool:
+    """Whether a picture that is written in a format is read back in the same size. Icons are not,
+    nor is what Pillow only writes, such as PDF."""
+    probe = Image.new("RGB", (300, 200))
+    read = round_trip(name, probe)
+    return read is not None and read.size == probe.size
+
+
+@cache
 def keeps_mode(name: str, mode: str) -> bool:
     """Whether a picture that is written in a format is read back in the same mode."""
-    read = round_trip(name, Image.new(mode, (16, 16)))
+    read = round_trip(name, PROBE.convert(mode))
     return read is not None and read.mode == mode
 
 
@@ -284,3 +312,17 @@ def keeps_alpha(name: str) -> bool:
     """Whether a half-transparent picture is read back half-transparent."""
     read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))
     return read is not None and read.mode == "RGBA" and read.getpixel((8, 8))[3] == 100
+
+
+def keeps_metadata(name: str, mode: str, kind: str, value: bytes | tuple[float, float]) -> bool:
+    """Whether a picture of ``mode`` with this metadata is read back with it. Asked for every value:
+    a format may have room for short ones alone."""
+    with suppress(Exception):  # Pillow may raise nearly anything on odd metadata
+        options = save_options(name, Metadata(**{kind: value}))
+        read = round_trip(name, PROBE.convert(mode), **options)
+        found = getattr(read_metadata(read, []), kind)
+        if kind == "dpi":
+            return all(abs(a - b) < 1 for a, b in zip(found, value))  # JPEG rounds it
+        # TIFF files hold EXIF as tags of their own, in another order.
+        return found == value or (kind == "exif" and found is not None)
+    return False

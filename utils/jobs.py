@@ -33,6 +33,7 @@ class Tally:
     bytes_in: int = 0
     bytes_out: int = 0
     pixels: int = 0
+    larger: int = 0  # .xfr files that are larger than their pictures
     notices: set[str] = field(default_factory=set)
     seconds: float = 0.0  # that the job took
 
@@ -76,7 +77,7 @@ class Tally:
         With several processes, rank 0 prints it once all are done, and all of them return 0, since
         torchrun would take any other code for a crash, stop the rest and print a long traceback.
         """
-        counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels")
+        counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger")
         gathered = gather("tally", [getattr(self, name) for name in counts])
         if not gathered:
             return 0
@@ -96,11 +97,12 @@ class Tally:
         if not self.done:
             return ", ".join(counts)
         other = self.bytes_in + self.bytes_out - compressed
+        larger = f", {self.larger} larger than the original" if self.larger else ""
         ratio = f"ratio {other / compressed:.2f}, " if other else ""
         return (
             f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
             f"{8 * compressed / self.pixels:.3f} bpp, "
-            f"{self.seconds / self.done:.2f} s per picture"
+            f"{self.seconds / self.done:.2f} s per picture{larger}"
         )
 
 

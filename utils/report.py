@@ -81,7 +81,7 @@ def views(original: Path, reconstructed: Path, max_pixels: int) -> dict[str, str
     if before.alpha is not None:
         notes.append("Shown and scored without its transparency.")
     # The original's for both: not every format of reconstructions can hold a profile.
-    profile = before.icc if before.pixels.ndim == 3 else None
+    profile = before.metadata.icc if before.pixels.ndim == 3 else None
     return {
         "original": data_uri(images[0].resize(size, Image.Resampling.LANCZOS), profile),
         "reconstruction": data_uri(images[1].resize(size, Image.Resampling.LANCZOS), profile),

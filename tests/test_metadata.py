@@ -1,0 +1,252 @@
+"""EXIF, XMP and resolution: what is kept, where it is written, and what a hostile one can do."""
+
+import io
+import struct
+
+import pytest
+from helpers import colour, grey
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, PngImagePlugin
+
+from utils.images import Picture, read_picture, write_picture
+from utils.metadata import Metadata, is_well_formed, upright
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file"),
+]
+XMP = b"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+MAKER_NOTE = b"Maker\0" + bytes(range(100))
+WHOLE_EXIF = ("jpg", "png", "webp", "avif")
+HOLDS = {
+    "bmp": {"dpi"}, "gif": set(), "jp2": set(), "ppm": set(),
+    "webp": {"icc", "exif", "xmp"}, "avif": {"icc", "exif", "xmp"},
+    **dict.fromkeys(("jpg", "png", "tiff"), {"icc", "exif", "xmp", "dpi"}),
+}  # fmt: skip
+LABELS = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+
+
+def exif_bytes(orientation: int | None = None) -> bytes:
+    """EXIF as a camera writes it, with a maker's note and a place."""
+    exif = Image.Exif()
+    exif[0x10F], exif[0x8298] = "A maker", "Someone"
+    exif.get_ifd(0x8769).update({0x9003: "2020:02:02 02:02:02", 0x927C: MAKER_NOTE})
+    exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 0.5)})
+    if orientation:
+        exif[0x112] = orientation
+    return exif.tobytes()[6:]
+
+
+def with_thumbnail(exif: bytes, thumbnail: bytes, tags=(0x201, 0x202), offset=None) -> bytes:
+    """``exif``, big-endian or not, with a second directory and a thumbnail behind everything."""
+    order = "<" if exif.startswith(b"II") else ">"
+    (first,) = struct.unpack_from(order + "I", exif, 4)
+    (count,) = struct.unpack_from(order + "H", exif, first)
+    out = bytearray(exif)
+    struct.pack_into(order + "I", out, first + 2 + 12 * count, len(exif))
+    start = len(exif) + 30 if offset is None else offset
+    entries = ((tag, 4, 1, value) for tag, value in zip(tags, (start, len(thumbnail))))
+    out += struct.pack(order + "H", 2)
+    out += b"".join(struct.pack(order + "HHII", *entry) for entry in entries)
+    return bytes(out + bytes(4) + thumbnail)
+
+
+def parsed(exif: bytes) -> dict:
+    """All tags of the first directory, the camera's and the place's, as Pillow reads them."""
+    read = Image.Exif()
+    read.load(exif)
+    # In TIFF files of Pillow, the offsets of sub-directories are tags like any other.
+    main = {tag: value for tag, value in read.items() if tag not in (0x8769, 0x8825)}
+    return main | {"exif": dict(read.get_ifd(0x8769)), "gps": dict(read.get_ifd(0x8825))}
+
+
+@pytest.fixture
+def reread(tmp_path):
+    """Save a Pillow image and read it as a Picture."""
+
+    def run(extension: str, image: Image.Image | None = None, **options) -> Picture:
+        image = image or Image.fromarray(colour(20, 30))
+        image.save(tmp_path / f"picture.{extension}", **options)
+        return read_picture(tmp_path / f"picture.{extension}")
+
+    return run
+
+
+def written(picture: Picture, extension: str) -> tuple[bytes, list[str]]:
+    stream = io.BytesIO()
+    notices = write_picture(picture, stream, extension)
+    return stream.getvalue(), notices
+
+
+# Reading
+
+
+@pytest.mark.parametrize("extension", WHOLE_EXIF)
+def test_exif_is_read_byte_for_byte(reread, extension):
+    exif = exif_bytes()
+    for prefix in (b"Exif\0\0", b"Exif\0\0Exif\0\0") if extension == "jpg" else (b"Exif\0\0",):
+        assert reread(extension, exif=prefix + exif).metadata.exif == exif
+
+
+def test_exif_of_a_tiff_file_is_read_without_how_it_stores_its_pixels(reread):
+    picture = reread("tiff", exif=b"Exif\0\0" + exif_bytes())
+    assert parsed(picture.metadata.exif) == parsed(exif_bytes())
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tiff"])
+def test_the_orientation_is_applied_once(reread, extension):
+    picture = reread(extension, exif=b"Exif\0\0" + exif_bytes(6))
+    assert picture.shape == (30, 20)
+    assert parsed(picture.metadata.exif).get(0x112, 1) == 1
+    for target in HOLDS:
+        data, _ = written(picture, target)
+        again = reread(target, Image.open(io.BytesIO(data)))
+        assert again.shape == (30, 20)
+
+
+def test_an_orientation_that_only_xmp_knows_is_applied_once(reread):
+    for attribute in (b"tiff:Orientation='6'", b'tiff:Orientation="6"'):
+        xmp = XMP.replace(b"xmpmeta ", b"xmpmeta " + attribute + b" ")
+        metadata = reread("jpg", xmp=xmp).metadata
+        assert metadata.xmp == xmp.replace(attribute, attribute.replace(b"6", b"1"))
+    element = XMP.replace(b"/>", b"><tiff:Orientation>8</tiff:Orientation></x:xmpmeta>")
+    picture = reread("webp", xmp=element)
+    assert picture.shape == (30, 20) and b"Orientation>1</" in picture.metadata.xmp
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tiff"])
+def test_xmp_is_read_byte_for_byte(reread, extension):
+    options = {"xmp": XMP}
+    if extension == "png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+    if extension == "tiff":
+        options["tiffinfo"] = {700: XMP}
+    assert reread(extension, **options).metadata.xmp == XMP
+
+
+@pytest.mark.parametrize(
+    ("extension", "expected"), [("jpg", 300), ("png", 299.9994), ("tiff", 300), ("bmp", 299.9992)]
+)
+def test_the_resolution_is_read(reread, extension, expected):
+    assert reread(extension, dpi=(300, 72)).metadata.dpi[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (72, 0)])
+def test_a_resolution_of_nothing_is_none(reread, dpi):
+    assert reread("bmp", dpi=dpi).metadata.dpi is None
+
+
+@pytest.mark.parametrize("exif", [b"II*\0", b"II*\0\xff\0\0\0", b"no EXIF", b"II*\0\x08\0\0\0\xff"])
+def test_damaged_exif_is_dropped_with_a_notice(reread, exif):
+    picture = reread("png", exif=b"Exif\0\0" + exif)
+    assert picture.metadata.exif is None and picture.notices == ["its EXIF is damaged: dropped"]
+
+
+def test_a_picture_without_metadata_has_none(reread):
+    for extension in ("png", "jpg", "webp", "tiff", "ppm"):
+        assert reread(extension).metadata == Metadata()
+
+
+# EXIF
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("tags", [(0x201, 0x202), (0x111, 0x117)], ids=["jpeg", "pixels"])
+def test_the_thumbnail_is_dropped_and_all_else_stays_where_it_is(order, tags):
+    exif = exif_bytes()
+    if order == "MM":  # one value of each kind, at the offsets that it says
+        exif = struct.pack(">2sHIHHHII4x", b"MM", 42, 8, 1, 0x10F, 2, 8, 26) + b"A maker\0"
+    found = upright(with_thumbnail(exif, b"\xff\xd8" + b"thumb" * 1000, tags))
+    assert len(found) == len(exif) + 30 and b"thumb" not in found
+    assert found[: len(exif)] == exif
+    assert parsed(found) == parsed(exif)
+
+
+@pytest.mark.parametrize("offset", [0, 8, 10**6, 2**32 - 1])
+def test_a_thumbnail_at_an_impossible_place_wipes_nothing(offset):
+    exif = exif_bytes()
+    found = upright(with_thumbnail(exif, b"thumbnail", offset=offset))
+    assert found[: len(exif)] == exif
+
+
+def test_only_the_orientation_changes_in_exif_that_was_turned():
+    before, after = exif_bytes(8), upright(exif_bytes(8))
+    assert parsed(after) == parsed(before) | {0x112: 1}
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+def test_exif_whose_tags_share_a_value_is_not_well_formed():
+    """Each of 1000 tags claims the same 10,000 bytes: Pillow would copy them 1000 times."""
+    shared = b"".join(struct.pack("<HHII", 0xA000 + i, 7, 10_000, 8) for i in range(1000))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1000) + shared + bytes(4)
+    assert is_well_formed(exif_bytes()) and is_well_formed(upright(exif_bytes(3)))
+    assert not is_well_formed(exif)
+    assert not is_well_formed(exif_bytes()[:-20])
+    same_tag = exif.replace(struct.pack("<H", 0xA001), struct.pack("<H", 0xA000))
+    assert not is_well_formed(same_tag)
+
+
+# Writing
+
+
+def full(pixels) -> Picture:
+    return Picture(pixels, metadata=Metadata(SRGB, exif_bytes(), XMP, (300, 150)))
+
+
+@pytest.mark.parametrize("extension", HOLDS)
+def test_all_that_a_format_has_a_place_for_is_written_and_the_rest_is_noted(tmp_path, extension):
+    data, notices = written(full(colour(20, 30)), extension)
+    (tmp_path / "picture").write_bytes(data)
+    found = read_picture(tmp_path / "picture").metadata
+    held = HOLDS[extension]
+    assert {name for name in LABELS if getattr(found, name) is not None} == held
+    expected = [
+        f"{extension} cannot hold its {LABELS[k]}: dropped" for k in LABELS if k not in held
+    ]
+    assert [notice for notice in notices if "dropped" in notice] == expected
+    if "exif" in held:
+        assert parsed(found.exif) == parsed(exif_bytes())
+        assert found.exif == exif_bytes() or extension == "tiff"
+    assert found.xmp in (None, XMP) and found.icc in (None, SRGB)
+    assert found.dpi is None or found.dpi == pytest.approx((300, 150), abs=0.02)
+
+
+def test_what_is_too_long_for_a_format_is_dropped_with_a_notice():
+    long = exif_bytes() + bytes(70_000)
+    picture = Picture(grey(20, 30), metadata=Metadata(exif=long, xmp=XMP, dpi=(1e6, 1e6)))
+    data, notices = written(picture, "jpg")
+    info = Image.open(io.BytesIO(data)).info
+    assert info["xmp"] == XMP and "exif" not in info
+    assert notices == [f"jpg cannot hold its {name}: dropped" for name in ("EXIF", "resolution")]
+    assert Image.open(io.BytesIO(written(picture, "png")[0])).info["exif"] == b"Exif\0\0" + long
+
+
+@given(
+    st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: b"II*\0\x08\0\0\0" + data),
+    st.binary(max_size=50),
+    st.binary(max_size=150).map(lambda data: SRGB[:20] + data),
+    st.tuples(*[st.floats(2.0**-100, 2.0**100, width=32)] * 2),
+)
+@pytest.mark.parametrize("extension", ["jpg", "png", "tiff", "webp"])
+def test_any_metadata_at_all_leave_an_intact_picture(extension, exif, xmp, icc, dpi):
+    data, _ = written(Picture(grey(8, 9), metadata=Metadata(icc, exif, xmp, dpi)), extension)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.size == (9, 8)
+
+
+@given(st.data())
+def test_exif_with_any_bytes_changed_is_refused_or_cleaned(data):
+    exif = bytearray(with_thumbnail(exif_bytes(6), b"thumbnail"))
+    for _ in range(data.draw(st.integers(1, 8))):
+        exif[data.draw(st.integers(0, len(exif) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert len(upright(bytes(exif))) <= len(exif)
+    except ValueError:
+        pass
+    picture = Picture(grey(8, 9), metadata=Metadata(exif=bytes(exif)))
+    with Image.open(io.BytesIO(written(picture, "tiff")[0])) as image:
+        image.load()
+        assert image.size == (9, 8)
