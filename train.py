@@ -12,7 +12,6 @@ shipped. Copy it to out/main.tar to make it the default of the other scripts.
 """
 
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -102,27 +101,23 @@ def main(args: Namespace) -> int:
     train_loader, validation_loader = training_loaders(settings, codec.STRIDE, rank, world)
     codec = codec.to(device, memory_format=torch.channels_last)
     with data_parallel(codec, device) as model:
-        trainer = Trainer(codec, model, device, settings)
+        trainer = Trainer(codec, model, device, settings, args.save_at)
         trainer.resume(checkpoint)
         if rank == 0:
             print(trainer.description(train_loader, validation_loader))
         try:
-            for epoch in range(trainer.epoch, args.num_of_epochs):
-                start = time.perf_counter()
-                trained = trainer.train_epoch(epoch, train_loader)
-                validated = trainer.validate(validation_loader)
-                trainer.record(epoch, trained, validated, time.perf_counter() - start)
+            while trainer.epoch < args.num_of_epochs:
+                trainer.train_epoch(train_loader)
+                line = trainer.finish_epoch(trainer.validate(validation_loader))
                 if rank == 0:
-                    print(trainer.summary())
-                    trainer.save(args.save_at, validation_loader)
-                else:
-                    trainer.saved_epoch = trainer.epoch
+                    print(line, flush=True)
+                    trainer.save(validation_loader)
         except DivergedError as error:
-            print(f"train.py: error: {error}; {trainer.kept(args.save_at)}", file=sys.stderr)
+            print(f"train.py: error: {error}; {trainer.kept()}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             if rank == 0:
-                print(f"\nstopped; {trainer.kept(args.save_at)}", file=sys.stderr)
+                print(f"\nstopped; {trainer.kept()}", file=sys.stderr)
             return 130
     return 0
 

@@ -564,16 +564,41 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
-def test_a_damaged_training_state_is_refused_in_one_line(checkpoints, state):
+# Of the rest of a state, where its optimiser fits.
+OTHERS = {
+    "no average": {"average": None},
+    "an average of other weights": {"average": {}},
+    "an average of other shapes": {"average": {"analysis.conv1.bias": torch.zeros(99)}},
+    "no progress": {"progress": None},
+    "progress in words": {"progress": ["three"]},
+    "no best loss": {"best": None},
+}
+
+
+@pytest.fixture
+def trainer():
     codec = codec_class("binary")(TINY["binary"])
     settings = TrainingSettings(
         dataset_path=Path("none"), num_of_epochs=9, batch_size=1, validation_split=0, lr_rate=1,
         crop_size=64,
     )  # fmt: skip
-    trainer = Trainer(codec, codec, torch.device("cpu"), settings)
+    return Trainer(codec, codec, torch.device("cpu"), settings, Path("none"))
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_a_damaged_training_state_is_refused_in_one_line(trainer, checkpoints, state):
+    intact = {**load_checkpoint(checkpoints["binary"]), **trainer.identity(), "best": 1.0}
     with pytest.raises(ValueError) as error:
-        trainer.resume({**load_checkpoint(checkpoints["binary"]), **state})
+        trainer.resume({**intact, **state})
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", OTHERS.values(), ids=OTHERS)
+def test_other_damage_to_a_training_state_is_refused_in_one_line(trainer, checkpoints, damage):
+    state = {**load_checkpoint(checkpoints["binary"]), **trainer.identity(), **trainer.state()}
+    trainer.resume(state)
+    with pytest.raises(ValueError) as error:
+        trainer.resume({**state, **damage})
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -17,10 +17,12 @@ from model import codec_class, load_codec
 from model.entropy import SymbolCoder
 from utils.checkpoints import load_checkpoint
 from utils.data import crops_in, pure_colours, split
+from utils.devices import mixed_precision
 from utils.files import find_files, image_extensions
 from utils.optimizer import FastSOAP, ParallelSOAP
 from utils.training import (
     CLIP_NORM,
+    Mean,
     Trainer,
     learning_rate_factor,
     make_optimizer,
@@ -58,7 +60,8 @@ def train(script, pictures, tiny):
 def same(first: dict, second: dict) -> None:
     """Two training states are equal, to the last bit of every tensor."""
     assert first["epoch"] == second["epoch"] and first["run"] == second["run"]
-    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    for kind in ("weights", "average"):
+        torch.testing.assert_close(first[kind], second[kind], rtol=0, atol=0)
     states = [[part["state"] for part in state["optimizer"]] for state in (first, second)]
     torch.testing.assert_close(*states, rtol=0, atol=0, equal_nan=True)
     histories = [
@@ -88,7 +91,10 @@ def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictur
     result = shell("train", *flags, "--validation_split", 0.3, cwd=pictures.parent)
     assert result.code == 0, result.err
     first, *epochs = result.out.splitlines()
-    assert "from scratch: 5 pictures to train on, 2 to validate, 2 steps per epoch" in first
+    assert (
+        "from scratch: 4 pictures to train on, 3 to validate; an epoch is 4 crops in 2 steps"
+        in first
+    )
     assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     names = {path.name for path in Path("out").iterdir()}
     assert names == {"last.tar", "best.tar", "history.png"}
@@ -103,9 +109,9 @@ def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     codec = load_codec(best)
     payload = codec.compress(colour(50, 60), 50)
     assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
-    for name, weight in last["weights"].items():
-        kind = torch.float16 if weight.is_floating_point() else weight.dtype
-        assert best["weights"][name].equal(weight.to(kind)), name
+    for name, weight in best["weights"].items():
+        if weight.is_floating_point():
+            assert weight.equal(last["average"][name].half()), name
 
 
 def test_best_tar_has_tables_that_were_measured_on_the_validation_pictures(train):
@@ -120,7 +126,7 @@ def test_best_tar_has_tables_that_were_measured_on_the_validation_pictures(train
 
 def test_best_tar_is_of_the_epoch_with_the_lowest_validation_loss(train, monkeypatch):
     losses = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(Trainer, "validate", lambda *_: [next(losses), 0.0, 0.0])
+    monkeypatch.setattr(Trainer, "validate", lambda *_: {".": Mean([next(losses), 0.0, 0.0], 1)})
     train("--num_of_epochs", 3, "--validation_split", 0.3)
     assert load_checkpoint(Path("out/best.tar"))["history"]["epoch"] == [1, 2]
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2, 3]
@@ -135,7 +141,7 @@ def test_the_optimiser_lowers_the_loss(arch):
     x = torch.stack([as_tensor(colour(64, 64, seed)) for seed in range(4)]) / 255
     losses = []
     for _ in range(40):
-        loss, *_ = rate_distortion(codec, codec, x, torch.tensor([1.0, 30, 60, 100]))
+        loss = rate_distortion(codec, codec, x, torch.tensor([1.0, 30, 60, 100]))[0].mean()
         codec.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(codec.parameters(), CLIP_NORM)
@@ -149,7 +155,8 @@ def test_threads_step_as_one_optimiser_would(monkeypatch):
     weights = [torch.randn(shape) for shape in ((9, 5, 3, 3), (12, 7), (7,), *[(4, 4)] * 9)]
     copies = [[nn.Parameter(weight.clone()) for weight in weights] for _ in range(2)]
     settings = {"lr": 0.1, "weight_decay": 0, "precondition_frequency": 2}
-    optimizers = ParallelSOAP(copies[0], **settings), FastSOAP(copies[1], **settings)
+    dtype = torch.bfloat16 if mixed_precision(torch.device("cpu")) else torch.float32
+    optimizers = ParallelSOAP(copies[0], **settings), FastSOAP(copies[1], dtype, **settings)
     for _ in range(5):
         for weight, copy in zip(*copies):
             weight.grad = torch.randn_like(weight)
@@ -198,6 +205,31 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
     same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("uninterrupted", "resumed")))
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_run_that_is_stopped_within_an_epoch_resumes_there(train, monkeypatch, arch):
+    flags = ["--arch", arch, "--num_of_epochs", 2, "--batch_size", 1]
+    assert train(*flags, "--save_at", "uninterrupted").code == 0
+    saves = []
+    save = Trainer.save_state
+
+    def save_then_interrupt(self):
+        save(self)
+        saves.append((self.epoch, self.progress.steps))
+        if self.epoch == 1 and self.progress.steps == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils.training, "SAVE_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_state", save_then_interrupt)
+        result = train(*flags, "--save_at", "resumed")
+    assert result.code == 130
+    assert "the state of epoch 1 and 2 steps is in resumed/last.tar" in result.err
+    assert saves[:2] == [(0, 1), (0, 2)]
+    result = train(*flags, "--save_at", "resumed", "--checkpoint_path", "resumed/last.tar")
+    assert result.code == 0 and "resumed at epoch 1" in result.out
+    same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("uninterrupted", "resumed")))
+
+
 def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, monkeypatch):
     flags = ["--num_of_epochs", 3, "--validation_split", 0.3]
     losses, saves = [3.0, 1.0, 2.0], []
@@ -209,7 +241,10 @@ def test_a_run_that_ends_between_its_two_files_still_has_the_best_epoch(train, m
         saves.append(args)
         save(*args)
 
-    monkeypatch.setattr(Trainer, "validate", lambda self, _: [losses[self.epoch], 0.0, 0.0])
+    def validate(self, _):
+        return {".": Mean([losses[self.epoch], 0.0, 0.0], 1)}
+
+    monkeypatch.setattr(Trainer, "validate", validate)
     with monkeypatch.context() as patch:
         patch.setattr(utils.training, "save_checkpoint", save_three_times)
         assert train(*flags).code == 130
@@ -300,7 +335,7 @@ def test_a_large_picture_gives_more_crops_than_a_small_one(train, pictures):
     assert crops_in(pictures / "eight.bmp", 64) == 1
     assert crops_in(pictures / "notes.txt", 64) == 1
     out = train("--num_of_epochs", 1, "--validation_split", 0).out
-    assert "8 pictures to train on, 0 to validate, 4 steps per epoch" in out
+    assert "8 pictures to train on, 0 to validate; an epoch is 9 crops in 4 steps" in out
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
@@ -414,7 +449,7 @@ def test_a_damaged_picture_is_skipped_and_named_once(train, pictures, workers):
 
 
 def test_best_tar_is_saved_if_no_validation_picture_can_be_read(train, pictures):
-    _, validation = split(find_files(pictures, image_extensions(None), True), pictures, 0.3)
+    _, validation = split(find_files(pictures, image_extensions(None), True), 0.3)
     assert validation
     for path in validation:
         path.write_bytes(b"damaged")

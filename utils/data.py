@@ -25,14 +25,17 @@ VALIDATION_QUALITIES = 8
 CACHE_BYTES = 4 * 2**30  # of decoded pictures, in each loading process
 
 
-def split(paths: list[Path], root: Path, fraction: float) -> tuple[list[Path], list[Path]]:
-    """Training and validation pictures. A hash of each picture's path in ``root`` decides, so the
-    split is the same on every machine and stays the same when pictures are added."""
+def split(paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
+    """Training and validation pictures. A hash of each picture's name decides, so the split is the
+    same on every machine, and stays the same when pictures are added or sorted into sub-folders.
+    At least one picture is held out, unless ``fraction`` is 0."""
     train, validation = [], []
     for path in paths:
-        name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+        name = path.name.encode("utf-8", "surrogateescape")
         draw = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
         (validation if draw < fraction else train).append(path)
+    if fraction and not validation and len(train) > 1:
+        validation.append(train.pop())
     return train, validation
 
 
@@ -156,13 +159,13 @@ def pure_colours(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class EpochSampler(Sampler):
-    """The keys (epoch, index) of this process. The order is shuffled for each epoch, identically in
-    all processes."""
+    """The keys (epoch, index) of this process, from number ``start`` on. The order is shuffled for
+    each epoch, identically in all processes."""
 
     def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return self.length // self.world if self.shuffle else self.length
@@ -174,7 +177,7 @@ class EpochSampler(Sampler):
             # All ranks take the same number, or the last one would wait forever.
             order = torch.randperm(self.length, generator=generator).tolist()
             order = order[self.rank : len(self) * self.world : self.world]
-        return iter([(self.epoch, index) for index in order])
+        return iter([(self.epoch, index) for index in order[self.start :]])
 
 
 def collate(items: list) -> list[Tensor] | None:

@@ -1,6 +1,8 @@
 """The training loop: rate-distortion optimisation of any codec."""
 
 import math
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from utils.checkpoints import first_line, save_checkpoint
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.devices import fast_precision
 from utils.files import atomic_write, check_folder, find_files, image_extensions
-from utils.optimizer import ParallelSOAP
+from utils.optimizer import ParallelSOAP, WeightAverage
 from utils.processes import processes
 
 WARMUP_STEPS = 200
-DECAY = 0.8  # the part of the run, up to its end, in which the learning rate falls to zero
+DECAY = 0.2  # the part of the run, up to its end, in which the learning rate falls to zero
+SAVE_SECONDS = 600  # the most training time that a sudden end costs
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no quality dominates
 CLIP_NORM = 1.0
 MEASURES = ("loss", "bpp", "psnr")
@@ -94,7 +97,7 @@ def training_loaders(
     paths = find_files(root, image_extensions(settings.file_format), recursive=True)
     if not paths:
         raise ValueError(f"no readable pictures in {root}: put some there, or see --dataset_path")
-    train, validation = split(paths, root, settings.validation_split)
+    train, validation = split(paths, settings.validation_split)
     if len(train) < settings.batch_size * world:
         raise ValueError(
             f"{len(train)} of {len(paths)} pictures are left to train on, fewer than one batch of "
@@ -115,17 +118,17 @@ def training_loaders(
 def rate_distortion(
     codec: Codec, model: nn.Module, x: Tensor, quality: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, mean rate (bpp) and mean PSNR (dB) of a batch x [B, 3, H, W] in 0 to 1.
+    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [B] each.
 
-    The loss is the mean of ``(bpp + lmbda * mse) / lmbda^BALANCE``. ``model`` is the codec itself
-    or its data-parallel wrapping.
+    The loss is ``(bpp + lmbda * mse) / lmbda^BALANCE``. ``model`` is the codec itself or its
+    data-parallel wrapping.
     """
     x_hat, bpp = model(x, quality)
     mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
     lmbda = codec.lmbda(quality)
-    loss = ((bpp + lmbda * mse) / lmbda**BALANCE).mean()
-    psnr = 10 * torch.log10(255**2 / mse.detach().clamp(min=1e-3)).mean()
-    return loss, bpp.detach().mean(), psnr
+    loss = (bpp + lmbda * mse) / lmbda**BALANCE
+    psnr = 10 * torch.log10(255**2 / mse.detach().clamp(min=1e-3))
+    return loss, bpp.detach(), psnr
 
 
 def make_optimizer(codec: nn.Module, learning_rate: float) -> ParallelSOAP:
@@ -143,33 +146,66 @@ def make_optimizer(codec: nn.Module, learning_rate: float) -> ParallelSOAP:
 class Mean:
     """The mean of [loss, bpp, PSNR] over samples; NaN without any."""
 
-    def __init__(self):
-        self.totals, self.count = [0.0] * len(MEASURES), 0
+    def __init__(self, totals: Sequence[float] = (0.0,) * len(MEASURES), count: int = 0):
+        self.totals, self.count = list(totals), count
 
-    def add(self, values: list[Tensor], count: int) -> None:
-        self.totals = [t + v.item() * count for t, v in zip(self.totals, values, strict=True)]
-        self.count += count
+    def add(self, samples: Iterable[Tensor]) -> None:
+        """Add samples: each of the three measures, [B]."""
+        measures = torch.stack([measure.detach() for measure in samples])
+        self.totals = [t + v for t, v in zip(self.totals, measures.sum(1).tolist(), strict=True)]
+        self.count += measures.shape[1]
+
+    def __add__(self, other: "Mean") -> "Mean":
+        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
+        return Mean(totals, self.count + other.count)
 
     @property
     def values(self) -> list[float]:
         return [total / self.count if self.count else math.nan for total in self.totals]
 
 
+class Progress:
+    """How far an epoch has come: its steps so far, their mean measures and their seconds."""
+
+    def __init__(
+        self,
+        steps: int = 0,
+        totals: Sequence[float] = (0.0,) * len(MEASURES),
+        count: int = 0,
+        seconds: float = 0.0,
+    ):
+        self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
+
+    def state(self) -> list:
+        """What to make it from again."""
+        return [self.steps, self.mean.totals, self.mean.count, self.seconds]
+
+
 class Trainer:
-    """Trains ``codec``; ``model`` is the codec itself or its data-parallel wrapping.
+    """Trains ``codec``; ``model`` is the codec itself or its data-parallel wrapping. Saves to
+    ``folder``.
 
     ``epoch`` counts the finished epochs; ``history`` has a list for each of COLUMNS, with a value
-    for each epoch.
+    for each epoch. What is validated, and kept in best.tar, is the moving average of the weights.
     """
 
     def __init__(
-        self, codec: Codec, model: nn.Module, device: torch.device, settings: TrainingSettings
+        self,
+        codec: Codec,
+        model: nn.Module,
+        device: torch.device,
+        settings: TrainingSettings,
+        folder: Path,
     ):
-        self.codec, self.model, self.device = codec, model, device
+        self.codec, self.model, self.device, self.folder = codec, model, device, folder
         self.run = {name: getattr(settings, name) for name in SHARED} | {"lmbda": codec.LMBDA}
         self.seed, self.epochs = settings.seed, settings.num_of_epochs
+        self.root = settings.dataset_path
         self.optimizer = make_optimizer(codec, settings.lr_rate)
-        self.epoch = self.saved_epoch = 0
+        self.average = WeightAverage(codec)
+        self.epoch = 0
+        self.progress = Progress()
+        self.saved = ""  # what the last state that was saved is of
         self.best = math.inf  # the lowest loss of an epoch so far
         self.history: dict[str, list[float]] = {name: [] for name in COLUMNS}
         self.origin = "from scratch"
@@ -196,9 +232,11 @@ class Trainer:
             )
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.average.load(checkpoint["average"])
+            self.progress = Progress(*checkpoint["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the checkpoint's optimiser state does not fit ({first_line(error)}): "
+                f"the checkpoint's training state does not fit ({first_line(error)}): "
                 "fine-tune its best.tar instead"
             ) from None
         self.origin = f"resumed at epoch {self.epoch}"
@@ -209,6 +247,7 @@ class Trainer:
         ]
         if changed:  # and losses cannot be compared with those before
             self.origin += f" with other settings ({', '.join(changed)})"
+            self.progress = Progress()
         else:
             self.best = best
 
@@ -218,75 +257,96 @@ class Trainer:
         pictures = len(set(train.dataset.paths))
         return (
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
-            f"{pictures} pictures to train on, {len(validation.dataset)} to validate, "
-            f"{len(train)} steps per epoch, on {self.device}"
+            f"{pictures} pictures to train on, {len(validation.dataset)} to validate; an epoch is "
+            f"{len(train.dataset)} crops in {len(train)} steps, on {self.device}"
         )
 
     def measure(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, mean bpp and mean PSNR of a batch."""
+        """Loss, bpp and PSNR of each sample of a batch."""
         x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         x = x.contiguous(memory_format=torch.channels_last)
         with fast_precision(self.device):
             return rate_distortion(self.codec, model, x, quality)
 
-    def train_epoch(self, epoch: int, loader: DataLoader) -> list[float]:
-        """Train for epoch number ``epoch``, from 0 on. Returns its mean loss, bpp and PSNR.
+    def train_epoch(self, loader: DataLoader) -> None:
+        """Train for an epoch, or for what is left of one; save the state now and then.
 
         Raises DivergedError, or ValueError if no picture can be read.
         """
         rank, _ = processes()
-        # Noise depends on seed, epoch and rank alone: a resumed run has the same.
-        torch.manual_seed(hash((self.seed, epoch, rank)))
         self.model.train()
-        loader.sampler.epoch = epoch
-        mean, last_step = Mean(), self.epochs * len(loader)
-        title = f"epoch {epoch + 1}/{self.epochs}"
-        bar = tqdm(batches(loader), title, len(loader), leave=False, disable=rank > 0 or None)
-        for step, batch in enumerate(bar, start=epoch * len(loader)):
+        progress, steps = self.progress, len(loader)
+        loader.sampler.epoch, loader.sampler.start = self.epoch, progress.steps * loader.batch_size
+        now = time.perf_counter()
+        start, saved = now - progress.seconds, now
+        title = f"epoch {self.epoch + 1}/{self.epochs}"
+        bar = tqdm(
+            batches(loader),
+            title,
+            steps,
+            initial=progress.steps,
+            leave=False,
+            disable=rank > 0 or None,
+        )
+        for batch in bar:
             if batch is None:
                 raise ValueError("none of the training pictures can be read")
+            step = self.epoch * steps + progress.steps
+            # Noise depends on seed, step and rank alone: a resumed run has the same.
+            torch.manual_seed(hash((self.seed, step, rank)))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.run["lr_rate"] * learning_rate_factor(step, last_step)
+                group["lr"] = self.run["lr_rate"] * learning_rate_factor(step, self.epochs * steps)
             measures = self.measure(self.model, batch)
-            loss = measures[0]
+            loss = measures[0].mean()
             if not loss.isfinite():
                 raise DivergedError(f"the loss is {loss.item()} at step {step + 1}")
             self.codec.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.codec.parameters(), CLIP_NORM)
             self.optimizer.step()
-            mean.add(measures, len(batch[0]))
-            bar.set_postfix(loss=f"{mean.values[0]:.3f}", refresh=False)
-        return mean.values
+            self.average.update(step)
+            progress.mean.add(measures)
+            progress.steps += 1
+            now = time.perf_counter()
+            progress.seconds = now - start
+            bar.set_postfix(loss=f"{progress.mean.values[0]:.3f}", refresh=False)
+            if rank == 0 and now - saved > SAVE_SECONDS and progress.steps < steps:
+                self.save_state()
+                saved = now
 
     @torch.no_grad()
-    def validate(self, loader: DataLoader) -> list[float]:
-        """Mean loss, bpp and PSNR of the validation pictures, quantized as for encoding."""
-        self.codec.eval()
-        mean = Mean()
-        for batch in batches(loader):
-            if batch is not None:
-                mean.add(self.measure(self.codec, batch), len(batch[0]))
-        return mean.values
+    def validate(self, loader: DataLoader) -> dict[str, Mean]:
+        """Loss, bpp and PSNR of the validation pictures, quantized as for encoding: the mean of
+        those in each folder right within the dataset's, "." for those in none."""
+        measured = []
+        with self.average.applied():
+            self.codec.eval()
+            for batch in batches(loader):
+                if batch is not None:
+                    measured += torch.stack(self.measure(self.codec, batch)).unbind(1)
+        dataset, folders = loader.dataset, {}
+        readable = [path for path in dataset.paths if path not in dataset.unreadable]
+        for path, measures in zip(readable, measured, strict=True):
+            folder = (path.relative_to(self.root).parent.parts or (".",))[0]
+            folders.setdefault(folder, Mean()).add(measures[:, None])
+        return folders
 
-    def record(
-        self, epoch: int, trained: list[float], validated: list[float], seconds: float
-    ) -> None:
-        """Append an epoch to the history."""
+    def finish_epoch(self, validated: dict[str, Mean]) -> str:
+        """Append the epoch to the history. Returns it as one line of text."""
+        total = sum(validated.values(), start=Mean())
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        row = (epoch + 1, *trained, *validated, learning_rate, round(seconds, 1))
-        for name, value in zip(COLUMNS, row, strict=True):
+        seconds = self.progress.seconds
+        self.epoch += 1
+        values = self.epoch, *self.progress.mean.values, *total.values, learning_rate, seconds
+        for name, value in zip(COLUMNS, values, strict=True):
             self.history[name].append(value)
-        self.epoch = epoch + 1
-
-    def summary(self) -> str:
-        """The last epoch in one line."""
-        last = {name: values[-1] for name, values in self.history.items()}
+        train_loss, (loss, bpp, psnr) = self.progress.mean.values[0], total.values
+        folders = [f"{folder} {mean.values[0]:.3f}" for folder, mean in sorted(validated.items())]
+        self.progress = Progress()
         return (
-            f"epoch {last['epoch']}/{self.epochs}: train {last['train_loss']:.3f}, validation "
-            f"{last['validation_loss']:.3f} ({last['validation_bpp']:.3f} bpp, "
-            f"{last['validation_psnr']:.2f} dB), learning rate {last['learning_rate']:.2e}, "
-            f"{last['seconds']:.0f} s"
+            f"epoch {self.epoch}/{self.epochs}: training loss {train_loss:.3f}, validation loss "
+            f"{loss:.3f} ({', '.join([*folders * (len(folders) > 1), f'{bpp:.3f} bpp'])}, "
+            f"{psnr:.2f} dB), learning rate {learning_rate:.2e}, {seconds:.0f} s"
         )
 
     def calibrate(self, loader: DataLoader) -> None:
@@ -301,37 +361,54 @@ class Trainer:
         with fast_precision(self.device):
             self.codec.calibrate(samples)
 
-    def save(self, folder: Path, validation: DataLoader) -> None:
-        """Save last.tar, to resume from, a plot, and, if this epoch was the best, best.tar."""
-        weights = self.codec.state_dict()
-        checkpoint = {
-            "arch": self.codec.arch,
-            "config": self.codec.config_dict(),
-            "history": self.history,
-        }
+    def save(self, validation: DataLoader) -> None:
+        """After an epoch, save last.tar, a plot, and, if the epoch was the best, best.tar."""
         loss = self.history["validation_loss"][-1]
         if math.isnan(loss):  # nothing to validate on: the training loss is used instead
             loss = self.history["train_loss"][-1]
         if loss < self.best:
             self.best = loss
-            self.calibrate(validation)
-            half = {
-                name: weight.half() if weight.is_floating_point() else weight
-                for name, weight in weights.items()
-            }
-            save_checkpoint(folder / "best.tar", {**checkpoint, "weights": half})
+            with self.average.applied():
+                self.codec.eval()
+                self.calibrate(validation)
+                half = {
+                    name: weight.half() if weight.is_floating_point() else weight
+                    for name, weight in self.codec.state_dict().items()
+                }
+                save_checkpoint(self.folder / "best.tar", {**self.identity(), "weights": half})
         # After best.tar: a run that is killed between them repeats the epoch, and saves both.
-        state = {"epoch": self.epoch, "best": self.best, "run": self.run}
-        state["optimizer"] = self.optimizer.state_dict()
-        save_checkpoint(folder / "last.tar", {**checkpoint, "weights": weights, **state})
-        self.saved_epoch = self.epoch
-        plot_history(self.history, folder / "history.png")
+        self.save_state()
+        plot_history(self.history, self.folder / "history.png")
 
-    def kept(self, folder: Path) -> str:
+    def state(self) -> dict:
+        """What a run is resumed from, without ``identity``."""
+        return {
+            "weights": self.codec.state_dict(),
+            "epoch": self.epoch,
+            "progress": self.progress.state(),
+            "best": self.best,
+            "run": self.run,
+            "average": self.average.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def save_state(self) -> None:
+        """Save last.tar, to resume from."""
+        save_checkpoint(self.folder / "last.tar", {**self.identity(), **self.state()})
+        self.saved = f"epoch {self.epoch}"
+        if self.progress.steps:
+            self.saved += f" and {self.progress.steps} steps"
+
+    def identity(self) -> dict:
+        """What every checkpoint of the run has."""
+        config = self.codec.config_dict()
+        return {"arch": self.codec.arch, "config": config, "history": self.history}
+
+    def kept(self) -> str:
         """What is left of a run that ended early, in words."""
-        if not self.saved_epoch:
-            return "no epoch was finished, nothing was saved"
-        return f"the state of epoch {self.saved_epoch} is in {folder / 'last.tar'}"
+        if not self.saved:
+            return "nothing was saved yet"
+        return f"the state of {self.saved} is in {self.folder / 'last.tar'}"
 
 
 def plot_history(history: dict[str, list[float]], path: Path) -> None:
@@ -345,7 +422,7 @@ def plot_history(history: dict[str, list[float]], path: Path) -> None:
     units = {"loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)"}
     for axis, name in zip(axes, MEASURES):
         for subset in SUBSETS:
-            axis.plot(history["epoch"], history[f"{subset}_{name}"], label=subset)
+            axis.plot(history["epoch"], history[f"{subset}_{name}"], label=subset, marker=".")
         axis.set(xlabel="epoch", ylabel=units[name])
     axes[0].set_yscale("log")
     axes[0].legend()
