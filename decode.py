@@ -80,7 +80,8 @@ def main(args: Namespace) -> int:
 
     extension = output_format(args.file_format, args.out_folder)
     writable_format(extension)  # a format that cannot be written fails here, not later
-    model, tally = find_checkpoint(args.model), Tally("verified" if args.verify else "decoded")
+    model = find_checkpoint(args.model)
+    tally = Tally("verified" if args.verify else "decoded", decodes=True)
     source = args.compressed_folder
     paths = find_inputs(source, {"xfr"}, args.recursive, tally, "--compressed_folder")
     if args.verify:
@@ -124,7 +125,7 @@ def main(args: Namespace) -> int:
         tally.add(bytes_in, bytes_out, height * width)
 
     run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
-    return tally.finish(compressed="bytes_in")
+    return tally.finish()
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main(args: Namespace) -> int:
             tally.notice(path, f"grows from {original} to {len(data)} bytes: try a lower quality")
 
     run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
-    return tally.finish(compressed="bytes_out")
+    return tally.finish()
 
 
 if __name__ == "__main__":

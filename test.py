@@ -92,7 +92,7 @@ def main(args: Namespace) -> int:
 
     computers = compute_pool(device, len(results))
     run_job(results, tally, lambda path: None, compute, save, computers)
-    code = tally.finish(compressed="bytes_out")
+    code = tally.finish()
     pictures = gather_scores(pictures)
     if processes()[0] > 0:
         return code

@@ -10,6 +10,7 @@ from helpers import ROOT, colour, run_process, save_png
 from PIL import Image
 
 from utils.console import size
+from utils.jobs import COUNTS, Tally
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
@@ -234,3 +235,39 @@ def test_a_defect_of_a_codec_shows_its_type_and_place(
     (line,) = [i for i, text in enumerate(lines, 1) if "self.encode_latents(y, q)" in text]
     assert result.code == 1
     assert result.err == f"failed: photos/a.png: {message.format(line=line)}\n"
+
+
+# Totals
+
+
+def test_totals_and_means_are_named_and_agree_in_all_scripts(script, workplace, checkpoints):
+    for name, shape in {"small": (40, 40), "large": (100, 300)}.items():
+        save_png(workplace / f"out/original/{name}.png", colour(*shape))
+    model = ["--model", checkpoints["binary"]]
+    lines = [script("encode", *model).out, script("decode", *model).out, script("test").out]
+    folders = Path("out/compressed"), Path("out/original")
+    small, large = (
+        [next(f.glob(f"{n}.*")).stat().st_size for f in folders] for n in ("small", "large")
+    )
+    total = 8 * (small[0] + large[0]) / (40 * 40 + 100 * 300)
+    mean = (8 * small[0] / (40 * 40) + 8 * large[0] / (100 * 300)) / 2
+    assert abs(total - mean) > 0.1
+    rate = f"bpp {total:.3f} in total ({mean:.3f} on average), "
+    total = (small[1] + large[1]) / (small[0] + large[0])
+    mean = (small[1] / small[0] + large[1] / large[0]) / 2
+    ratio = f" out, ratio {total:.2f} in total ({mean:.2f} on average), "
+    assert all(rate in line for line in lines)
+    assert [ratio in line for line in lines] == [True, False, True]
+    alone = script("encode", *model, "--image_folder", "out/original/small.png").out
+    assert f"bpp {8 * small[0] / 1600:.3f}, " in alone
+
+
+def test_totals_of_several_processes_agree_too(monkeypatch):
+    first, second = Tally("encoded"), Tally("encoded")
+    first.add(1000, 100, 800)
+    second.add(1000, 200, 800)
+    second.add(1000, 300, 800)
+    values = [[getattr(t, name) for name in COUNTS] for t in (first, second)]
+    monkeypatch.setattr("utils.jobs.gather", lambda name, value: values)
+    first.finish()
+    assert "ratio 5.00 in total (6.11 on average), bpp 2.000, " in first.summary()

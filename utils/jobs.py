@@ -15,6 +15,9 @@ from tqdm import tqdm
 from utils.console import SCRIPTS
 from utils.processes import draw, gather, processes
 
+COUNTS = (
+    "done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger", "bpps", "ratios"
+)  # fmt: skip
 IN_FLIGHT = 4  # the most files that are read ahead, that are computed, and that are written
 
 
@@ -24,9 +27,13 @@ class Skip(Exception):
 
 @dataclass
 class Tally:
-    """The outcome of a job: counts for its summary, failures for its exit code."""
+    """The outcome of a job: counts for its summary, failures for its exit code.
+
+    ``decodes``: the .xfr files come in; otherwise they come out, of originals.
+    """
 
     verb: str
+    decodes: bool = False
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -34,6 +41,8 @@ class Tally:
     bytes_out: int = 0
     pixels: int = 0
     larger: int = 0  # .xfr files that are larger than their pictures
+    bpps: float = 0.0  # the sum of those of all pictures, as is the next
+    ratios: float = 0.0
     notices: set[str] = field(default_factory=set)
     seconds: float = 0.0  # that the job took
 
@@ -69,41 +78,54 @@ class Tally:
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
         self.pixels += pixels
+        self.bpps += 8 * (bytes_in if self.decodes else bytes_out) / pixels
+        self.ratios += 0 if self.decodes else bytes_in / bytes_out
 
-    def finish(self, compressed: str) -> int:
+    def finish(self) -> int:
         """Print the summary of all processes of the job, and return the exit code.
 
-        ``compressed``: which byte count is that of the .xfr files, "bytes_in" or "bytes_out".
         With several processes, rank 0 prints it once all are done, and all of them return 0, since
         torchrun would take any other code for a crash, stop the rest and print a long traceback.
         """
-        counts = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger")
-        gathered = gather("tally", [getattr(self, name) for name in counts])
+        gathered = gather("tally", [getattr(self, name) for name in COUNTS])
         if not gathered:
             return 0
-        for name, total in zip(counts, map(sum, zip(*gathered))):
+        for name, total in zip(COUNTS, map(sum, zip(*gathered))):
             setattr(self, name, total)
-        print(self.summary(getattr(self, compressed)))
+        print(self.summary())
         if self.failed and len(gathered) > 1:
             print("note: the exit code is 0, as torchrun takes others for crashes", file=sys.stderr)
             return 0
         return 1 if self.failed else 0
 
-    def summary(self, compressed: int) -> str:
-        """The counts as one line; ``compressed``: bytes of the .xfr files."""
+    def summary(self) -> str:
+        """The counts as one line. The ratio is that of an original's bytes to those of its .xfr
+        file, and is not known when decoding."""
         counts = [f"{self.done} {self.verb}"]
         counts += [f"{self.skipped} skipped"] if self.skipped else []
         counts += [f"{self.failed} failed"] if self.failed else []
         if not self.done:
             return ", ".join(counts)
-        other = self.bytes_in + self.bytes_out - compressed
+        compressed = self.bytes_in if self.decodes else self.bytes_out
+        bpp = 8 * compressed / self.pixels, self.bpps / self.done
+        ratio = self.bytes_in / compressed, self.ratios / self.done
+        ratios = "" if self.decodes else f"ratio {total_and_mean(*ratio, '.2f')}, "
         larger = f", {self.larger} larger than the original" if self.larger else ""
-        ratio = f"ratio {other / compressed:.2f}, " if other else ""
         return (
-            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
-            f"{8 * compressed / self.pixels:.3f} bpp, "
+            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratios}"
+            f"bpp {total_and_mean(*bpp, '.3f')}, "
             f"{self.seconds / self.done:.2f} s per picture{larger}"
         )
+
+
+def total_and_mean(total: float, mean: float, form: str) -> str:
+    """What all files together have, and what they have on average; once if the two agree.
+
+    >>> total_and_mean(0.5, 0.25, ".2f")
+    '0.50 in total (0.25 on average)'
+    """
+    shown, average = (format(value, form) for value in (total, mean))
+    return shown if shown == average else f"{shown} in total ({average} on average)"
 
 
 def printable(text: Path | str) -> str:
