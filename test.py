@@ -3,6 +3,7 @@
 examples:
   python test.py
   python test.py --report
+  python test.py --folder_path_second ./avif/
   python test.py --file_format png --out_file_name png.csv
   python test.py --folder_path_original ./photos/ --folder_path_compressed ./packed/ \\
       --folder_path_reconstructed ./unpacked/ --recursive
@@ -50,59 +51,71 @@ def parse_args() -> Namespace:
         action="store_true",
         help="also write an HTML page next to the CSV, to compare the pictures by eye",
     )
+    add(
+        "--folder_path_second",
+        type=Path,
+        help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
+        "report is written that lays both beside each other",
+    )
     add_shared_arguments(parser)
     return parser.parse_args()
 
 
 def main(args: Namespace) -> int:
-    from utils.files import check_folder, output_format
+    from utils.files import check_folder, output_format, relative_name
     from utils.jobs import Tally, run_job
-    from utils.matching import match_results
+    from utils.matching import PictureFiles, match_files
     from utils.processes import processes
 
     table = Path(args.out_file_name)
     if table.name == args.out_file_name:
         table = SCORES / table
     page = table.with_suffix(".html")
-    if args.report and table.suffix.lower() == ".html":
+    report = args.report or args.folder_path_second is not None
+    if report and table.suffix.lower() == ".html":
         raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
     check_folder(table.parent)
     tally = Tally("scored")
     root, unpacked = args.folder_path_original, args.folder_path_reconstructed
+    folders = PictureFiles(root, args.folder_path_compressed, unpacked, args.folder_path_second)
     extension = output_format(args.file_format, unpacked)
-    results = match_results(
-        root, args.folder_path_compressed, unpacked, extension, args.recursive, tally
-    )
+    files = match_files(folders, extension, args.recursive, tally)
 
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.devices import compute_pool, pick_device
     from utils.report import write_report
-    from utils.scores import Score, average_line, gather_scores, score_picture, write_scores
+    from utils.scores import (
+        Result,
+        average_line,
+        gather_results,
+        score_picture,
+        write_scores,
+    )
 
     device = pick_device(args.device)
-    pictures: list[tuple[Score, Path, Path]] = []
+    results: list[Result] = []
 
-    def compute(path: Path, _: None) -> Score:
-        name = path.relative_to(root).as_posix() if path != root else path.name
-        return score_picture(name, path, *results[path], args.max_pixels, device, args.ssimulacra2)
+    def compute(path: Path, _: None) -> Result:
+        name = relative_name(path, root).as_posix()
+        return score_picture(name, files[path], args.max_pixels, device, args.ssimulacra2)
 
-    def save(path: Path, score: Score) -> None:
-        pictures.append((score, path, results[path][1]))
+    def save(path: Path, result: Result) -> None:
+        results.append(result)
+        score = result.score
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
 
-    computers = compute_pool(device, len(results))
-    run_job(results, tally, lambda path: None, compute, save, computers)
+    run_job(files, tally, lambda path: None, compute, save, compute_pool(device, len(files)))
     code = tally.finish()
-    pictures = gather_scores(pictures)
+    results = gather_results(results)
     if processes()[0] > 0:
         return code
-    if not pictures:
+    if not results:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")
-    scores = [score for score, *_ in pictures]
+    scores = [result.score for result in results]
     write_scores(table, scores, args.ssimulacra2)
     print(average_line(scores), "->", table)
-    if args.report:
-        write_report(page, pictures, args.max_pixels)
+    if report:
+        write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)
     return code
 

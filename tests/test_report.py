@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from helpers import colour, save_png
 from PIL import Image
 
 from utils import report
+from utils.bitstream import unpack
+from utils.checkpoints import fingerprint, load_checkpoint
 from utils.report import write_report
-from utils.scores import Score
+from utils.scores import Origin, Result, Score
 
 HOSTILE = [
     '"><script>document.title = "taken"</script>.png',
@@ -52,20 +55,24 @@ def opened(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def pictures(folder: Path, names: list[str], height: int = 40, width: int = 60, **values) -> list:
-    """As many (score, original, reconstruction), the files all the same two."""
+def pictures(
+    folder: Path, names: list[str], height: int = 40, width: int = 60, **values
+) -> list[Result]:
+    """As many results, the files all the same two."""
     pixels = colour(height, width)
     first = save_png(folder / "first.png", pixels)
     second = save_png(folder / "second.png", np.minimum(pixels, 245) + 10)
     numbers = {"psnr": 30.0, "ssim": 0.9, "ms_ssim": None} | values
     score = (width, height, 7200, 900, 8.0, 3.0)
-    return [(Score(name, *score, **numbers), first, second) for name in names]
+    origin = Origin("binary 01234567", 35, "")
+    files = str(first), str(second), origin
+    return [Result(Score(name, *score, **numbers), *files) for name in names]
 
 
 @pytest.fixture
 def page(tmp_path):
-    def build(listed: list) -> Page:
-        write_report(tmp_path / "report.html", listed, 10**8)
+    def build(listed: list[Result], second: Path | None = None) -> Page:
+        write_report(tmp_path / "report.html", listed, 10**8, second)
         return Page(tmp_path / "report.html")
 
     return build
@@ -101,9 +108,9 @@ def test_pictures_are_capped_in_number(page, tmp_path):
     names = [f"{index}.png" for index in range(report.MAX_SHOWN + 3)]
     built = page(pictures(tmp_path, names))
     assert built.elements["article"] == report.MAX_SHOWN
-    assert built.elements["tr"] == len(names) + 2
+    assert built.elements["tr"] == len(names) + 3
     assert len(built.images) == 3 * report.MAX_SHOWN
-    assert f"The first {report.MAX_SHOWN} of {len(names)}" in built.words
+    assert f"Below are {report.MAX_SHOWN} of the {len(names)} pictures" in built.words
     assert built.source.count('href="#picture-') == report.MAX_SHOWN
 
 
@@ -121,12 +128,118 @@ def test_missing_and_infinite_scores(page, tmp_path):
     assert '<td data-key="">–</td>' in built.source
 
 
+def test_the_worst_pictures_are_shown_and_first(page, tmp_path):
+    names = [f"{index}.png" for index in range(report.MAX_SHOWN + 3)]
+    listed = pictures(tmp_path, names)
+    for result, psnr in zip(listed, [None, math.inf, *range(50, 30, -1)]):
+        result.score.psnr = psnr
+    built = page(listed)
+    shown = re.findall(r"<h2 [^>]*><bdi>(.*?)</bdi>", built.source)
+    assert shown == [f"{index}.png" for index in range(len(names) - 1, 2, -1)]
+    assert "with the lowest PSNR first" in built.words
+    links = re.findall(r'<a href="#picture-(\d+)"><bdi>(.*?)</bdi>', built.source)
+    assert {shown[int(index)]: name for index, name in links} == {name: name for name in shown}
+
+
+def test_ssimulacra_2_has_a_column_if_it_was_scored_and_tells_the_worst(page, tmp_path):
+    listed = pictures(tmp_path, ["a.png", "b.png"])
+    assert "SSIMULACRA" not in page(listed).words
+    listed[0].score.ssimulacra2, listed[1].score.ssimulacra2 = 71.25, 43.5
+    built = page(listed)
+    assert '<td data-key="71.25">71.2</td>' in built.source
+    assert "with the lowest SSIMULACRA 2 first" in built.words
+    assert re.findall(r"<h2 [^>]*><bdi>(.*?)</bdi>", built.source) == ["b.png", "a.png"]
+
+
+def test_page_names_checkpoint_quality_target_and_date(page, tmp_path):
+    listed = pictures(tmp_path, ["a.png", "b.png"])
+    words = page(listed).words
+    assert "Checkpoint binary 01234567, quality 35." in words
+    assert f"2 pictures, {date.today().isoformat()}." in words
+    listed[0].origin = Origin("hyperprior 89abcdef", 60, "max_bytes 20000")
+    words = page(listed).words
+    assert "Checkpoint binary 01234567 and hyperprior 89abcdef, qualities 35 to 60" in words
+    assert "chosen for --max_bytes 20000" in words
+    listed[0].origin = listed[1].origin = None
+    assert "Checkpoint" not in page(listed).words
+
+
+def test_page_has_totals_and_averages(page, tmp_path):
+    listed = pictures(tmp_path, ["a.png", "b.png"])
+    listed[1].score = Score("b.png", 600, 400, 9000, 4500, 2.0, 0.15, 40.0, None, None)
+    built = page(listed)
+    total = 8 * (900 + 4500) / (60 * 40 + 600 * 400)
+    text = f"bpp {total:.3f} in total ({(3 + 0.15) / 2:.3f} on average), ratio 3.00 in total (5.00"
+    assert text in built.words
+    assert f'<td data-key="{total}">{total:.3f}</td>' in built.source
+    assert '<td data-key="5400">5,400</td>' in built.source
+
+
+def test_a_second_run_lies_beside_the_first(page, tmp_path):
+    listed = pictures(tmp_path, ["a.png", "b.png"])
+    other = save_png(tmp_path / "avif <&>/a.png", np.maximum(colour(40, 60), 40) - 40)
+    listed[0].second = str(other)
+    listed[0].second_score = Score("a.png", 60, 40, 7200, 450, 16.0, 1.5, 28.125, None, None)
+    built = page(listed, other.parent)
+    assert "In grey, avif <&>: bpp 1.500, ratio 16.00, 28.12 dB PSNR on average." in built.words
+    assert '<td data-key="30.0">30.00<small>28.12</small>' in re.sub(r"\n", "", built.source)
+    assert '<td data-key="30.0">30.00<small>–</small>' in re.sub(r"\n", "", built.source)
+    assert len(built.images) == 6 + 3
+    (mean,) = {np.asarray(opened(uri)).mean().round() for uri in built.images[3:4]}
+    assert abs(mean - np.asarray(Image.open(other)).mean()) < 2
+    assert "Error of avif <&>" in built.words
+
+
+def test_script_lays_a_second_folder_beside_the_first(workplace, script):
+    for name in ("a", "b"):
+        save_png(workplace / f"photos/{name}.png", colour(40, 60))
+        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
+        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(exist_ok=True)
+        (workplace / f"out/compressed/{name}.xfr").write_bytes(bytes(100))
+    (workplace / "other").mkdir()
+    Image.fromarray(colour(40, 60)).save("other/b.webp", quality=50)
+    flags = ["--folder_path_original", "photos", "--folder_path_second", "other"]
+    done = script("test", *flags)
+    assert done.code == 0, done.err
+    built = Page(workplace / "out/scores/scores.html")
+    size = Path("other/b.webp").stat().st_size
+    source = built.source.replace("\n", "")
+    assert source.count(f"<small>{size:,}</small>") == 3  # its row, the average, the total
+    assert source.count("<figcaption><span>Reconstruction</span>") == 1
+
+
+def test_the_area_with_the_largest_errors_is_seen_at_1_to_1(page, tmp_path):
+    listed = pictures(tmp_path, ["a.png"], 1600, 2000)
+    pixels = colour(1600, 2000)
+    pixels[300:400, 1900:] ^= 255
+    save_png(tmp_path / "second.png", pixels)
+    built = page(listed)
+    assert "1:1 shows the part with the largest errors" in built.words
+    (actual,) = re.findall(r'alt="Reconstruction" data-actual="(.*?)"', built.source)
+    seen = np.asarray(opened(actual)).astype(int)
+    assert seen.shape == (report.ACTUAL_SIDE, report.ACTUAL_SIDE, 3)
+    assert np.abs(seen - pixels[:1200, 800:]).mean() < 5
+
+
+def test_page_tells_what_the_files_say(workplace, script, checkpoints):
+    save_png(workplace / "out/original/a.png", colour(40, 60))
+    model = ["--model", checkpoints["binary"]]
+    script("encode", *model, "--max_bytes", "2k")
+    script("decode", *model)
+    assert script("test", "--report").code == 0
+    quality = unpack(Path("out/compressed/a.xfr").read_bytes()).quality
+    name = f"{fingerprint(load_checkpoint(checkpoints['binary'])):016x}"[:8]
+    expected = f"Checkpoint binary {name}, quality {quality}, chosen for --max_bytes 2000."
+    assert expected in Page(workplace / "out/scores/scores.html").words
+
+
 def test_a_failure_leaves_the_old_page(page, tmp_path):
     page(pictures(tmp_path, ["a.png"]))
     before = (tmp_path / "report.html").read_bytes()
     listed = pictures(tmp_path, ["a.png", "b.png"])
+    listed[1].original = str(tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError):
-        page([listed[0], (listed[1][0], tmp_path / "gone.png", listed[1][2])])
+        page(listed)
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".*.part"))
 
@@ -212,8 +325,8 @@ def test_headers_sort_by_click_and_by_keyboard(show, tmp_path):
     from selenium.webdriver import Keys
 
     listed = pictures(tmp_path, ["img10.png", "img9.png", "b.png", "a.png"])
-    for (score, *_), psnr in zip(listed, (9.5, 30.0, math.inf, None)):
-        score.psnr = psnr
+    for result, psnr in zip(listed, (9.5, 30.0, math.inf, None)):
+        result.score.psnr = psnr
     browser = show(listed)
     headers = browser.find_elements("css selector", "thead th")
     states = lambda: [header.get_attribute("aria-sort") for header in headers]  # noqa: E731
@@ -226,6 +339,25 @@ def test_headers_sort_by_click_and_by_keyboard(show, tmp_path):
     assert states() == [None] * 3 + ["descending"] + [None] * 4
     headers[0].find_element("tag name", "button").send_keys(Keys.SPACE)
     assert rows(browser) == ["a.png", "b.png", "img9.png", "img10.png"]
+
+
+def test_a_click_shows_1_to_1_and_another_goes_back(show, tmp_path):
+    browser = show(pictures(tmp_path, ["a.png"], 900, 1100))
+    button = browser.find_element("css selector", "figcaption button")
+    width = "return document.querySelector('.stage img').getBoundingClientRect().width"
+    natural = "return document.querySelector('.stage img').naturalWidth"
+    before = browser.execute_script(width), browser.execute_script(natural)
+    assert before[0] < 320 and before[1] == report.MAX_SIDE
+    button.click()
+    loaded = "return Promise.all(Array.from(document.images, (image) => image.decode()))"
+    browser.execute_script(loaded)
+    assert browser.execute_script(width) == browser.execute_script(natural) == 1100
+    assert button.get_attribute("aria-pressed") == "true"
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 320
+    assert browser.execute_script("return document.querySelector('.window').scrollLeft") > 300
+    button.click()
+    browser.execute_script(loaded)
+    assert (browser.execute_script(width), browser.execute_script(natural)) == before
 
 
 def test_page_fits_a_small_phone_and_runs_no_strange_script(show, tmp_path):

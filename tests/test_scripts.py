@@ -585,7 +585,10 @@ def test_a_reconstruction_of_another_size_is_reported(script, project):
     save_png(project / "out/reconstructed/small.bmp", colour(40, 41))
     result = script("test")
     assert result.code == 1
-    assert "small.png: 40x40, but its reconstruction is 41x40" in failures(result)[0]
+    assert (
+        "small.png: 40x40, but its reconstruction out/reconstructed/small.bmp is 41x40"
+        in failures(result)[0]
+    )
 
 
 def test_nothing_to_score_is_an_error(script, project):

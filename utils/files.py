@@ -156,6 +156,11 @@ def output_format(file_format: str | None, out: Path) -> str:
     return normalize_extension(file_format or named)
 
 
+def relative_name(path: Path, source: Path) -> Path:
+    """The path of a file within the folder ``source``; its name, if it is ``source`` itself."""
+    return path.relative_to(source) if path != source else Path(path.name)
+
+
 def plan_outputs(
     paths: Iterable[Path], source: Path, out: Path, extension: str, tally: Tally
 ) -> dict[Path, Path]:
@@ -173,8 +178,7 @@ def plan_outputs(
     outputs: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for path in paths:
-        relative = path.relative_to(source) if path != source else Path(path.name)
-        output = out / relative.with_suffix(f".{extension}")
+        output = out / relative_name(path, source).with_suffix(f".{extension}")
         if output in taken:
             error = ValueError(f"its result would overwrite that of {taken[output].name}")
             error.add_note(SAME_RESULT)

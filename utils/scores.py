@@ -3,15 +3,21 @@
 import csv
 import io
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from model import ARCHITECTURES, codec_class
+from utils.bitstream import unpack
 from utils.files import atomic_write
-from utils.images import read_picture
+from utils.images import normalize_extension, read_picture
+from utils.matching import PictureFiles
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
 from utils.processes import gather
+
+COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
 
 
 @dataclass
@@ -20,51 +26,107 @@ class Score:
     empty cell. The last column is left out unless it was asked for."""
 
     file: str
-    width: float
-    height: float
+    width: float | None
+    height: float | None
     original_bytes: float
-    compressed_bytes: float
-    compression_ratio: float
-    bpp: float
+    compressed_bytes: float | None
+    compression_ratio: float | None
+    bpp: float | None
     psnr: float | None
     ssim: float | None
     ms_ssim: float | None
     ssimulacra2: float | None = None
 
 
+class Origin(NamedTuple):
+    """What an .xfr file says of how it was made. ``target``: its name and value, or ""."""
+
+    checkpoint: str
+    quality: int
+    target: str
+
+
+@dataclass
+class Result:
+    """A picture: its score, its files, and what its .xfr file says. ``second``: its reconstruction
+    in another run, if there is one, with a score of its own. Paths are text, for ``gather``."""
+
+    score: Score
+    original: str
+    reconstructed: str
+    origin: Origin | None
+    second: str | None = None
+    second_score: Score | None = None
+
+
 def score_picture(
-    name: str,
-    original: Path,
-    compressed: Path,
-    reconstructed: Path,
-    max_pixels: int,
-    device: torch.device,
-    perceptual: bool = False,
-) -> Score:
-    """Score a picture from its three files; OSError or ValueError if one of them is unusable."""
-    for path in (compressed, reconstructed):
+    name: str, files: PictureFiles, max_pixels: int, device: torch.device, perceptual: bool = False
+) -> Result:
+    """Score a picture; OSError or ValueError if one of its files is unusable."""
+    for path in (files.compressed, files.reconstructed):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
-    first, second = (read_picture(path, max_pixels) for path in (original, reconstructed))
-    if first.shape != second.shape:
-        (h1, w1), (h2, w2) = first.shape, second.shape
-        raise ValueError(f"{w1}x{h1}, but its reconstruction is {w2}x{h2}")
-    height, width = first.shape
-    before, after = original.stat().st_size, compressed.stat().st_size
-    return Score(
-        name, width, height, before, after, before / after, 8 * after / (width * height),
-        psnr(first.rgb, second.rgb), ssim(first.rgb, second.rgb),
-        ms_ssim(first.rgb, second.rgb, device),
-        ssimulacra2(first.rgb, second.rgb) if perceptual else None,
-    )  # fmt: skip
+        if not path.stat().st_size:
+            raise ValueError(f"{path} is empty")
+    original = read_picture(files.original, max_pixels)
+    height, width = original.shape
+    before = files.original.stat().st_size
+
+    def score(reconstructed: Path, after: int | None) -> Score:
+        decoded = read_picture(reconstructed, max_pixels)
+        if decoded.shape != original.shape:
+            h, w = decoded.shape
+            raise ValueError(f"{width}x{height}, but its reconstruction {reconstructed} is {w}x{h}")
+        x, y = original.rgb, decoded.rgb
+        rates = (
+            (before / after, 8 * after / (width * height)) if after is not None else (None, None)
+        )
+        similar = ssim(x, y), ms_ssim(x, y, device), ssimulacra2(x, y) if perceptual else None
+        return Score(name, width, height, before, after, *rates, psnr(x, y), *similar)
+
+    result = Result(
+        score(files.reconstructed, files.compressed.stat().st_size),
+        str(files.original),
+        str(files.reconstructed),
+        read_origin(files.compressed, max_pixels),
+    )
+    if files.second is not None:
+        compressed = normalize_extension(files.second.suffix) in COMPRESSED
+        size = files.second.stat().st_size if compressed else None
+        result.second, result.second_score = str(files.second), score(files.second, size)
+    return result
 
 
-def gather_scores(pictures: list[tuple[Score, Path, Path]]) -> list[tuple[Score, Path, Path]]:
-    """The (score, original, reconstruction) of all processes, sorted, in rank 0; [] in others."""
-    rows = [(astuple(score), *map(str, paths)) for score, *paths in pictures]
-    gathered = [row for rows in gather("scores", rows) for row in rows]
-    gathered.sort(key=lambda row: row[1])
-    return [(Score(*score), Path(first), Path(second)) for score, first, second in gathered]
+def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
+    """What the header of an .xfr file says; None if it is not intact."""
+    try:
+        xfr = unpack(compressed.read_bytes(), max_pixels)
+    except ValueError:
+        return None
+    arch = [arch for arch in ARCHITECTURES if codec_class(arch).FILE_NUMBER == xfr.arch]
+    checkpoint = " ".join([*arch, f"{xfr.fingerprint:016x}"[:8]])
+    target = "{} {:g}".format(*xfr.target) if xfr.target else ""
+    return Origin(checkpoint, xfr.quality, target)
+
+
+def gather_results(results: list[Result]) -> list[Result]:
+    """Those of all processes, sorted by the path of the original, in rank 0; [] in others."""
+    rows = [row for rows in gather("scores", list(map(asdict, results))) for row in rows]
+    for row in rows:
+        row["score"] = Score(**row["score"])
+        row["origin"] = row["origin"] and Origin(*row["origin"])
+        row["second_score"] = row["second_score"] and Score(**row["second_score"])
+    return sorted((Result(**row) for row in rows), key=lambda result: result.original)
+
+
+def total(scores: list[Score]) -> Score:
+    """The sums of bytes, and the ratio and the rate of all pictures together."""
+    pixels = sum(score.width * score.height for score in scores)
+    before = sum(score.original_bytes for score in scores)
+    sizes = [score.compressed_bytes for score in scores]
+    after = None if None in sizes else sum(sizes)
+    rates = (None, None) if after is None else (before / after, 8 * after / pixels)
+    return Score("total", None, None, before, after, *rates, None, None, None)
 
 
 def average(scores: list[Score]) -> Score:
