@@ -61,7 +61,7 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.bitstream import Xfr, unpack
+    from utils.bitstream import Xfr, needs_checkpoint, unpack
     from utils.files import (
         atomic_write,
         check_output,
@@ -80,10 +80,10 @@ def main(args: Namespace) -> int:
 
     extension = output_format(args.file_format, args.out_folder)
     writable_format(extension)  # a format that cannot be written fails here, not later
-    model = find_checkpoint(args.model)
     tally = Tally("verified" if args.verify else "decoded", decodes=True)
     source = args.compressed_folder
     paths = find_inputs(source, {"xfr"}, args.recursive, tally, "--compressed_folder")
+    model = find_checkpoint(args.model) if any(map(needs_checkpoint, paths)) else None
     if args.verify:
         outputs = dict.fromkeys(paths)
     else:

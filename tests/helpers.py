@@ -45,6 +45,11 @@ def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
     return colour(height, width, seed)[:, :, 0]
 
 
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3]: nothing that is smaller without loss."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 def save_png(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

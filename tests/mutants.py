@@ -18,8 +18,9 @@ from PIL import Image
 from model.binary import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
 from model.hyperprior import HyperpriorCodec
-from utils.bitstream import ALPHA, DPI, STREAMS, TARGET, Xfr, pack, unpack
-from utils.coding import Encoder, EncodingSettings
+from utils import lossless
+from utils.bitstream import ALPHA, DPI, LOSSLESS, STREAMS, TARGET, Xfr, pack
+from utils.coding import Encoder
 from utils.images import Picture
 from utils.metadata import NO_METADATA, Metadata
 
@@ -67,7 +68,7 @@ def dissect(data: bytes) -> list[Field]:
     take("version", 1)
     arch = take("architecture", 1)[0]
     take("fingerprint", 8)
-    flags = take("flags", 1)[0]
+    flags = number("flags")
     take("quality", 1)
     number("width")
     number("height")
@@ -87,7 +88,9 @@ def dissect(data: bytes) -> list[Field]:
     while reader.remaining:
         at, size = len(fields), number("tile's length")
         end = reader.position + size
-        if arch == BinaryCodec.FILE_NUMBER:
+        if flags & LOSSLESS:
+            take("tile", size)
+        elif arch == BinaryCodec.FILE_NUMBER:
             for name in ("map", "bits"):
                 if name == "bits":
                     take("layout", 1)
@@ -203,6 +206,8 @@ def edit_header(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
         fields[at].data = struct.pack(">Bf", kind, value)
     elif fields[at].name == "resolution":
         fields[at].data = b"\0" + struct.pack(">ff", *rng.choice([*FLOATS, 72, 300.5], 2))
+    elif fields[at].name == "flags" and rng.random() < 0.5:
+        fields[at].data = pack_number(int(rng.integers(1 << 9)))
     elif size == 1 and rng.random() < 0.5:
         fields[at].data = bytes([rng.choice([0, 1, 2, 3, 4, 16, 100, 101, 128, 255])])
     else:
@@ -340,8 +345,11 @@ def paint(rng: Rng, height: int, width: int) -> np.ndarray:
 
 
 def coded(encoder: Encoder, pixels: np.ndarray, quality: int) -> Xfr:
-    """The content of the file of a picture, uint8 [H, W] or [H, W, 3]."""
-    return unpack(encoder.encode(Picture(pixels), EncodingSettings(quality)))
+    """The content of the file of a picture, uint8 [H, W] or [H, W, 3], with loss."""
+    codec, (height, width) = encoder.codec, pixels.shape[:2]
+    payload = codec.compress(Picture(pixels).rgb, quality)
+    size = width, height, pixels.ndim == 2
+    return Xfr(codec.FILE_NUMBER, encoder.fingerprint, *size, quality, payload)
 
 
 def description(rng: Rng) -> Metadata:
@@ -371,10 +379,13 @@ def good_files(encoder: Encoder, rng: Rng) -> list[Xfr]:
     files = []
     for height, width, quality, grey, alpha, described, target in kinds:
         pixels = paint(rng, height, width)
-        xfr = coded(encoder, pixels[:, :, 0] if grey else pixels, quality)
+        pixels = pixels[:, :, 0] if grey else pixels
+        xfr = coded(encoder, pixels, quality)
         mask = rng.integers(0, 256, (height, width)).astype(np.uint8) if alpha else None
         metadata = description(rng) if described else NO_METADATA
         files.append(replace(xfr, alpha=mask, metadata=metadata, target=target))
+        if height * width < 10_000:
+            files.append(replace(xfr, payload=lossless.compress(pixels), lossless=True))
     return files
 
 
@@ -409,6 +420,7 @@ class Mutants:
         """A file with the payload, and maybe more, of another one."""
         first, second = (self.good[i] for i in rng.integers(0, len(self.good), 2))
         mixed = replace(first, payload=second.payload)
+        mixed.lossless = second.lossless if rng.random() < 0.9 else not second.lossless
         if rng.random() < 0.3:
             mixed.alpha, mixed.metadata = second.alpha, second.metadata
         if rng.random() < 0.3:

@@ -30,7 +30,7 @@ def sealed(content: bytes) -> bytes:
 
 def handmade(flags: int = 0, quality: int = 50, width: int = 5, height: int = 5, rest=b"") -> bytes:
     """A file of an empty payload, of whatever values; ``rest`` is what the flags ask for."""
-    head = b"XFR" + struct.pack(">BBQBB", 1, 1, 0, flags, quality)
+    head = b"XFR" + struct.pack(">BBQ", 1, 1, 0) + pack_number(flags) + bytes([quality])
     return sealed(head + pack_number(width) + pack_number(height) + pack_number(0) + rest)
 
 
@@ -69,6 +69,7 @@ def files(draw) -> Xfr:
         alpha,
         metadata,
         draw(st.none() | st.tuples(names, st.floats(0, 2.0**100, width=32))),
+        draw(st.booleans()),
     )
 
 
@@ -152,7 +153,7 @@ def test_a_wrong_crc_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flags": 128}, "unknown flags"),
+        ({"flags": 256}, "unknown flags"),
         ({"quality": 0}, "quality 0"),
         ({"quality": 101}, "quality 101"),
         ({"width": 0}, "a picture of 0x5 pixels"),

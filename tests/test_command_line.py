@@ -69,7 +69,11 @@ def test_a_checkpoint_that_is_where_one_stands_comes_first(script, photos, check
         ("encode", ["--model", "none.tar"], "no such checkpoint: none.tar (--model)"),
         ("encode", ["--image_folder", "nowhere"], "no such file or folder: nowhere"),
         ("encode", ["--image_folder", "photos", "--out_folder", "file"], "Not a directory: 'file'"),
-        ("decode", ["--model", "none.tar"], "no such checkpoint: none.tar (--model)"),
+        (
+            "decode",
+            ["--compressed_folder", "x.xfr", "--model", "none.tar"],
+            "no such checkpoint: none.tar (--model)",
+        ),
         ("decode", ["--file_format", "xyz"], "extension 'xyz'"),
         ("decode", ["--compressed_folder", "nowhere"], "no such file or folder: nowhere"),
         ("decode", ["--compressed_folder", "x.xfr", "--out_folder", "file/under"], "file/under"),
@@ -78,7 +82,7 @@ def test_a_checkpoint_that_is_where_one_stands_comes_first(script, photos, check
 )
 def test_what_cannot_work_is_told_before_torch_is_loaded(photos, name, flags, error):
     Path("file").write_text("a file")
-    Path("x.xfr").write_text("not looked at")
+    Path("x.xfr").write_bytes(b"XFR\x01" + bytes(20))
     before = sorted(photos.rglob("*"))
     result = run_process([sys.executable, "-c", WITHOUT_TORCH, ROOT / f"{name}.py", *flags])
     assert result.code == 1 and result.out == "False\n"

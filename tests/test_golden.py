@@ -23,6 +23,10 @@ LATENTS = {
     "hyperprior": "a261f80eeb0bfbf80138fb0898eb43c07f2fd49af028da4add8ab3eb7d0e7118",
 }
 
+# Of the picture and the EXIF in the file without loss.
+PIXELS = "27e75bddb4a6b692c96610831f4a7c56e2cbd0bc868c011ccfa710a414dc96d2"
+EXIF = "56bbd77c6380f5459c1fde74dbc355962496382438491e581bd2f0135e6e3e2c"
+
 
 @pytest.mark.parametrize("arch", LATENTS)
 def test_a_file_of_version_1_decodes_to_the_same_latent_and_picture(arch):
@@ -38,6 +42,17 @@ def test_a_file_of_version_1_decodes_to_the_same_latent_and_picture(arch):
 
     expected = np.asarray(Image.open(GOLDEN / f"{arch}.png")).astype(int)
     assert np.abs(decoder.decode(xfr).pixels - expected).max() <= 1
+
+
+def test_a_file_without_loss_decodes_to_the_same_picture_and_metadata():
+    xfr = unpack((GOLDEN / "lossless.xfr").read_bytes())
+    assert xfr.lossless and xfr.grey and xfr.target == ("max_bytes", 5000)
+    picture = Decoder(None).decode(xfr)
+    assert picture.pixels.shape == (70, 90)
+    assert hashlib.sha256(picture.pixels.tobytes()).hexdigest() == PIXELS
+    assert np.array_equal(picture.alpha, np.arange(70 * 90).astype(np.uint8).reshape(70, 90))
+    assert picture.metadata.dpi == (300, 72.5) and picture.metadata.xmp.startswith(b"<?xpacket")
+    assert hashlib.sha256(picture.metadata.exif).hexdigest() == EXIF
 
 
 def test_fingerprints_stay():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, colour, save_png
+from helpers import ROOT, colour, noise, save_png
 
 from utils.checkpoints import load_checkpoint
 from utils.files import atomic_write
@@ -194,6 +194,7 @@ def test_training_into_a_place_that_takes_no_files_ends_before_it_begins(script,
 def test_verify_names_the_good_the_damaged_and_those_of_another_checkpoint(
     script, originals, checkpoints
 ):
+    save_png(originals / "a.png", noise(48, 70))
     script("encode", *MODEL)
     Path("out/other").mkdir()
     script("encode", "--model", checkpoints["hyperprior"], "--out_folder", "out/other")

@@ -16,6 +16,7 @@ from helpers import (
     ROOT,
     colour,
     grey,
+    noise,
     run_process,
     save_png,
     save_tiny,
@@ -677,7 +678,7 @@ def test_help_comes_at_once_without_loading_torch(name):
 @pytest.fixture(params=ARCHS)
 def encode_one(request, script, project, checkpoints):
     """Encode one picture with some flags: the result, and the file or None."""
-    picture = save_png(project / "target.png", colour(120, 150))
+    picture = save_png(project / "target.png", noise(120, 150))
 
     def run(*flags):
         out = project / "target"

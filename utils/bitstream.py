@@ -5,7 +5,8 @@
     1      version, 1
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
-    1      flags: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP, 64 resolution
+    n      flags, a number: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP,
+           64 resolution, 128 without loss
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
@@ -13,7 +14,7 @@
            whole; else 0, and both as float32 big-endian
     n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
     n      alpha, if flagged: the length of its lzma stream, the stream of width x height bytes
-    n      payload, which the codec defines
+    n      payload, which the codec defines; without loss, see utils/lossless.py
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
 
 Numbers are LEB128, and lzma streams are raw LZMA2: see model/bytestream.py. For an ordinary picture
@@ -23,6 +24,7 @@ this adds 25 or 26 bytes to the payload.
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -32,7 +34,7 @@ from utils.images import check_shape
 from utils.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
-GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI = (1 << bit for bit in range(7))
+GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, LOSSLESS = (1 << bit for bit in range(8))
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")
 LZMA_PRESET = 6
@@ -43,8 +45,9 @@ MAX_STREAM = 1 << 24  # bytes of a profile, EXIF or XMP
 class Xfr:
     """The content of an .xfr file.
 
-    ``alpha``: uint8 [height, width]. ``target``: what the quality was chosen for, one of TARGETS
-    and its value.
+    ``arch``, ``fingerprint``: of the checkpoint that made it. ``alpha``: uint8 [height, width].
+    ``target``: what the quality was chosen for, one of TARGETS and its value. ``lossless``: whether
+    the payload is the picture without loss, for which no checkpoint is needed.
     """
 
     arch: int
@@ -57,6 +60,7 @@ class Xfr:
     alpha: np.ndarray | None = None
     metadata: Metadata = NO_METADATA
     target: tuple[str, float] | None = None
+    lossless: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,8 +82,10 @@ def pack(xfr: Xfr) -> bytes:
             raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
     flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
     flags |= sum(STREAMS[name] for name in streams) | DPI * (xfr.metadata.dpi is not None)
+    flags |= LOSSLESS * xfr.lossless
     out = bytearray(MAGIC)
-    out += struct.pack(">BBQBB", VERSION, xfr.arch, xfr.fingerprint, flags, xfr.quality)
+    out += struct.pack(">BBQ", VERSION, xfr.arch, xfr.fingerprint)
+    out += pack_number(flags) + bytes([xfr.quality])
     out += pack_number(xfr.width) + pack_number(xfr.height) + pack_number(len(xfr.payload))
     if xfr.target is not None:
         name, value = xfr.target
@@ -96,6 +102,18 @@ def pack(xfr: Xfr) -> bytes:
     return bytes(out) + struct.pack(">I", zlib.crc32(out))
 
 
+def needs_checkpoint(path: Path) -> bool:
+    """Whether the file at ``path`` begins as an .xfr file that only a checkpoint can decode. False
+    for one that is stored without loss, or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            reader = Reader(stream.read(32), "file")
+        magic, version, _ = reader.unpack(">3sB9s")
+        return (magic, version) == (MAGIC, VERSION) and not reader.number() & LOSSLESS
+    except (OSError, ValueError):
+        return False
+
+
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     """Read the bytes of a file. Sizes are checked before memory is allocated for them.
 
@@ -109,7 +127,8 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     (version,) = reader.unpack(">B")
     if version != VERSION:
         raise ValueError(f"an .xfr file of version {version}; this program reads {VERSION}")
-    arch, fingerprint, flags, quality = reader.unpack(">BQBB")
+    arch, fingerprint = reader.unpack(">BQ")
+    flags, (quality,) = reader.number(), reader.unpack(">B")
     width, height, payload_length = reader.number(), reader.number(), reader.number()
     target = reader.unpack(">Bf") if flags & TARGET else None
     dpi = (reader.number(),) * 2 if flags & DPI else None
@@ -123,7 +142,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    if flags & ~(GREY | ALPHA | TARGET | DPI | sum(STREAMS.values())):
+    if flags >= 2 * LOSSLESS:
         raise ValueError(f"damaged file: unknown flags {flags:#x}")
     if not MIN_QUALITY <= quality <= MAX_QUALITY:
         raise ValueError(f"damaged file: quality {quality} is out of range")
@@ -144,4 +163,5 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         alpha = np.frombuffer(lzma_decompress(alpha, width * height, "alpha channel"), np.uint8)
         alpha = alpha.reshape(height, width)
     header = arch, fingerprint, width, height, bool(flags & GREY), quality
-    return Xfr(*header, payload, alpha, Metadata(**streams, dpi=dpi), target)
+    metadata = Metadata(**streams, dpi=dpi)
+    return Xfr(*header, payload, alpha, metadata, target, bool(flags & LOSSLESS))

@@ -13,6 +13,7 @@ import torch
 from model import ARCHITECTURES, codec_class, load_codec
 from model.codec import Codec
 from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from utils import lossless
 from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.console import SCRIPTS
@@ -59,10 +60,15 @@ class Encoder:
             raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
 
     def encode(self, picture: Picture, settings: EncodingSettings) -> bytes:
-        """The bytes of the .xfr file. ValueError if no quality meets the target."""
+        """The bytes of the .xfr file. ValueError if no quality meets the target.
+
+        Where the picture takes no more bytes without loss, that is what the file holds; where it
+        fits into the size that is the target, nothing else is tried.
+        """
         height, width = picture.shape
         grey = picture.pixels.ndim == 2
         metadata = picture.metadata.stripped() if settings.strip_metadata else picture.metadata
+        name, value = settings.target or ("quality", settings.quality)
 
         @cache  # a search returns a quality that it has tried
         def payload(quality: int) -> bytes:
@@ -72,24 +78,43 @@ class Encoder:
                 except ValueError as error:  # a codec takes any picture: this is a defect of it
                     raise RuntimeError(str(error)) from error
 
-        def file(quality: int) -> bytes:
+        @cache
+        def file(quality: int, exact: bytes | None = None) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
-            extras = picture.alpha, metadata, settings.target
-            return pack(Xfr(*header, payload(quality), *extras))
+            extras = picture.alpha, metadata, settings.target, exact is not None
+            return pack(Xfr(*header, payload(quality) if exact is None else exact, *extras))
 
         def decoded_psnr(quality: int) -> float:
             rgb = self.codec.decompress(payload(quality), height, width, quality)
             return psnr(picture.pixels, to_picture(rgb, grey).pixels)
 
-        if settings.target is None:
-            return file(settings.quality)
-        name, value = settings.target
+        def exact_file(quality: int, limit: float, room: float) -> bytes | None:
+            """The file without loss, in at most ``limit`` bytes, of which its payload may have
+            ``room``; None if that is not possible."""
+            if not lossless.may_fit(picture.pixels, room):
+                return None
+            exact = lossless.compress(picture.pixels, room)
+            data = None if exact is None else file(quality, exact)
+            return data if data and len(data) <= limit else None
+
+        def smaller(quality: int) -> bytes | None:
+            return exact_file(quality, len(file(quality)), len(payload(quality)))
+
+        if name == "quality":
+            return smaller(value) or file(value)
         if name == "target_psnr":
-            return file(lowest_quality_reaching(value, "dB", decoded_psnr, self.better()))
-        if name == "max_bytes":
-            return file(highest_quality_within(value, "bytes", lambda q: len(file(q))))
-        pixels = height * width
-        return file(highest_quality_within(value, "bpp", lambda q: 8 * len(file(q)) / pixels))
+            try:
+                quality = lowest_quality_reaching(value, "dB", decoded_psnr, self.better())
+            except ValueError:
+                if data := smaller(MAX_QUALITY):
+                    return data
+                raise
+            return smaller(quality) or file(quality)
+        unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
+        limit = value * scale
+        if data := exact_file(MAX_QUALITY, limit, limit - len(file(MAX_QUALITY, b""))):
+            return data
+        return file(highest_quality_within(value, unit, lambda q: len(file(q)) / scale))
 
     def better(self) -> str:
         """Which codec reaches a higher PSNR, in words; "" if none does."""
@@ -120,20 +145,28 @@ class Decoder:
     """Decodes files, each with the checkpoint that made it: that at ``model``, or another .tar file
     in the same folder. Threads may share it.
 
-    ``fast``: run the networks in bfloat16 where that is faster, which changes pixels slightly.
+    ``model`` None: files without loss only, which need none. ``fast``: run the networks in bfloat16
+    where that is faster, which changes pixels slightly.
     """
 
-    def __init__(self, model: Path, device: torch.device | str = "cpu", fast: bool = False):
+    def __init__(self, model: Path | None, device: torch.device | str = "cpu", fast: bool = False):
         self.model, self.device, self.fast = model, torch.device(device), fast
-        checkpoint = load_checkpoint(model)
-        self.fingerprint = fingerprint(checkpoint)
-        self.codecs = {self.fingerprint: load_codec(checkpoint, device)}
+        self.fingerprint = 0
+        self.codecs: dict[int, Codec] = {}
         self.broken: dict[int, str] = {}  # checkpoints that hold no working codec, and the reason
-        self.unread = sorted(set(model.parent.glob("*.tar")) - {model})
+        self.unread: list[Path] = []
         self.lock = Lock()
+        if model is not None:
+            checkpoint = load_checkpoint(model)
+            self.fingerprint = fingerprint(checkpoint)
+            self.codecs[self.fingerprint] = load_codec(checkpoint, device)
+            self.unread += sorted(set(model.parent.glob("*.tar")) - {model})
 
     def decode(self, xfr: Xfr) -> Picture:
         """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
+        if xfr.lossless:
+            rgb = lossless.decompress(xfr.payload, *xfr.shape)
+            return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
         codec = self.codec(xfr.fingerprint)
         if xfr.arch != codec.FILE_NUMBER:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
