@@ -72,6 +72,7 @@ def main(args: Namespace) -> int:
     import torch
 
     from model import codec_class
+    from model.geometry import check_geometry
     from utils.checkpoints import load_checkpoint
     from utils.devices import data_parallel, pick_device
     from utils.processes import processes
@@ -92,6 +93,7 @@ def main(args: Namespace) -> int:
     torch.manual_seed(args.seed)
     codec_type = codec_class(arch)
     codec = codec_type.from_checkpoint(checkpoint) if checkpoint else codec_type()
+    check_geometry(codec)
     if args.crop_size % codec.STRIDE:
         raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {arch}")
 

@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model import codec_class
+from model import ARCHITECTURES, codec_class
 from model.binary import BinaryConfig
 from model.hyperprior import HyperpriorConfig
 from model.tiling import padded
 from utils.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-ARCHS = ("binary", "hyperprior")
-TINY = {
+ARCHS = tuple(ARCHITECTURES)
+SMALL = {  # configurations smaller than the default ones
     "binary": BinaryConfig(filters=(8, 12), bits=16),
     "hyperprior": HyperpriorConfig(
         channels8=16, channels16=24, latent=32, hyper=8, context=16,
         analysis_blocks=(1, 1), synthesis_blocks=(1, 1),
     ),
 }  # fmt: skip
+TINY = {arch: SMALL.get(arch) or codec_class(arch).Config() for arch in ARCHS}
 
 
 def colour(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ARCHS, ROOT, colour, grey, noise, save_png
+from helpers import ROOT, SMALL, colour, grey, noise, save_png
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -137,7 +137,7 @@ def test_all_tiles_must_be_there_before_memory_is_taken_for_them(monkeypatch):
 # Files
 
 
-@pytest.fixture(params=ARCHS)
+@pytest.fixture(params=SMALL)
 def encoder(request, checkpoints) -> Encoder:
     return Encoder(checkpoints[request.param])
 

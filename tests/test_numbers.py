@@ -262,7 +262,7 @@ def test_the_predicted_rate_is_that_of_the_payload(shipped, arch, low, high, qua
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ["binary", "hyperprior"])
 def test_the_decoded_picture_is_as_good_as_the_predicted_one(shipped, arch, quality):
     """Not the same: in fixed point, some symbols are rounded to the other side."""
     for one in shipped[arch, quality]:

@@ -1,0 +1,73 @@
+"""Whether the tiles of a codec fit its networks."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from model.codec import Codec
+from model.limits import MAX_QUALITY
+from model.tiling import padded
+
+
+@torch.inference_mode()
+def check_geometry(codec: Codec) -> None:
+    """ValueError unless STRIDE, TILE and MARGIN of a codec on the CPU fit each other and its
+    transforms: with a MARGIN smaller than their receptive field, the borders of tiles would show.
+
+    The transforms are run on a strip of noise between NaN. Whatever depends on a pixel outside of
+    the strip becomes NaN too, whatever the weights are.
+    """
+    stride, margin = codec.STRIDE, codec.MARGIN
+    for name, value, of in (
+        ("STRIDE", stride, "LATENT_STRIDE"),
+        ("TILE", codec.TILE, "STRIDE"),
+        ("MARGIN", margin, "STRIDE"),
+    ):
+        if value % getattr(codec, of):
+            multiple = f"not a multiple of its {of}, {getattr(codec, of)}"
+            raise ValueError(f"the {codec.arch} codec's {name}, {value}, is {multiple}")
+    codec = deepcopy(codec).eval()  # networks may keep what they compute from their weights
+    quality = codec.quality_tensor(MAX_QUALITY)
+    inside = 2 * margin + 5 * stride
+    noise = torch.rand(
+        1, 3, stride, inside + 2 * stride, generator=torch.Generator().manual_seed(0)
+    )
+    for x in (noise, noise.mT):
+        latents = codec.analyse(x, quality)
+        chunk = codec.encode_latents(latents, quality)
+        latent = codec.decode_latents(chunk, *x.shape[2:], quality).float()
+        outputs = {
+            "analysis": codec.analyse(between_nan(x, stride, stride), quality),
+            "synthesis": [
+                codec.synthesise(between_nan(latent, stride, codec.LATENT_STRIDE), quality)
+            ],
+        }
+        for transform, tensors in outputs.items():
+            reach = max(reach_of(tensor, stride, max(x.shape[2:])) for tensor in tensors)
+            if reach > margin:
+                raise ValueError(
+                    f"the {codec.arch} codec's MARGIN, {margin}, is smaller than the receptive "
+                    f"field of its {transform} beyond a tile: at least {padded(reach, stride)}"
+                )
+
+
+def between_nan(x: Tensor, length: int, stride: int) -> Tensor:
+    """A strip x [1, C, h, w] with NaN instead of the first and the last ``length`` pixels of its
+    longer side; ``stride``: pixels per position."""
+    x, count = x.clone(), length // stride
+    along = 3 if x.shape[3] > x.shape[2] else 2
+    for start in (0, x.shape[along] - count):
+        x.narrow(along, start, count).fill_(torch.nan)
+    return x
+
+
+def reach_of(output: Tensor, border: int, length: int) -> int:
+    """How many pixels NaN came farther into a strip of ``length`` pixels than the ``border`` on
+    either side that was NaN; ``output``: [1, C, h, w]."""
+    along = 3 if output.shape[3] > output.shape[2] else 2
+    bad = output.isnan().movedim(along, 0).flatten(1).any(1).tolist()
+    stride, middle = length // len(bad), len(bad) // 2
+    first = max((i + 1 for i in range(middle) if bad[i]), default=0)
+    last = min((i for i in range(middle, len(bad)) if bad[i]), default=len(bad))
+    return max(stride * first - border, length - border - stride * last)
