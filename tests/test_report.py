@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import colour, save_png
+from helpers import colour, noise, save_png
 from PIL import Image
 
 from utils import report
@@ -160,6 +160,9 @@ def test_page_names_checkpoint_quality_target_and_date(page, tmp_path):
     words = page(listed).words
     assert "Checkpoint binary 01234567 and hyperprior 89abcdef, qualities 35 to 60" in words
     assert "chosen for --max_bytes 20000" in words
+    listed[0].origin = Origin("binary 01234567", None, "")
+    expected = "Checkpoint binary 01234567, quality 35, 1 picture without loss."
+    assert expected in page(listed).words
     listed[0].origin = listed[1].origin = None
     assert "Checkpoint" not in page(listed).words
 
@@ -222,15 +225,17 @@ def test_the_area_with_the_largest_errors_is_seen_at_1_to_1(page, tmp_path):
 
 
 def test_page_tells_what_the_files_say(workplace, script, checkpoints):
-    save_png(workplace / "out/original/a.png", colour(40, 60))
+    save_png(workplace / "out/original/a.png", noise(40, 60))
+    save_png(workplace / "out/original/flat.png", np.zeros_like(noise(40, 60)))
     model = ["--model", checkpoints["binary"]]
     script("encode", *model, "--max_bytes", "2k")
     script("decode", *model)
     assert script("test", "--report").code == 0
     quality = unpack(Path("out/compressed/a.xfr").read_bytes()).quality
     name = f"{fingerprint(load_checkpoint(checkpoints['binary'])):016x}"[:8]
-    expected = f"Checkpoint binary {name}, quality {quality}, chosen for --max_bytes 2000."
-    assert expected in Page(workplace / "out/scores/scores.html").words
+    words = Page(workplace / "out/scores/scores.html").words
+    assert f"Checkpoint binary {name}, quality {quality}, 1 picture without loss, chosen " in words
+    assert "chosen for --max_bytes 2000." in words
 
 
 def test_a_failure_leaves_the_old_page(page, tmp_path):

@@ -158,7 +158,7 @@ class Report:
         for column in self.columns:
             _, name, form = COLUMNS[column]
             items += self.piece("figure", name=name, value=figure(getattr(score, column), form))
-        if origin:
+        if origin and origin.quality is not None:
             items += self.piece("figure", name="quality", value=origin.quality)
         return self.piece("figures", items=items)
 
@@ -249,10 +249,15 @@ def described(results: list[Result]) -> str:
         return ""
     checkpoints = sorted({origin.checkpoint for origin in origins})
     targets = sorted({f"--{origin.target}" for origin in origins if origin.target})
-    low, high = (f([origin.quality for origin in origins]) for f in (min, max))
-    quality = f"quality {low}" if low == high else f"qualities {low} to {high}"
     chosen = f", chosen for {' and '.join(targets)}" if targets else ""
-    return f"Checkpoint {' and '.join(checkpoints)}, {quality}{chosen}."
+    qualities = [origin.quality for origin in origins if origin.quality is not None]
+    parts = [f"Checkpoint {' and '.join(checkpoints)}"]
+    if qualities:
+        low, high = min(qualities), max(qualities)
+        parts.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
+    if len(qualities) < len(origins):
+        parts.append(f"{counted(len(origins) - len(qualities), 'picture')} without loss")
+    return f"{', '.join(parts)}{chosen}."
 
 
 def shown_name(name: str) -> str:

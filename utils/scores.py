@@ -39,10 +39,11 @@ class Score:
 
 
 class Origin(NamedTuple):
-    """What an .xfr file says of how it was made. ``target``: its name and value, or ""."""
+    """What an .xfr file says of how it was made. ``quality``: None if it was without loss.
+    ``target``: its name and value, or ""."""
 
     checkpoint: str
-    quality: int
+    quality: int | None
     target: str
 
 
@@ -106,7 +107,7 @@ def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
     arch = [arch for arch in ARCHITECTURES if codec_class(arch).FILE_NUMBER == xfr.arch]
     checkpoint = " ".join([*arch, f"{xfr.fingerprint:016x}"[:8]])
     target = "{} {:g}".format(*xfr.target) if xfr.target else ""
-    return Origin(checkpoint, xfr.quality, target)
+    return Origin(checkpoint, None if xfr.lossless else xfr.quality, target)
 
 
 def gather_results(results: list[Result]) -> list[Result]:
