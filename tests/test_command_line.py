@@ -120,6 +120,14 @@ def test_one_file_to_one_file(script, photos, checkpoints):
     assert "\na.png,70,48," in Path("out/scores/scores.csv").read_text()
 
 
+def test_one_original_is_scored_among_the_results_of_many(script, photos, checkpoints):
+    model = ["--model", checkpoints["binary"]]
+    script("encode", "--image_folder", "photos", *model)
+    script("decode", *model)
+    tested = script("test", "--folder_path_original", "photos/b.png")
+    assert tested.code == 0 and tested.out.startswith("1 scored: ") and tested.err == ""
+
+
 def test_a_name_with_a_dot_may_still_be_a_folder(script, photos, checkpoints):
     flags = ["--image_folder", "photos/a.png", "--model", checkpoints["binary"]]
     Path("folder.xfr").mkdir()

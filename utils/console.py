@@ -86,5 +86,6 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     except (OSError, ValueError) as error:
         sys.exit(f"{name}: error: {error}")
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; finished files are kept", file=sys.stderr)
+        start = "\n" if sys.stderr.isatty() else ""  # below the ^C of a terminal
+        print(f"{start}{name}: interrupted; finished files are kept", file=sys.stderr)
         sys.exit(130)

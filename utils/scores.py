@@ -163,7 +163,9 @@ def average_line(scores: list[Score]) -> str:
         "MS-SSIM": (mean.ms_ssim, ""),
         "SSIMULACRA 2": (mean.ssimulacra2, ""),
     }
-    return ", ".join(f"{k} {v:.4g}{unit}" for k, (v, unit) in shown.items() if v is not None)
+    return "on average " + ", ".join(
+        f"{k} {v:.4g}{unit}" for k, (v, unit) in shown.items() if v is not None
+    )
 
 
 def cell(value: str | float | None) -> str:
