@@ -15,6 +15,8 @@ from pathlib import Path
 from utils.console import add_shared_arguments, make_parser, run
 
 SCORES = Path("./out/scores/")
+# What a table and a page of this script begin with: no other files are replaced.
+TABLE, PAGE = b"file,width,height,", b"<!DOCTYPE html>\n<!-- test.py --report -->"
 
 
 def parse_args() -> Namespace:
@@ -62,7 +64,7 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.files import check_folder, output_format, relative_name
+    from utils.files import check_folder, check_replaceable, output_format, relative_name
     from utils.jobs import Tally, run_job
     from utils.matching import PictureFiles, match_files
     from utils.processes import processes
@@ -75,6 +77,9 @@ def main(args: Namespace) -> int:
     if report and table.suffix.lower() == ".html":
         raise ValueError("--report would overwrite the CSV: give --out_file_name another extension")
     check_folder(table.parent)
+    check_replaceable(table, TABLE)
+    if report:
+        check_replaceable(page, PAGE)
     tally = Tally("scored")
     root, unpacked = args.folder_path_original, args.folder_path_reconstructed
     folders = PictureFiles(root, args.folder_path_compressed, unpacked, args.folder_path_second)

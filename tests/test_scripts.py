@@ -400,6 +400,20 @@ def test_encode_replaces_only_files_of_this_project(script, project):
     assert script("encode").code == 0 and unpack(packed.read_bytes()).width == 70
 
 
+def test_scores_replace_only_scores(script, project):
+    script("encode")
+    script("decode")
+    for _ in range(2):
+        assert script("test", "--report", "--out_file_name", "made/scores.csv").code == 0
+    for name in ("scores.csv", "scores.html"):
+        good = Path("made", name).read_bytes()
+        Path("made", name).write_text("a letter")
+        result = script("test", "--report", "--out_file_name", "made/scores.csv")
+        assert result.code == 1 and f"made/{name} exists, and is no result" in only_line(result.err)
+        assert Path("made", name).read_text() == "a letter"
+        Path("made", name).write_bytes(good)
+
+
 # Going on where a job was left
 
 

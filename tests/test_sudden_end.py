@@ -89,7 +89,7 @@ def test_kill_9_leaves_the_old_scores_or_the_new(script, folder, packed, checkpo
     flags = ["--folder_path_original", folder, "--folder_path_compressed", packed]
     flags += ["--folder_path_reconstructed", decoded]
     assert run_process([sys.executable, ROOT / "test.py", *flags], tmp_path).code == 0
-    new, old = scores.read_bytes(), b"file,psnr\nold,1\n"
+    new, old = scores.read_bytes(), b"file,width,height,psnr\nold,1,1,1\n"
     assert new.count(b"\n") == PICTURES + 2
     seen = set()
     start = time.monotonic()
