@@ -96,7 +96,8 @@ def main(args: Namespace) -> int:
 
     device = pick_device(args.device)
     decoder = Decoder(model, device, fast=args.precision == "fast")
-    replace = args.overwrite or args.out_folder == RECONSTRUCTED
+    own = args.out_folder.resolve().is_relative_to(RECONSTRUCTED.resolve())
+    replace = args.overwrite or own
 
     def load(path: Path) -> tuple[Xfr, int]:
         data = path.read_bytes()

@@ -386,6 +386,15 @@ def test_the_default_folders_are_written_again_and_again(script, project):
         assert [script(name).code for name in ("encode", "decode", "test")] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("place", ["out/reconstructed/photo.bmp", "out/reconstructed/sub/"])
+def test_what_is_in_the_default_folder_is_replaced(script, project, place):
+    script("encode")
+    packed = ["--compressed_folder", "out/compressed/photo.xfr", "--out_folder"]
+    assert [script("decode", *packed, place).code for _ in range(2)] == [0, 0]
+    beside = "out/reconstructed/../plain/"
+    assert [script("decode", *packed, beside).code for _ in range(2)] == [0, 1]
+
+
 def test_encode_replaces_only_files_of_this_project(script, project):
     packed = Path("out/compressed/photo.xfr")
     packed.parent.mkdir()
