@@ -41,18 +41,46 @@ def lzma_compress(data: bytes, **options) -> bytes:
     return lzma.compress(data, lzma.FORMAT_RAW, filters=lzma_filters(**options))
 
 
+class LzmaReader:
+    """Reads a raw LZMA2 stream piece by piece; ``name`` is what messages call it."""
+
+    def __init__(self, stream: bytes, name: str):
+        self.decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters())
+        self.stream, self.name = stream, name
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes; never produces more."""
+        if not size:
+            return b""
+        try:
+            data = self.decompressor.decompress(self.stream, max_length=size)
+        except (EOFError, lzma.LZMAError) as error:
+            raise ValueError(f"damaged {self.name}: {error}") from None
+        if len(data) != size:
+            raise ValueError(f"damaged {self.name}: its lzma stream ends too early")
+        self.stream = b""  # the decompressor has it now
+        return data
+
+    def finish(self) -> None:
+        """ValueError unless the stream ends here."""
+        try:
+            self.take(1)
+        except ValueError:
+            pass
+        else:
+            raise ValueError(f"damaged {self.name}: its lzma stream is too long")
+        if not self.decompressor.eof or self.decompressor.unused_data:
+            raise ValueError(f"damaged {self.name}: its lzma stream does not end where it should")
+
+
 def lzma_decompress(stream: bytes, size: int, name: str) -> bytes:
     """Exactly ``size`` bytes from a raw LZMA2 stream; ValueError if it holds fewer or more.
 
     Never produces more than one byte beyond ``size``. ``name`` is for messages.
     """
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters())
-    try:
-        data = decompressor.decompress(stream, max_length=size + 1)
-    except lzma.LZMAError as error:
-        raise ValueError(f"damaged {name}: {error}") from None
-    if len(data) != size or not decompressor.eof or decompressor.unused_data:
-        raise ValueError(f"damaged {name}: its lzma stream does not hold exactly {size} bytes")
+    reader = LzmaReader(stream, name)
+    data = reader.take(size)
+    reader.finish()
     return data
 
 

@@ -106,22 +106,37 @@ class QualityTable(nn.Module):
         return torch.lerp(self.points[low], self.points[low + 1], weight)[:, :, None, None]
 
 
+def dct_spectrum(size: int) -> Tensor:
+    """The variance of each coefficient of the DCT of size x size blocks in RGB, [3, size, size], as
+    multiples of that of luma pixels.
+
+    Rows and columns are modelled as first-order Markov processes, whose power spectrum at the
+    angular frequency w is (1 - r^2) / (1 - 2 r cos(w) + r^2) for a correlation r of neighbouring
+    pixels.
+    """
+    w = math.pi / size * torch.arange(size, dtype=torch.float64)
+    spectrum = (1 - CORRELATION**2) / (1 - 2 * CORRELATION * torch.cos(w) + CORRELATION**2)
+    shares = torch.tensor(COLOUR_VARIANCE, dtype=torch.float64)
+    return shares[:, None, None] * spectrum[:, None] * spectrum
+
+
+def dct_variance(size: int, count: int) -> Tensor:
+    """The variances of the vectors of ``dct_basis``, [count]: they fall."""
+    return dct_spectrum(size).flatten().sort(descending=True, stable=True)[0][:count].float()
+
+
 def dct_basis(size: int, count: int) -> Tensor:
     """An orthonormal basis of size x size blocks in RGB: its first ``count`` vectors, as
     [count, 3 * size * size].
 
     The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974, "Discrete cosine transform") of luma and
-    of two colour differences, ordered by their variance in photographs: rows and columns are
-    modelled as first-order Markov processes, whose power spectrum at the angular frequency w is
-    1 / (1 - 2 r cos(w) + r^2) for a correlation r of neighbouring pixels.
+    of two colour differences, ordered by their variance in photographs.
     """
     k = torch.arange(size, dtype=torch.float64)
     dct = torch.cos(math.pi / size * k[:, None] * (k + 0.5))
     dct = dct / dct.norm(dim=1, keepdim=True)
     colour = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
     colour = colour / colour.norm(dim=1, keepdim=True)
-    spectrum = 1 / (1 - 2 * CORRELATION * torch.cos(math.pi / size * k) + CORRELATION**2)
-    shares = torch.tensor(COLOUR_VARIANCE, dtype=torch.float64)
-    variance = shares[:, None, None] * spectrum[:, None] * spectrum
     basis = torch.einsum("cd,ik,jl->cijdkl", colour, dct, dct).flatten(3).flatten(0, 2)
-    return basis[variance.flatten().argsort(descending=True, stable=True)[:count]].float()
+    order = dct_spectrum(size).flatten().argsort(descending=True, stable=True)
+    return basis[order[:count]].float()

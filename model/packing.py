@@ -1,86 +1,102 @@
-"""Bits and their importance map as bytes, compressed with lzma."""
+"""Whole numbers as binary digits, and binary digits as bytes.
+
+A value is binarized successively. The first digit says whether it is zero; the next is its sign.
+Then, as long as the answer is yes: is its magnitude at least 2, 4, 8? What is left are the digits
+below the leading one. The same digit of many values forms a plane: eight to a byte.
+
+All planes go through one lzma stream, except for those whose digits are as often 0 as 1: the signs,
+and all but the first of the digits below the leading one. They are stored as they are.
+"""
 
 import lzma
 
 import numpy as np
 
-from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_number
+from model.bytestream import LzmaReader, Reader, lzma_compress, pack_chunk
 
-# LZMA codes a byte in the context of the previous byte's highest bits: lc says how many of them.
-CONTEXT_BITS = range(5)
-
-
-def pack_section(data: bytes, choices: tuple[int, ...]) -> bytes:
-    """``data`` compressed with whichever number of context bits is best.
-
-    A section is the length of the lzma stream, the number of context bits as one byte, and the
-    stream.
-    """
-    streams = [
-        (lzma_compress(data, preset=9, lc=lc, lp=0, pb=0, mode=lzma.MODE_NORMAL, nice_len=273), lc)
-        for lc in choices
-    ]
-    stream, lc = min(streams, key=lambda pair: len(pair[0]))
-    return pack_number(len(stream)) + bytes([lc]) + stream
+MAX_DIGITS = 15  # of a magnitude, which is less than 2^15
+# Long runs of zeros are all that lzma finds repeated: a search for other repetitions is wasted.
+LZMA = dict(lc=0, lp=0, pb=0, mode=lzma.MODE_NORMAL, mf=lzma.MF_HC3, nice_len=273, depth=1)
 
 
-def unpack_section(reader: Reader, size: int) -> np.ndarray:
-    """The ``size`` bytes, uint8, of the section that comes next."""
-    length, lc = reader.number(), reader.take(1)[0]
-    if lc not in CONTEXT_BITS:
-        raise ValueError(f"damaged {reader.name}: unknown lzma filter {lc}")
-    return np.frombuffer(lzma_decompress(reader.take(length), size, reader.name), np.uint8)
+class DigitWriter:
+    """Packs arrays of whole numbers, one after the other."""
+
+    def __init__(self):
+        self.coded: list[np.ndarray] = []  # planes, as bytes
+        self.plain: list[np.ndarray] = []  # digits
+
+    def write(self, values: np.ndarray) -> None:
+        """values: int32 [N], of magnitudes below 2^MAX_DIGITS."""
+        used = values[values != 0]
+        self.write_plane(values != 0)
+        self.plain.append(used < 0)
+        magnitudes = np.abs(used)
+        digits = np.frexp(magnitudes.astype(np.float32))[1]  # how many each magnitude has
+        rest = digits
+        for count in range(1, MAX_DIGITS):
+            if not len(rest):
+                break
+            self.write_plane(rest > count)
+            rest = rest[rest > count]
+        for known in range(1, digits.max(initial=0)):
+            deep = digits > known
+            plane = magnitudes[deep] >> (digits[deep] - known - 1) & 1
+            self.write_plane(plane) if known == 1 else self.plain.append(plane)
+
+    def write_plane(self, digits: np.ndarray) -> None:
+        self.coded.append(np.packbits(digits))
+
+    def finish(self) -> bytes:
+        """Everything that was written: the length of the lzma stream, the stream, plain digits."""
+        stream = lzma_compress(np.concatenate(self.coded).tobytes(), **LZMA)
+        plain = np.concatenate(self.plain, dtype=bool, casting="unsafe")
+        return pack_chunk(stream) + np.packbits(plain).tobytes()
 
 
-def predict(importance: np.ndarray) -> np.ndarray:
-    """The left neighbour of each position [h, w]; in the first column, the one above."""
-    prediction = np.zeros_like(importance)
-    prediction[:, 1:] = importance[:, :-1]
-    prediction[1:, 0] = importance[:-1, 0]
-    return prediction
+class DigitReader:
+    """Reads the arrays that a DigitWriter has written, given the length of each. ValueError if the
+    bytes are damaged."""
 
+    def __init__(self, reader: Reader):
+        self.name = reader.name
+        self.coded = LzmaReader(reader.chunk(), reader.name)
+        self.plain = np.unpackbits(np.frombuffer(reader.take(reader.remaining), np.uint8))
+        self.position = 0
 
-def pack_map(importance: np.ndarray) -> bytes:
-    """An importance map [h, w] of integers in 0 to 127."""
-    difference = (importance - predict(importance)).astype(np.int64)
-    folded = 2 * np.abs(difference) - (difference > 0)  # 0, 1, -1, 2, -2 become 0, 1, 2, 3, 4
-    return pack_section(folded.astype(np.uint8).tobytes(), (0, 4))
+    def read(self, count: int) -> np.ndarray:
+        """The next ``count`` values, int32."""
+        nonzero = self.read_plane(count)
+        total = np.count_nonzero(nonzero)
+        negative = self.read_plain(total).astype(bool)
+        digits = np.ones(total, np.int32)
+        rest = np.arange(total)
+        for _ in range(1, MAX_DIGITS):
+            if not len(rest):
+                break
+            rest = rest[self.read_plane(len(rest))]
+            digits[rest] += 1
+        magnitudes = np.ones(total, np.int32)
+        for known in range(1, digits.max(initial=0)):
+            deep = np.flatnonzero(digits > known)
+            plane = self.read_plane(len(deep)) if known == 1 else self.read_plain(len(deep))
+            magnitudes[deep] = 2 * magnitudes[deep] + plane
+        values = np.zeros(count, np.int32)
+        values[nonzero] = np.where(negative, -magnitudes, magnitudes)
+        return values
 
+    def read_plane(self, count: int) -> np.ndarray:
+        packed = np.frombuffer(self.coded.take(-(-count // 8)), np.uint8)
+        return np.unpackbits(packed, count=count).view(bool)
 
-def unpack_map(reader: Reader, height: int, width: int, groups: int) -> np.ndarray:
-    """The map, int64 [height, width]; ValueError unless it is within 0 to ``groups``."""
-    folded = unpack_section(reader, height * width).reshape(height, width).astype(np.int64)
-    importance = np.where(folded % 2, folded + 1, -folded) // 2
-    importance[:, 0] = np.cumsum(importance[:, 0])
-    importance = np.cumsum(importance, axis=1)
-    if importance.min() < 0 or importance.max() > groups:
-        raise ValueError(f"damaged {reader.name}: importance out of range")
-    return importance
+    def read_plain(self, count: int) -> np.ndarray:
+        if count > len(self.plain) - self.position:
+            raise ValueError(f"truncated {self.name}: signs or other digits are missing")
+        self.position += count
+        return self.plain[self.position - count : self.position]
 
-
-def pack_bits(bits: np.ndarray) -> bytes:
-    """Bits [C, h, w], -1 or 1 where they are coded and 0 elsewhere, eight to a byte.
-
-    They are ordered by position (0) or by channel (1), whichever lzma compresses better; the first
-    byte says which.
-    """
-    rows = bits.reshape(len(bits), -1)
-    streams = [pack_section(np.packbits(x[x != 0] > 0).tobytes(), (0,)) for x in (rows.T, rows)]
-    order = min((0, 1), key=lambda order: len(streams[order]))
-    return bytes([order]) + streams[order]
-
-
-def unpack_bits(reader: Reader, counts: np.ndarray, channels: int) -> np.ndarray:
-    """Bits, int8 [channels, h, w]: -1 or 1 in the first ``counts`` [h, w] channels of each
-    position, 0 in the others."""
-    order, total = reader.take(1)[0], int(counts.sum())
-    if order > 1:
-        raise ValueError(f"damaged {reader.name}: unknown order of the bits")
-    signs = np.unpackbits(unpack_section(reader, -(-total // 8)), count=total)
-    mask = np.arange(channels)[:, None] < counts.reshape(1, -1)
-    bits = np.zeros(mask.shape, np.int8)
-    if order == 0:
-        bits.T[mask.T] = 2 * signs.astype(np.int8) - 1
-    else:
-        bits[mask] = 2 * signs.astype(np.int8) - 1
-    return bits.reshape(channels, *counts.shape)
+    def finish(self) -> None:
+        """ValueError unless everything has been read."""
+        self.coded.finish()
+        if len(self.plain) - self.position > 7:
+            raise ValueError(f"damaged {self.name}: trailing digits")

@@ -21,7 +21,7 @@ from utils.checkpoints import save_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 ARCHS = tuple(ARCHITECTURES)
 SMALL = {  # configurations smaller than the default ones
-    "binary": BinaryConfig(filters=(8, 12), bits=16),
+    "binary": BinaryConfig(filters=(8, 12), latent=24, groups=(8, 12)),
     "hyperprior": HyperpriorConfig(
         channels8=16, channels16=24, latent=32, hyper=8, context=16,
         analysis_blocks=(1, 1), synthesis_blocks=(1, 1),
@@ -69,8 +69,6 @@ def tiny_codec(arch: str, seed: int = 0):
     with torch.no_grad():
         for weight in codec.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-        if arch == "binary":
-            codec.importance_bias.points.copy_(torch.linspace(-3, 3, 6)[:, None])
     return codec.eval().requires_grad_(False)
 
 

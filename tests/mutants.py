@@ -28,6 +28,7 @@ Rng = np.random.Generator
 
 NUMBERS = (0, 1, 2, 3, 16, 127, 128, 1000, 2**14, 2**20, 2**31 - 1, 2**31, 2**32, 2**35 - 1)
 ODD_NUMBERS = (b"\xff" * 9, b"\x80\x80\x80\x00", b"\x80", b"\xff\xff\xff\xff\xff\x01")
+UNCODED = ("words", "plain digits", "tile")  # streams that are no lzma streams
 FLOATS = (0, -1.0, 1e38, math.inf, -math.inf, math.nan)
 
 
@@ -91,13 +92,8 @@ def dissect(data: bytes) -> list[Field]:
         if flags & LOSSLESS:
             take("tile", size)
         elif arch == BinaryCodec.FILE_NUMBER:
-            for name in ("map", "bits"):
-                if name == "bits":
-                    take("layout", 1)
-                count = number(f"{name}'s length")
-                fields[-1].counts = range(len(fields) + 1, len(fields) + 2)
-                take(f"{name}'s filter", 1)
-                take(name, count)
+            stream("planes")
+            take("plain digits", end - reader.position)
         elif arch == HyperpriorCodec.FILE_NUMBER:
             stream("escapes")
             take("words", end - reader.position)
@@ -239,12 +235,11 @@ def edit_length(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
 
 
 def is_stream(field: Field) -> bool:
-    return field.name in (*STREAMS, "alpha", "map", "bits", "escapes", "words", "tile")
+    return field.name in (*STREAMS, "alpha", "planes", "escapes", *UNCODED)
 
 
 def flip_stream(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    single = ("layout", "map's filter", "bits's filter")
-    at = pick(rng, fields, lambda field: is_stream(field) or field.name in single)
+    at = pick(rng, fields, is_stream)
     if fields[at].data:
         fields[at].data = bytes(flip_bits(rng, bytearray(fields[at].data), []))
     return assemble(fields)
@@ -274,7 +269,7 @@ def replace_content(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
     if fields[at].name == "escapes":
         numbers = rng.choice([*NUMBERS, 2**24, 2**25, 2**26], rng.integers(1, 30))
         fields[at].data = b"".join(pack_number(int(value)) for value in numbers)
-    elif fields[at].name in ("words", "tile"):
+    elif fields[at].name in UNCODED:
         words = rng.integers(0, 2**32, rng.integers(1, 50), np.uint32)
         words[-1] = rng.choice([0, 1, 2**16, 2**32 - 1])
         fields[at].data = words.astype("<u4").tobytes()

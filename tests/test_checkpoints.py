@@ -291,10 +291,10 @@ TUPLES = [
 MISFITS = {  # of numbers, each of which is allowed
     "binary": [
         {"rate_points": 1},
-        {"bits": 18},
-        {"group": 5},
-        {"bits": 4, "group": 8},
-        {"bits": 512, "group": 1},
+        {"latent": 12},
+        {"latent": 193},
+        {"groups": (3, 12)},
+        {"groups": (12, 8)},
     ],
     "hyperprior": [{"rate_points": 1}, {"latent": 30}, {"latent": 1}],
 }
@@ -352,7 +352,7 @@ def test_missing_and_unknown_fields_are_refused(alter, no_network, arch):
 def test_the_configuration_of_a_large_network_with_small_weights_takes_no_memory(alter, arch):
     """What a network may take is bounded by the weights that there are for it."""
     largest = {
-        "binary": {"filters": (1024, 1024), "bits": 1024, "group": 128},
+        "binary": {"filters": (1024, 1024), "latent": 192},
         "hyperprior": dict.fromkeys(("channels8", "channels16", "latent", "context"), 1024)
         | {"analysis_blocks": (16, 16), "synthesis_blocks": (16, 16)},
     }

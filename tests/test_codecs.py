@@ -26,7 +26,6 @@ from model.fixed_point import (
 )
 from model.hyperprior import HyperpriorCodec, HyperpriorLatents
 from model.layers import ResidualBlock, dct_basis
-from model.packing import pack_bits, pack_map, unpack_bits, unpack_map
 from model.tiling import padded
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.metrics import psnr
@@ -82,7 +81,7 @@ def test_the_binary_decoder_sees_what_the_encoder_saw(monkeypatch):
     analyse = codec.analyse
     monkeypatch.setattr(codec, "analyse", lambda *args: seen.append(analyse(*args)) or seen[-1])
     payload = codec.compress(colour(70, 90), 50)
-    assert full_latent(codec, payload, 70, 90, 50).equal(seen[0].bits.to(torch.int8))
+    assert full_latent(codec, payload, 70, 90, 50).equal(seen[0].y)
 
 
 @pytest.fixture
@@ -224,25 +223,6 @@ def test_a_symbol_too_large_for_a_latent_is_refused():
         decoder = coder.decoder(pack_chunk(pack_number(number)) + words)
         with pytest.raises(ValueError, match="too large"):
             decoder.decode(index)
-
-
-@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.integers(0, 6))
-def test_any_bits_behind_any_map_come_back(seed, height, width, groups):
-    rng = np.random.default_rng(seed)
-    used = rng.integers(0, groups + 1, (height, width))
-    there = np.arange(4 * groups + 1)[:, None, None] < 4 * used
-    bits = np.where(there, rng.choice([-1, 1], there.shape), 0).astype(np.int8)
-    reader = Reader(pack_map(used) + pack_bits(bits), "payload")
-    assert np.array_equal(unpack_map(reader, height, width, groups), used)
-    assert np.array_equal(unpack_bits(reader, 4 * used, len(bits)), bits)
-    reader.finish()
-
-
-@pytest.mark.parametrize("used", [[[7]], [[-1]], [[3, 6], [7, 0]]])
-def test_a_map_of_more_groups_than_there_are_is_refused(used):
-    used = np.array(used)
-    with pytest.raises(ValueError, match="importance out of range"):
-        unpack_map(Reader(pack_map(used), "payload"), *used.shape, groups=6)
 
 
 # Fixed point

@@ -203,14 +203,6 @@ def test_effort_names_the_codec_that_has_it(script, photos):
     assert line.endswith("but the hyperprior codec (--model out/hyperprior.tar) can")
 
 
-def test_a_psnr_out_of_reach_names_the_codec_that_reaches_it_once(script, photos, checkpoints):
-    flags = ["--image_folder", "photos", "--target_psnr", 70]
-    result = script("encode", *flags, "--model", checkpoints["binary"])
-    assert result.code == 1 and result.err.count("failed: ") == 2
-    assert result.err.count("the hyperprior codec (--model out/hyperprior.tar) reaches more") == 1
-    assert "reaches more" not in script("encode", *flags, "--model", checkpoints["hyperprior"]).err
-
-
 def test_a_device_that_does_not_exist_is_told_which_do(script, photos):
     line = last_line(script("encode", "--image_folder", "photos", "--device", "gpu"))
     assert line == "encode.py: error: no such device: gpu; use auto, cpu, cuda, cuda:1 or mps"

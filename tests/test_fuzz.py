@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.bytestream import Reader, lzma_compress, pack_chunk, pack_number
 from model.limits import MAX_PIXELS
-from model.packing import unpack_bits, unpack_map, unpack_section
+from model.packing import MAX_DIGITS, DigitReader
 from tests.fuzz import Worker, fuzz, memory_bound, outcome, virtual_bytes, work
 from tests.mutants import Mutants, assemble, dissect, sealed
 from utils.bitstream import Xfr, pack, unpack
@@ -18,6 +18,7 @@ from utils.coding import Encoder
 
 LIMIT = 1 << 14  # pixels
 CODER = tiny_codec("hyperprior").coder
+DIGITS = tiny_codec("binary").digits
 needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
 
 
@@ -148,36 +149,29 @@ def test_readers_of_any_bytes(data, counts):
     refused(read)
 
 
-@given(st.binary(max_size=100), st.integers(0, 300))
-def test_sections_of_any_bytes(data, size):
-    for content in (data, pack_number(len(data)) + b"\0" + data):
-        refused(unpack_section, Reader(content, "payload"), size)
-
-
 @st.composite
-def sections(draw) -> bytes:
-    """Intact lzma streams of any bytes, one after the other."""
-    out = draw(st.binary(max_size=1))
-    for content in draw(st.lists(st.binary(max_size=60), max_size=2)):
-        stream = lzma_compress(content)
-        out += pack_number(len(stream)) + draw(st.sampled_from([b"\0", b"\4"])) + stream
-    return out
+def planes(draw) -> bytes:
+    """An intact lzma stream of any bytes, and any plain digits."""
+    return pack_chunk(lzma_compress(draw(st.binary(max_size=80)))) + draw(st.binary(max_size=20))
 
 
-@given(sections() | st.binary(max_size=60), st.integers(1, 9), st.integers(1, 9))
-def test_maps_of_any_bytes(data, height, width):
+@given(planes() | st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=4))
+def test_digits_of_any_bytes(data, counts):
     def read():
-        used = unpack_map(Reader(data, "payload"), height, width, 6)
-        assert used.shape == (height, width) and used.min() >= 0 and used.max() <= 6
+        digits = DigitReader(Reader(data, "payload"))
+        for count in counts:
+            values = digits.read(count)
+            assert values.shape == (count,) and np.abs(values).max(initial=0) < 2**MAX_DIGITS
+        digits.finish()
 
     refused(read)
 
 
-@given(sections() | st.binary(max_size=60), st.lists(st.integers(0, 24), min_size=1, max_size=20))
-def test_bits_of_any_bytes(data, used):
+@given(planes() | st.binary(max_size=60), st.integers(1, 9), st.integers(1, 9))
+def test_latents_of_any_bytes(data, height, width):
     def read():
-        bits = unpack_bits(Reader(data, "payload"), np.array([used]), 24)
-        assert bits.shape == (24, 1, len(used)) and np.abs(bits).sum() == sum(used)
+        y = DIGITS.decode(Reader(data, "payload"), height, width, torch.tensor([50]))
+        assert y.shape == (1, 24, height, width)
 
     refused(read)
 

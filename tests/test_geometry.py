@@ -28,8 +28,8 @@ def test_tiles_see_as_far_as_the_transforms_of_default_size(arch):
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"MARGIN": 24}, "MARGIN, 24, is not a multiple of its STRIDE, 16"),
-        ({"TILE": 1000}, "TILE, 1000, is not a multiple of its STRIDE, 16"),
+        ({"MARGIN": 20}, "MARGIN, 20, is not a multiple of its STRIDE, 8"),
+        ({"TILE": 1004}, "TILE, 1004, is not a multiple of its STRIDE, 8"),
         ({"STRIDE": 12, "TILE": 1020, "MARGIN": 36}, "STRIDE, 12, is not a multiple of its LATENT"),
     ],
 )

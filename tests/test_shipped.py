@@ -11,12 +11,13 @@ from utils.images import read_picture
 from utils.metrics import psnr
 
 SHIPPED = {"main": "binary", "hyperprior": "hyperprior"}
+LARGEST = {"main": 4e6, "hyperprior": 12e6}  # bytes
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_checkpoint_is_small_and_trained(name):
     path = ROOT / f"out/{name}.tar"
-    assert path.stat().st_size < 12e6
+    assert path.stat().st_size < LARGEST[name]
     checkpoint = load_checkpoint(path)
     assert checkpoint["arch"] == SHIPPED[name] in ARCHITECTURES
     assert set(checkpoint) == {"format", "arch", "config", "history", "weights"}
@@ -27,7 +28,7 @@ def test_a_shipped_checkpoint_is_small_and_trained(name):
     codec = load_codec(checkpoint)
     image = read_picture(ROOT / "out/original/chelsea.png").rgb
     sizes, qualities = [], []
-    for quality in (1, 35, 100):
+    for quality in (1, 50, 100):
         payload = codec.compress(image, quality)
         decoded = codec.decompress(payload, *image.shape[:2], quality)
         sizes.append(len(payload))

@@ -104,7 +104,7 @@ class Encoder:
             return smaller(value) or file(value)
         if name == "target_psnr":
             try:
-                quality = lowest_quality_reaching(value, "dB", decoded_psnr, self.better())
+                quality = lowest_quality_reaching(value, "dB", decoded_psnr)
             except ValueError:
                 if data := smaller(MAX_QUALITY):
                     return data
@@ -115,12 +115,6 @@ class Encoder:
         if data := exact_file(MAX_QUALITY, limit, limit - len(file(MAX_QUALITY, b""))):
             return data
         return file(highest_quality_within(value, unit, lambda q: len(file(q)) / scale))
-
-    def better(self) -> str:
-        """Which codec reaches a higher PSNR, in words; "" if none does."""
-        best = max(ARCHITECTURES, key=lambda arch: codec_class(arch).LMBDA[1])
-        better = codec_class(best).LMBDA[1] > self.codec.LMBDA[1]
-        return f"{named(best)} reaches more" if better else ""
 
     def has_encoded(
         self,
@@ -225,11 +219,8 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     return bisect(lambda quality: size(quality) <= limit)
 
 
-def lowest_quality_reaching(
-    limit: float, unit: str, score: Callable[[int], float], advice: str = ""
-) -> int:
-    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none,
-    with ``advice`` as its note.
+def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
+    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none.
 
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
@@ -237,10 +228,7 @@ def lowest_quality_reaching(
     score = cache(score)
     if score(MAX_QUALITY) < limit:
         best = score(MAX_QUALITY)
-        error = ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
-        if advice:
-            error.add_note(advice)
-        raise error
+        raise ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
     if score(MIN_QUALITY) >= limit:
         return MIN_QUALITY
     return bisect(lambda quality: score(quality) < limit) + 1
