@@ -16,6 +16,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from model import ARCHITECTURES
+from model.limits import DISTORTIONS
 from utils.console import make_parser, number, run
 
 
@@ -53,6 +54,12 @@ def parse_args() -> Namespace:
         "--arch",
         choices=ARCHITECTURES,
         help="architecture (default: that of the checkpoint, or binary without one)",
+    )
+    add(
+        "--distortion",
+        choices=DISTORTIONS,
+        help="what to train for: squared error or SSIMULACRA 2, which is closer to what people see "
+        "(default: that of the checkpoint, or mse without one)",
     )
     add(
         "--crop_size",
@@ -93,6 +100,7 @@ def main(args: Namespace) -> int:
     torch.manual_seed(args.seed)
     codec_type = codec_class(arch)
     codec = codec_type.from_checkpoint(checkpoint) if checkpoint else codec_type()
+    codec.distortion = args.distortion or codec.distortion
     check_geometry(codec)
     if args.crop_size % codec.STRIDE:
         raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {arch}")

@@ -36,7 +36,7 @@ from benchmarks.rd import MODELS
 from utils.console import make_parser, number, run
 
 ROOT = Path(__file__).resolve().parents[1]
-EFFORT = 8  # of our codecs that have one, timed beside none
+EFFORT = 4  # of our codecs that have one, timed beside none
 # About 30 dB on Kodak, as our default quality gives.
 SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
 

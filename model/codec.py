@@ -1,19 +1,22 @@
 """The interface that every codec implements, and the tiling that all of them share."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
-from model.limits import MAX_QUALITY, MIN_QUALITY
+from model.distortion import FUNCTIONS
+from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
 from model.tiling import Tile, padded, tiles, window
 
 Latents = tuple[Tensor, ...]  # a NamedTuple of each architecture, its latents [1, C, H / s, W / s]
+Report = Callable[[float], None]  # called now and then with the share of the work that is done
 
 
 def check_range(name: str, value: object, low: int, high: int, length: int | None = None) -> None:
@@ -51,6 +54,7 @@ class Codec(nn.Module):
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
     REFINES = False  # whether it has ``refine``, and so an effort to choose
+    distortion = DISTORTIONS[0]  # what its weights were trained for; a checkpoint may say another
 
     def __init__(self, config: Any):
         super().__init__()
@@ -83,6 +87,9 @@ class Codec(nn.Module):
                 )
         codec = cls(config)
         codec.load_state_dict(weights)
+        codec.distortion = checkpoint.get("distortion", cls.distortion)
+        if codec.distortion not in DISTORTIONS:
+            raise ValueError(f"the checkpoint's distortion is not one of {DISTORTIONS}")
         return codec
 
     def config_dict(self) -> dict:
@@ -95,6 +102,11 @@ class Codec(nn.Module):
         return next(self.parameters()).device
 
     # Training
+
+    def weighted_distortion(self, x_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+        """The distortion of x_hat [B, 3, H, W] at quality [B], weighted against the rate: in bits
+        per pixel, [B]."""
+        return FUNCTIONS[self.distortion](x_hat, x, self.lmbda(quality))
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
@@ -120,9 +132,18 @@ class Codec(nn.Module):
         """x [1, 3, H, W] to its latents."""
         raise NotImplementedError
 
-    def refine(self, x: Tensor, latents: Latents, quality: Tensor, effort: int) -> Latents:
-        """Latents of x with a lower rate-distortion cost, found in ``effort`` rounds that start
-        from ``latents``."""
+    def refine(
+        self,
+        x: Tensor,
+        latents: Latents,
+        quality: Tensor,
+        tile: Tile,
+        around: Tile,
+        effort: int,
+        report: Report,
+    ) -> Latents:
+        """The latents of ``tile``, found by a search for a lower rate-distortion cost. x and the
+        ``latents`` to start from cover ``around``, the tile and some pixels on each side."""
         raise NotImplementedError
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
@@ -143,29 +164,36 @@ class Codec(nn.Module):
         return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
     def tile_latents(
-        self, image: np.ndarray, quality: Tensor, effort: int = 0
+        self, image: np.ndarray, quality: Tensor, effort: int = 0, report: Report = lambda _: None
     ) -> Iterator[Latents]:
         """The latents of each tile of a uint8 image [H, W, 3]."""
         image = torch.from_numpy(np.require(image, requirements="CW"))  # what torch can share
         height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
-        for tile in tiles(height, width, self.TILE):
+        grid = list(tiles(height, width, self.TILE))
+        for done, tile in enumerate(grid):
             around = tile.grown(self.MARGIN, height, width)
             x = window(image, around).to(self.device) / 255
             x = x.contiguous(memory_format=torch.channels_last)
             latents = self.analyse(x, quality)
+            progress = part_of(report, done, len(grid))
             if effort:
-                latents = self.refine(x, latents, quality, effort)
-            yield latents._make(tile.crop(latent, around) for latent in latents)
+                yield self.refine(x, latents, quality, tile, around, effort, progress)
+            else:
+                yield latents._make(tile.crop(latent, around) for latent in latents)
+                progress(1)
 
     @torch.inference_mode()
-    def compress(self, image: np.ndarray, quality: int, effort: int = 0) -> bytes:
+    def compress(
+        self, image: np.ndarray, quality: int, effort: int = 0, report: Report = lambda _: None
+    ) -> bytes:
         """A uint8 image [H, W, 3] of any size from 1x1 to a payload.
 
-        ``quality``: 1 to 100. ``effort``: rounds of refinement, 0 unless the codec REFINES.
+        ``quality``: 1 to 100. ``effort``: of the search, 0 (none) to MAX_EFFORT; 0 unless the codec
+        REFINES. ``report``: what it raises ends the search.
         """
         q = self.quality_tensor(quality)
-        chunks = (self.encode_latents(y, q) for y in self.tile_latents(image, q, effort))
-        return b"".join(map(pack_chunk, chunks))
+        latents = self.tile_latents(image, q, effort, report)
+        return b"".join(pack_chunk(self.encode_latents(tile, q)) for tile in latents)
 
     @torch.inference_mode()
     def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
@@ -181,7 +209,7 @@ class Codec(nn.Module):
             bottom = top + latent.shape[2] * self.LATENT_STRIDE
             if around.bottom > bottom:
                 held = latent[:, :, (around.top - top) // self.LATENT_STRIDE :]
-                latent, top = torch.cat([held, next(rows)], dim=2), around.top
+                latent, top = join([held, next(rows)], dim=2), around.top
             part = around.crop(latent, origin=Tile(top, full_height, 0, full_width))
             x_hat = self.synthesise(part.to(self.device), q)
             pixels = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
@@ -201,4 +229,17 @@ class Codec(nn.Module):
         reader.finish()
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
             latents = [self.decode_latents(chunk, *tile.shape, q) for tile, chunk in row]
-            yield torch.cat(latents, dim=3)
+            yield join(latents, dim=3)
+
+
+def part_of(report: Report, part: int, parts: int) -> Report:
+    """The report of one of several equal parts of some work, from that of all the work."""
+    return lambda share: report((part + share) / parts)
+
+
+def join(latents: list[Tensor], dim: int) -> Tensor:
+    """Latents [1, C, h, w] side by side, as ``torch.cat`` does; where one has fewer channels than
+    another, the missing ones are zero."""
+    channels = max(latent.shape[1] for latent in latents)
+    pads = ((0, 0, 0, 0, 0, channels - latent.shape[1]) for latent in latents)
+    return torch.cat([F.pad(latent, pad) for latent, pad in zip(latents, pads)], dim)

@@ -1,27 +1,21 @@
 """The networks of the deep codec's entropy model: hyper-synthesis and context model.
 
 They are made of the layers of model/fixed_point.py: in floating point for training, in fixed point
-for coding.
+for coding, where their methods take ``bits``, the fraction bits of activations.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.entropy import SCALES
-from model.fixed_point import (
-    FRACTION_BITS,
-    LIMIT,
-    Depthwise,
-    Pointwise,
-    QualityBias,
-    is_fixed_point,
-)
+from model.entropy import CERTAIN, SCALES
+from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise, QualityBias
 from model.quantizers import round_straight_through
 
-# The latent is divided into four groups of channels, and its positions into four phases: that of
-# row i and column j is 2 * (i % 2) + j % 2. Pass k codes, at phase p, the group p XOR ORDER[k].
-# So a group is coded first at one phase, then at the diagonally opposite one, then at the others.
+# The latent is divided into four groups of channels, each with every fourth channel, and its
+# positions into four phases: that of row i and column j is 2 * (i % 2) + j % 2. Pass k codes, at
+# phase p, the group p XOR ORDER[k]. So a group is coded first at one phase, then at the diagonally
+# opposite one, then at the others.
 ORDER = (0, 3, 1, 2)
 PASSES = GROUPS = PHASES = len(ORDER)
 
@@ -35,8 +29,8 @@ class ContextBlock(nn.Module):
         self.expand = Pointwise(channels, channels)
         self.project = Pointwise(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.relu(self.expand(self.depthwise(x))))
+    def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
+        return x + self.project(F.relu(self.expand(self.depthwise(x, bits), bits)), bits)
 
 
 class HyperSynthesis(nn.Module):
@@ -52,10 +46,11 @@ class HyperSynthesis(nn.Module):
         self.up2 = Pointwise(channels, 4 * channels)
         self.block3 = ContextBlock(channels)
 
-    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
-        x = self.block1(self.quality(self.head(z_hat), quality))
-        x = self.block2(F.relu(F.pixel_shuffle(self.up1(x), 2)))
-        return self.block3(F.relu(F.pixel_shuffle(self.up2(x), 2)))
+    def forward(self, z_hat: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
+        x = self.head(z_hat, None if bits is None else 0, bits)
+        x = self.block1(self.quality(x, quality, bits), bits)
+        x = self.block2(F.relu(F.pixel_shuffle(self.up1(x, bits), 2)), bits)
+        return self.block3(F.relu(F.pixel_shuffle(self.up2(x, bits), 2)), bits)
 
 
 def split_phases(x: Tensor) -> Tensor:
@@ -71,17 +66,17 @@ def merge_phases(x: Tensor) -> Tensor:
 
 
 def split_latent(y: Tensor) -> Tensor:
-    """[B, M, H, W] to [B, 4, 4, M/4, H/2, W/2]: phases, then groups of channels."""
-    return split_phases(y).unflatten(2, (GROUPS, -1))
+    """[B, K, H, W] to [B, 4, 4, K/4, H/2, W/2]: phases, then groups of channels."""
+    return split_phases(y).unflatten(2, (-1, GROUPS)).transpose(2, 3)
 
 
 def merge_latent(y: Tensor) -> Tensor:
     """The inverse of ``split_latent``."""
-    return merge_phases(y.flatten(2, 3))
+    return merge_phases(y.transpose(2, 3).flatten(2, 3))
 
 
 def coded_in(step: int) -> tuple[slice, list[int], list[int]]:
-    """The index of what pass ``step`` codes, [B, 4, M/4, H/2, W/2], in a split latent."""
+    """The index of what pass ``step`` codes, [B, 4, K/4, H/2, W/2], in a split latent."""
     return slice(None), list(range(PHASES)), [phase ^ ORDER[step] for phase in range(PHASES)]
 
 
@@ -91,31 +86,42 @@ class ContextPass(nn.Module):
     def __init__(self, latent_channels: int, channels: int, first: bool):
         super().__init__()
         self.around = None if first else Depthwise(channels)
+        self.block = ContextBlock(channels)
         self.hidden = Pointwise(channels, channels)
-        self.heads = nn.ModuleList(Pointwise(channels, latent_channels // 2) for _ in range(PHASES))
+        self.means, self.scales = (
+            nn.ModuleList(Pointwise(channels, latent_channels // GROUPS) for _ in range(PHASES))
+            for _ in range(2)
+        )
 
-    def forward(self, features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, state: Tensor | None, count: int, bits: int | None
+    ) -> tuple[Tensor, Tensor]:
         """features [B, D, h, w] and state [B, 4, D, h/2, w/2], None in the first pass, to means and
-        scale logits, [B, 4, M/4, h/2, w/2] each."""
+        scale logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
         x = features
         if self.around is not None:
-            x = x + self.around(merge_phases(state))
-        x = split_phases(F.relu(self.hidden(F.relu(x))))
-        if not is_fixed_point(x):
+            x = x + self.around(merge_phases(state), bits)
+        x = self.block(x, bits)
+        x = split_phases(F.relu(self.hidden(F.relu(x), bits)))
+        out_bits = None if bits is None else FRACTION_BITS
+        scales = [layer(x[:, p], bits, out_bits, count) for p, layer in enumerate(self.scales)]
+        if bits is None:
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
         with torch.autocast(x.device.type, enabled=False):
-            out = [head(x[:, phase]) for phase, head in enumerate(self.heads)]
-        return torch.stack(out, dim=1).chunk(2, dim=2)
+            means = [layer(x[:, p], bits, out_bits, count) for p, layer in enumerate(self.means)]
+        return torch.stack(means, dim=1), torch.stack(scales, dim=1)
 
 
 def scale_index(logits: Tensor) -> Tensor:
-    """The index into the table of scales, 0 to SCALES - 1, that scale logits stand for: real
-    numbers for training, integers in fixed point."""
-    if not is_fixed_point(logits):
-        return (8 * logits + SCALES / 3).clamp(0, SCALES - 1)
+    """The index into the table of scales, a real number in 0 to SCALES - 1, of scale logits."""
+    return (8 * logits.float() + SCALES / 3).clamp(0, SCALES - 1)
+
+
+def fixed_scale_index(logits: Tensor) -> Tensor:
+    """The nearest index, an integer, of scale logits in multiples of 2^-FRACTION_BITS."""
     steps = 2**FRACTION_BITS // 8  # of a logit, to the next index
     offset = round((SCALES / 3 + 0.5) * steps)
-    return torch.div(logits + offset, steps, rounding_mode="floor").clamp(0, SCALES - 1)
+    return ((logits + offset) / steps).floor_().clamp_(0, SCALES - 1)
 
 
 class ContextModel(nn.Module):
@@ -131,39 +137,58 @@ class ContextModel(nn.Module):
     def __init__(self, latent_channels: int, channels: int):
         super().__init__()
         self.projections = nn.ModuleList(
-            Pointwise(latent_channels // GROUPS, channels) for _ in range(GROUPS)
+            Pointwise(latent_channels // GROUPS, channels, LATENT_LIMIT) for _ in range(GROUPS)
         )
         self.passes = nn.ModuleList(
             ContextPass(latent_channels, channels, first=step == 0) for step in range(PASSES)
         )
 
-    def predict(self, features: Tensor, state: Tensor | None, step: int) -> tuple[Tensor, Tensor]:
-        """Means and scale logits, [B, 4, M/4, h/2, w/2] each, of what pass ``step`` codes, given
+    def predict(
+        self,
+        features: Tensor,
+        state: Tensor | None,
+        step: int,
+        count: int,
+        bits: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Means and scale logits, [B, 4, count, h/2, w/2] each, of what pass ``step`` codes, given
         features [B, D, h, w] and the state that ``update`` returned; None in the first pass."""
-        return self.passes[step](features, state)
+        return self.passes[step](features, state, count, bits)
 
-    def update(self, state: Tensor | None, y_hat: Tensor, step: int) -> Tensor | None:
-        """The state after pass ``step`` has coded y_hat, [B, 4, M/4, h/2, w/2]."""
+    def update(
+        self, state: Tensor | None, y_hat: Tensor, step: int, bits: int | None = None
+    ) -> Tensor | None:
+        """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point it
+        is in multiples of 2^-FRACTION_BITS."""
         if step == PASSES - 1:
             return None  # there is no pass that could use it
-        if is_fixed_point(y_hat):
-            y_hat = y_hat.clamp(-LIMIT, LIMIT)
         _, phases, groups = coded_in(step)
-        new = [self.projections[g](y_hat[:, p]) for p, g in zip(phases, groups)]
+        in_bits = None if bits is None else FRACTION_BITS
+        new = [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)]
         new = torch.stack(new, dim=1)
         return new if state is None else state + new
 
-    def forward(self, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Training: features [B, D, h, w] and y [B, M, h, w] to y_hat, quantized (straight-through)
+    def forward(
+        self, features: Tensor, y: Tensor, coded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: features [B, D, h, w] and y [B, K, h, w] to y_hat, quantized (straight-through)
         and of the shape of y, and to the means and scale logits of the split latent,
-        [B, 4, 4, M/4, h/2, w/2] each."""
+        [B, 4, 4, K/4, h/2, w/2] each. ``coded``: 1 for the channels of each sample that are coded
+        and 0 for the others, [B, K, 1, 1]; y_hat is zero there."""
+        count = y.shape[1] // GROUPS
+        if coded is not None:
+            coded = split_latent(coded.expand(-1, -1, 2, 2))
         y = split_latent(y)
         y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         state = None
         for step in range(PASSES):
             here = coded_in(step)
-            mean, scale = self.predict(features, state, step)
-            quantized = round_straight_through(y[here] - mean) + mean
+            mean, scale = self.predict(features, state, step, count)
+            residual = y[here] - mean
+            uncertain = scale_index(scale).round() >= CERTAIN
+            quantized = round_straight_through(residual, uncertain) + mean
+            if coded is not None:
+                quantized = quantized * coded[here]
             state = self.update(state, quantized, step)
-            y_hat[here], means[here], scales[here] = quantized, mean, scale
+            y_hat[here], means[here], scales[here] = quantized, mean, scale.float()
         return merge_latent(y_hat), means, scales

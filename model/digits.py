@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bytestream import Reader
-from model.fixed_point import FRACTION_BITS, QualityBias, fixed_point, is_fixed_point
+from model.fixed_point import FRACTION_BITS, QualityBias, fixed_point
 from model.layers import dct_variance
 from model.packing import MAX_DIGITS, DigitReader, DigitWriter
 
@@ -77,7 +77,7 @@ def neighbours(y: Tensor) -> Iterator[tuple[tuple, Tensor, int]]:
 
 def predict(values: Tensor) -> Tensor:
     """The mean of four values [4, ...], rounded if they are integers."""
-    return (values.sum(0) + 2) >> 2 if is_fixed_point(values) else values.mean(0)
+    return values.mean(0) if values.is_floating_point() else (values.sum(0) + 2) >> 2
 
 
 def smooth(x: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class DigitModel(nn.Module):
         """
 
         def square(table: QualityBias) -> Tensor:
-            root = table.bias(quality)[0, :, 0].double()
+            root = table.bias(quality, FRACTION_BITS)[0, :, 0].double()
             return root.square() * (KERNEL * 2.0 ** (WEIGHT_BITS - 2 * FRACTION_BITS))
 
         height, width = y.shape[2:]

@@ -12,6 +12,7 @@ from model.bytestream import Reader, pack_chunk, pack_number
 
 SCALES = 64  # number of scales, each with a table of probabilities
 MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
+CERTAIN = 3  # symbols of smaller scale indices, with scales below 0.15, are taken as zero
 MIN_LIKELIHOOD = 2.0**-20
 MAX_SUPPORT = 511  # symbols outside of [-MAX_SUPPORT, MAX_SUPPORT] are always escaped
 MAX_SYMBOL = 2**24  # far more than any picture needs; in steps of 2^-6 it still fits into int32

@@ -1,14 +1,16 @@
-"""Layers that run in two arithmetics, which the type of their input selects.
+"""Layers that run in two arithmetics.
 
-* Floating point, for training.
-* int32, for coding, in fixed point: a tensor holds values times 2^FRACTION_BITS, and weights are
-  rounded to multiples of 2^-WEIGHT_BITS. Matrix products are computed in float64, where every sum
-  of integers stays below 2^53 and is therefore exact: in any order, on any processor, with any
-  number of threads. So the encoder and the decoder agree on every probability.
+* Floating point, for training: ``layer(x)``.
+* Fixed point, for coding: ``layer(x, bits)``. A tensor holds integers, as float32, that stand
+  for multiples of 2^-bits; weights are rounded to multiples of a power of two, one for each output,
+  so that no sum reaches 2^24. Below that, float32 adds integers exactly: in any order, on any
+  processor, with any number of threads. So encoder and decoder agree on every probability.
 
 Ballé, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models",
 https://openreview.net/forum?id=S1zz2i0cY7; unlike there, the rounding is done after training.
 """
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +19,17 @@ from torch import Tensor, nn
 from model.layers import QualityTable
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
-FRACTION_BITS = 6
-WEIGHT_BITS = 10
-LIMIT = 2**15  # fixed-point activations, and weights of Pointwise, are clipped to +-LIMIT
-DEPTHWISE_LIMIT, BIAS_LIMIT = 2**12, 2**29  # 9 * DEPTHWISE_LIMIT * LIMIT + BIAS_LIMIT < 2^31
+FRACTION_BITS = 6  # of latents, means and scale logits
+WEIGHT_BITS = 12  # of weights, at most
+LIMIT = 2**11 - 1  # activations are clipped to +-LIMIT
+LATENT_LIMIT = 2**15 - 1  # and latents, as inputs of the context model
+EXACT = 2**24  # float32 holds all integers up to here
 
 
-def is_fixed_point(x: Tensor) -> bool:
-    return not x.is_floating_point()
+def activation_bits(quality: int) -> int:
+    """The fraction bits of activations, 4 to 7. Latents are in units of the quantization step, so
+    activations grow with the quality."""
+    return 7 - 4 * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
 
 
 def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
@@ -32,95 +37,124 @@ def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
     return (x.detach().cpu().double() * 2.0**bits).round().clamp(-limit, limit)
 
 
+@cache
+def product_type(limit: int) -> torch.dtype:
+    """The type in which matrix products with inputs up to ``limit`` are exact: float32 for
+    activations, unless this machine computes its products in less than it promises."""
+    a = torch.full((32, 1), float(EXACT // 2**12 - 1))
+    exact = (exact_product(a, a.T + 2) == EXACT - 1).all()
+    return torch.float32 if limit <= LIMIT and exact else torch.float64
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b``, not in bfloat16 even under autocast."""
+    with torch.autocast("cpu", enabled=False):
+        return a @ b
+
+
 class FixedPointConv(nn.Conv2d):
-    """A convolution that also runs in fixed point. Its integer weights are made at first use."""
+    """A convolution that also runs in fixed point. Its integer weights are made at first use.
 
-    weight_limit: int
+    ``limit``: the magnitude that its inputs are clipped to in fixed point.
+    """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, limit: int = LIMIT, **kwargs):
         super().__init__(*args, **kwargs)
-        self.integers: tuple[Tensor, Tensor] | None = None
+        self.limit = limit
+        self.integers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def train(self, mode: bool = True) -> "FixedPointConv":
-        self.integers = None  # the weights are about to change, or have just changed
+        self.integers = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not is_fixed_point(x):
-            return super().forward(x)
-        if self.integers is None:
-            weight = fixed_point(self.weight, WEIGHT_BITS, self.weight_limit)
-            bias = fixed_point(self.bias, WEIGHT_BITS + FRACTION_BITS, BIAS_LIMIT)
-            bias += 2 ** (WEIGHT_BITS - 1)  # round(x) is floor(x + 1/2)
-            self.integers = self.prepare(weight, bias)
-        return self.convolve(x, *self.integers)
-
-    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Integer weights and biases, float64, in the form that ``convolve`` takes."""
-        raise NotImplementedError
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x, int32 in steps of 2^-FRACTION_BITS, to the output in the same steps."""
-        raise NotImplementedError
+    def rounded(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Weights and biases for inputs of so many fraction bits, rounded to multiples of 2^-w,
+        in the layer's product type. Each output has the largest w that keeps its sums exact."""
+        if bits not in self.integers:
+            fine = fixed_point(self.weight, WEIGHT_BITS, EXACT).flatten(1)
+            bias = fixed_point(self.bias, bits + WEIGHT_BITS, EXACT) / 2**WEIGHT_BITS
+            # A bound of the sums, computed without rounding errors, which differ among machines;
+            # rounding a weight may add half of 2^-w to it.
+            bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
+            room = EXACT if self.limit <= LIMIT else EXACT**2  # whatever the product type is
+            room -= self.limit * fine.shape[1] / 2
+            w = torch.zeros_like(bound)
+            for _ in range(WEIGHT_BITS):
+                w += bound * 2 ** (w + 1) < room
+            scale = 2 ** w[:, None]
+            weight = (fine * (scale / 2**WEIGHT_BITS)).round() / scale
+            bias = (bias[:, None] * scale).round() / scale
+            dtype = product_type(self.limit)
+            self.integers[bits] = weight.to(dtype).view_as(self.weight), bias.to(dtype)
+        return self.integers[bits]
 
 
 class Pointwise(FixedPointConv):
-    """1x1 convolution, [B, C, H, W] to [B, D, H, W]. In fixed point B is 1: a matrix product."""
+    """1x1 convolution, [B, C, H, W] to [B, D, H, W].
 
-    weight_limit = LIMIT
+    x may have fewer channels than the layer: then it stands for one whose others are zero. With
+    ``outputs``, only the first so many outputs are computed. In fixed point B is 1.
+    """
 
-    def __init__(self, channels: int, out_channels: int):
-        super().__init__(channels, out_channels, 1)
+    def __init__(self, channels: int, out_channels: int, limit: int = LIMIT):
+        super().__init__(channels, out_channels, 1, limit=limit)
 
-    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        # Scaling by a power of two is exact, and saves shifting the product.
-        scale = 2.0**-WEIGHT_BITS
-        return weight[:, :, 0, 0].mul(scale), bias[:, None].mul(scale)
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        total = (weight @ x[0].flatten(1).double()).add_(bias)
-        total.floor_().clamp_(-LIMIT, LIMIT)
-        return total.int().unflatten(1, x.shape[2:])[None]
+    def forward(
+        self,
+        x: Tensor,
+        bits: int | None = None,
+        out_bits: int | None = None,
+        outputs: int | None = None,
+    ) -> Tensor:
+        """In fixed point: x in multiples of 2^-bits to the result in those of 2^-out_bits."""
+        if bits is None:
+            return F.conv2d(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
+        weight, bias = self.rounded(bits)
+        matrix = x[0].flatten(1).clamp(-self.limit, self.limit).to(weight.dtype)
+        total = exact_product(weight[:outputs, : x.shape[1], 0, 0], matrix).add_(bias[:outputs])
+        if out_bits not in (None, bits):
+            total.mul_(2.0 ** (out_bits - bits))
+        total.add_(0.5)  # then flooring is rounding
+        return total.floor_().float().unflatten(1, x.shape[2:])[None]
 
 
 class Depthwise(FixedPointConv):
-    """Depthwise 3x3 convolution, [B, C, H, W] to the same shape. In fixed point it is the sum of
-    nine shifted products."""
-
-    weight_limit = DEPTHWISE_LIMIT
+    """Depthwise 3x3 convolution, [B, C, H, W] to the same shape. Beyond its borders, x goes on with
+    its last row and column. In fixed point it is the sum of nine shifted products."""
 
     def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        super().__init__(channels, channels, 3, groups=channels)
         nn.init.dirac_(self.weight, groups=channels)
 
-    def prepare(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.int(), bias[:, None, None].int()
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        if bits is None:
+            return super().forward(padded)
+        weight, bias = self.rounded(bits)
+        padded = padded.clamp_(-self.limit, self.limit).to(weight.dtype)
         height, width = x.shape[2:]
-        padded = F.pad(x.clamp(-LIMIT, LIMIT), (1, 1, 1, 1))  # skip connections may exceed it
-        total = bias.expand_as(x).clone()
+        total = (bias[..., None] + 0.5).expand_as(x).clone()  # then flooring is rounding
         for i in range(3):
             for j in range(3):
                 shifted = padded[:, :, i : i + height, j : j + width]
                 total.addcmul_(shifted, weight[:, :, i, j, None])
-        return (total >> WEIGHT_BITS).clamp_(-LIMIT, LIMIT)
+        return total.floor_().float()
 
 
 class QualityBias(QualityTable):
     """``x + b(quality)`` for x [B, C, H, W] and quality [B], one b per channel."""
 
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        if not is_fixed_point(x):
+    def forward(self, x: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
+        if bits is None:
             return x + super().forward(quality)
-        return x + self.bias(quality)
+        return x + self.bias(quality, bits)
 
-    def bias(self, quality: Tensor) -> Tensor:
+    def bias(self, quality: Tensor, bits: int) -> Tensor:
         """``b`` in fixed point, [B, C, 1, 1], interpolated linearly in integers."""
-        points = fixed_point(self.points, FRACTION_BITS, LIMIT).long()
+        points = fixed_point(self.points, bits, EXACT // 4).long()
         span = MAX_QUALITY - MIN_QUALITY
         position = (quality.long() - MIN_QUALITY) * (len(points) - 1)
         low = (position // span).clamp(max=len(points) - 2)
         weight = (position - span * low)[:, None]
         total = points[low] * (span - weight) + points[low + 1] * weight
-        return torch.div(total, span, rounding_mode="floor").int()[:, :, None, None]
+        return torch.div(total, span, rounding_mode="floor").float()[:, :, None, None]

@@ -7,29 +7,35 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.codec import Codec, check_range
+from model.bytestream import Reader
+from model.codec import Codec, Report, check_range
 from model.context import (
     PASSES,
     ContextModel,
     HyperSynthesis,
     coded_in,
+    fixed_scale_index,
     merge_latent,
     scale_index,
     split_latent,
 )
-from model.entropy import MAX_SYMBOL, SymbolCoder, gaussian_bits
-from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias
-from model.layers import Down, QualityTable, ResidualBlock, Up, dct_basis
-from model.quantizers import round_straight_through
-from model.refinement import refine
-from model.tiling import padded
+from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, gaussian_bits
+from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
+from model.layers import dct_basis
+from model.quantizers import CURVATURE, round_straight_through
+from model.refinement import Objective, refine
+from model.tiling import Tile, padded
+from model.transforms import (
+    BLOCK,
+    STEP,
+    AnalysisTransform,
+    HyperAnalysis,
+    SynthesisTransform,
+    used_channels,
+)
 
-BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
-# Bounds of the residual blocks, see ``ResidualBlock``. In the synthesis, photographs come close to
-# theirs; three times higher, fine regular textures, such as cloth, could become blocks of noise.
-ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
 MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 
 
@@ -37,10 +43,10 @@ MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the m
 class HyperpriorConfig:
     channels8: int = 160  # channels of the transforms at 1/8 of the resolution
     channels16: int = 320  # and at 1/16
-    latent: int = 320  # channels of y, at 1/16
+    latent: int = 768  # channels of y, at 1/16, in the order of their use
     hyper: int = 64  # channels of z, at 1/64
     context: int = 160  # channels of the entropy model's networks
-    analysis_blocks: tuple[int, int] = (2, 3)  # residual blocks at 1/8 and at 1/16
+    analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (3, 3)  # at 1/16 and at 1/8
     rate_points: int = 8
 
@@ -50,94 +56,22 @@ class HyperpriorConfig:
         for name in ("analysis_blocks", "synthesis_blocks"):
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
-        if self.latent % 4 or self.latent > 3 * BLOCK**2:
+        if self.latent % STEP or self.latent > 3 * BLOCK**2:
             raise ValueError(
-                f"the configuration's latent is not a multiple of 4 up to {3 * BLOCK**2}"
+                f"the configuration's latent is not a multiple of {STEP} up to {3 * BLOCK**2}"
             )
 
 
 class HyperpriorLatents(NamedTuple):
-    y: Tensor  # [1, M, H/16, W/16], not yet rounded: that depends on the means
+    y: Tensor  # [1, K, H/16, W/16], not yet rounded: that depends on the means
     z: Tensor  # [1, Z, H/64, W/64], rounded
 
 
-def table_index(scale: Tensor) -> np.ndarray:
-    """Scale logits in fixed point to the indices of tables that the coder takes, uint8."""
-    return scale_index(scale).to(torch.uint8).numpy()
-
-
-def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels, bound) for _ in range(count)))
-
-
-class AnalysisTransform(nn.Module):
-    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step.
-
-    The sum of a linear block transform and a deep residual network. The linear transform is the DCT
-    when training starts; the network learns to improve on it.
-    """
-
-    def __init__(self, config: HyperpriorConfig):
-        super().__init__()
-        at8, at16 = config.analysis_blocks
-        self.down8 = Down(3, config.channels8, 8)
-        self.blocks8 = blocks(at8, config.channels8, ANALYSIS_BOUND)
-        self.down16 = Down(config.channels8, config.channels16)
-        self.gain16 = QualityTable(config.rate_points, config.channels16)
-        self.blocks16 = blocks(at16, config.channels16, ANALYSIS_BOUND)
-        self.latent = nn.Conv2d(config.channels16, config.latent, 1)
-        self.linear = nn.Conv2d(3, config.latent, BLOCK, stride=BLOCK)
-        self.gain = QualityTable(config.rate_points, config.latent)
-
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        x = x.float() - 0.5
-        deep = self.blocks8(self.down8(x))
-        deep = self.blocks16(self.down16(deep) * self.gain16(quality).exp())
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 is coarser than a step
-            y = self.latent(deep.float()) + self.linear(x / BLOCK)
-            return y * self.gain(quality).exp()
-
-
-class SynthesisTransform(nn.Module):
-    """y_hat [B, M, H/16, W/16] to x_hat [B, 3, H, W]: the mirror image of the analysis."""
-
-    def __init__(self, config: HyperpriorConfig):
-        super().__init__()
-        at16, at8 = config.synthesis_blocks
-        self.gain = QualityTable(config.rate_points, config.latent)
-        self.linear = Up(config.latent, 3, BLOCK)
-        self.latent = nn.Conv2d(config.latent, config.channels16, 1)
-        self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
-        self.gain16 = QualityTable(config.rate_points, config.channels16)
-        self.up8 = Up(config.channels16, config.channels8)
-        self.blocks8 = blocks(at8, config.channels8, SYNTHESIS_BOUND)
-        self.up1 = Up(config.channels8, 3, 8)
-
-    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        y = y_hat * self.gain(quality).exp()
-        deep = self.blocks16(self.latent(y))
-        deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
-        with torch.autocast(y.device.type, enabled=False):
-            return self.linear(y.float() / BLOCK) + deep.float() + 0.5
-
-
-class HyperAnalysis(nn.Module):
-    """y [B, M, H/16, W/16] to z [B, Z, H/64, W/64]."""
-
-    def __init__(self, config: HyperpriorConfig):
-        super().__init__()
-        width = config.context
-        self.gain = QualityTable(config.rate_points, config.latent)
-        self.layers = nn.Sequential(
-            nn.Conv2d(config.latent, width, 1),
-            ResidualBlock(width, HYPER_BOUND),
-            Down(width, width),
-            ResidualBlock(width, HYPER_BOUND),
-            Down(width, config.hyper),
-        )
-
-    def forward(self, y: Tensor, quality: Tensor) -> Tensor:
-        return self.layers(y * self.gain(quality).exp()).float()
+def net_worth(residual: Tensor, index: Tensor) -> float:
+    """The distortion, in bits, that is saved by coding ``residual``, less the bits it takes."""
+    symbols = residual.round()
+    saved = CURVATURE / 2 * (residual.square() - (residual - symbols).square())
+    return (saved - gaussian_bits(symbols, index)).sum().item()
 
 
 class HyperpriorCodec(Codec):
@@ -190,11 +124,11 @@ class HyperpriorCodec(Codec):
         about 1, and steps of the learning rate are small beside them.
         """
         basis = BLOCK * dct_basis(BLOCK, self.config.latent)
-        self.analysis.linear.weight.copy_(basis.view_as(self.analysis.linear.weight))
+        self.analysis.linear[1].weight.copy_(basis[:, :, None, None])
         self.synthesis.linear[0].weight.copy_(basis.T[:, :, None, None])
         for layer in (self.analysis.latent, self.synthesis.up1[0]):
-            layer.weight.mul_(0.1)
-        for layer in (self.analysis.linear, self.synthesis.linear[0]):
+            layer.weight.mul_(0.05)
+        for layer in (self.analysis.linear[1], self.synthesis.linear[0]):
             layer.bias.zero_()
 
     def start_gains(self) -> None:
@@ -212,15 +146,34 @@ class HyperpriorCodec(Codec):
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         y = self.analysis(x, quality)
+        used = self.coded_channels(y)[:, None, None, None]
+        y = y[:, : used.max()]
+        coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
+        y = y * coded
         z = self.hyper_analysis(y, quality)
         features = self.hyper_synthesis(round_straight_through(z), quality)
-        y_hat, means, scales = self.context(features, y)
+        y_hat, means, scales = self.context(features, y, coded)
 
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
-        y_bits = gaussian_bits(self.noisy(split_latent(y) - means), scale_index(scales))
+        index = scale_index(scales)
+        y_bits = gaussian_bits(self.noisy(split_latent(y) - means), index)
+        y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
+        if not self.training:
+            y_bits = y_bits * (index.round() >= CERTAIN)
         bits = z_bits.flatten(1).sum(1) + y_bits.flatten(1).sum(1)
         return self.synthesis(y_hat, quality), bits / (x.shape[2] * x.shape[3])
+
+    @torch.no_grad()
+    def coded_channels(self, y: Tensor) -> Tensor:
+        """How many channels of y [B, M, h, w] are coded, int64 [B]. In training some samples get
+        more than they need, as a small part of a tile does."""
+        used = used_channels(y)
+        if not self.training:
+            return used
+        share = 2 * torch.rand(len(y), device=y.device) - 1
+        more = (share.clamp(min=0) * (y.shape[1] - used) / STEP).round().long()
+        return used + STEP * more
 
     def noisy(self, x: Tensor) -> Tensor:
         """x with additive uniform noise, which stands in for rounding in training (Ballé, Laparra,
@@ -234,72 +187,103 @@ class HyperpriorCodec(Codec):
         for image, quality in samples:
             q = self.quality_tensor(quality)
             for latents in self.tile_latents(image, q):
-                histogram += self.coder.histogram(self.symbols(latents, q))
+                histogram += self.coder.histogram(self.symbols(latents, q, CERTAIN)[0])
         self.coder.fit(histogram)
 
     # Coding
 
     def analyse(self, x: Tensor, quality: Tensor) -> HyperpriorLatents:
-        y = self.analysis(x, quality)
+        y = self.analysis.used(x, quality)
         return HyperpriorLatents(y, self.hyper_analysis(y, quality).round())
 
     @torch.inference_mode(False)
     def refine(
-        self, x: Tensor, latents: HyperpriorLatents, quality: Tensor, effort: int
+        self,
+        x: Tensor,
+        latents: HyperpriorLatents,
+        quality: Tensor,
+        tile: Tile,
+        around: Tile,
+        effort: int,
+        report: Report,
     ) -> HyperpriorLatents:
         # Copies, since tensors that were made in inference mode cannot have gradients.
         x, y, z, quality = (tensor.clone() for tensor in (x, *latents, quality))
         with torch.enable_grad():
-            return HyperpriorLatents(refine(self, x, y, z, quality, effort), z)
+            objective = Objective(self, x, y, z, quality, tile, around)
+            return HyperpriorLatents(refine(objective, effort, report), tile.crop(z, around))
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
-        return self.synthesis(latent.float() / 2**FRACTION_BITS, quality)
+        used = latent.flatten(2).any(2)[0].nonzero()  # others may be of the tiles around this one
+        count = used.max().item() + 1 if len(used) else 1
+        return self.synthesis(latent[:, :count] / 2**FRACTION_BITS, quality)
 
     def encode_latents(self, latents: HyperpriorLatents, quality: Tensor) -> bytes:
-        return self.coder.encode(self.symbols(latents, quality))
+        certain = CERTAIN
+        segments, lost = self.symbols(latents, quality, certain)
+        if lost:
+            certain = 0
+            segments, _ = self.symbols(latents, quality, certain)
+        count = latents.y.shape[1] // STEP
+        return bytes([count, certain]) + self.coder.encode(segments)
 
     # From here on everything is in fixed point: encoder and decoder compute the same integers.
 
     def symbols(
-        self, latents: HyperpriorLatents, quality: Tensor
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """One tile's symbols and their scale indices, in the order of coding."""
-        z = latents.z.clamp(-MAX_SYMBOL, MAX_SYMBOL).int().cpu()
-        segments = [(z.numpy(), self.z_index(z.shape, quality))]
-        y = split_latent(latents.y.cpu())
-        features, state = self.features(z, quality), None
+        self, latents: HyperpriorLatents, quality: Tensor, certain: int
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], bool]:
+        """One tile's symbols and their scale indices, in the order of coding, without those whose
+        index is below ``certain``, which are taken as zero; and whether that loses too much."""
+        z = latents.z.clamp(-LIMIT, LIMIT).float().cpu()
+        segments = [(z.int().numpy(), self.z_index(z.shape, quality))]
+        y = split_latent(latents.y.float().cpu())
+        bits = activation_bits(round(quality.item()))
+        features, state = self.hyper_synthesis(z, quality.cpu(), bits), None
+        lost = 0.0
         for step in range(PASSES):
-            mean, scale = self.context.predict(features, state, step)
-            symbols = (y[coded_in(step)] - mean / 2**FRACTION_BITS).round()
-            symbols = symbols.clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
-            segments.append((symbols.numpy(), table_index(scale)))
+            mean, scale = self.context.predict(features, state, step, y.shape[3], bits)
+            residual = y[coded_in(step)] - mean / 2**FRACTION_BITS
+            symbols = residual.round().clamp_(-MAX_SYMBOL, MAX_SYMBOL)
+            index = fixed_scale_index(scale)
+            coded = index >= certain
+            outliers = ~coded & (symbols != 0)
+            if outliers.any():
+                lost += net_worth(residual[outliers], index[outliers])
+            symbols *= coded
             y_hat = symbols * 2**FRACTION_BITS + mean
-            state = self.context.update(state, y_hat, step)
-        return segments
+            state = self.context.update(state, y_hat, step, bits)
+            coded = coded.numpy()
+            segments.append(
+                (symbols.numpy()[coded].astype(np.int32), index.numpy()[coded].astype(np.uint8))
+            )
+        return segments, lost > 0
 
     def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
-        """The latent in steps of 2^-FRACTION_BITS, int32."""
-        decoder = self.coder.decoder(chunk)
+        """The latent in steps of 2^-FRACTION_BITS, float32."""
+        reader = Reader(chunk, "payload")
+        count, certain = reader.unpack(">BB")
+        if not 0 < count <= self.config.latent // STEP or certain > SCALES:
+            raise ValueError("damaged payload: a number of channels or scales is out of range")
+        decoder = self.coder.decoder(reader.take(reader.remaining))
         z_shape = (1, self.config.hyper, height // 64, width // 64)
-        z = torch.from_numpy(decoder.decode(self.z_index(z_shape, quality)))
-        y_shape = (1, self.config.latent, height // 16, width // 16)
-        latent = split_latent(torch.empty(y_shape, dtype=torch.int32))
-        features, state = self.features(z, quality), None
+        z = torch.from_numpy(decoder.decode(self.z_index(z_shape, quality))).float()
+        y_shape = (1, count * STEP, height // 16, width // 16)
+        latent = split_latent(torch.empty(y_shape))
+        bits = activation_bits(round(quality.item()))
+        features, state = self.hyper_synthesis(z, quality.cpu(), bits), None
         for step in range(PASSES):
-            mean, scale = self.context.predict(features, state, step)
-            symbols = torch.from_numpy(decoder.decode(table_index(scale)))
-            y_hat = symbols * 2**FRACTION_BITS + mean
-            state = self.context.update(state, y_hat, step)
+            mean, scale = self.context.predict(features, state, step, latent.shape[3], bits)
+            index = fixed_scale_index(scale).numpy()
+            symbols = np.zeros(index.shape, np.float32)
+            coded = index >= certain
+            symbols[coded] = decoder.decode(index[coded].astype(np.uint8))
+            y_hat = torch.from_numpy(symbols) * 2**FRACTION_BITS + mean
+            state = self.context.update(state, y_hat, step, bits)
             latent[coded_in(step)] = y_hat
         decoder.finish()
         return merge_latent(latent)
 
     def z_index(self, shape: tuple[int, ...], quality: Tensor) -> np.ndarray:
         """The scale index of each element of z, uint8 of ``shape``."""
-        logits = self.z_scale(torch.zeros(shape, dtype=torch.int32), quality.cpu())
-        return table_index(logits)
-
-    def features(self, z: Tensor, quality: Tensor) -> Tensor:
-        """z, int32 [1, Z, h, w], to the context model's features [1, D, 4 h, 4 w]."""
-        z = (z * 2**FRACTION_BITS).clamp(-LIMIT, LIMIT)
-        return self.hyper_synthesis(z, quality.cpu())
+        logits = self.z_scale(torch.zeros(shape), quality.cpu(), FRACTION_BITS)
+        return fixed_scale_index(logits).numpy().astype(np.uint8)

@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.expand(self.depthwise(x)).chunk(2, dim=1)
-        return x + self.project((F.silu(a) * b).clamp(-self.bound, self.bound))
+        return x + self.project(F.hardtanh(F.silu(a) * b, -self.bound, self.bound))
 
 
 class Down(nn.Sequential):

@@ -1,65 +1,243 @@
-"""Rate-distortion optimised quantization (RDOQ): symbols that are not the nearest ones, where those
-cost less in sum. The decoder does not notice.
+"""The encoder's search for latents that cost less: ``--effort``. The decoder does not notice.
 
-Video encoders have used it for long: Karczewicz, Ye, Chong 2008, "Rate distortion optimized
-quantization", VCEG-AH21. Learned codecs have gradients to guide it: Yang, Bamler, Mandt 2020,
-"Improving inference for neural image compression", https://arxiv.org/abs/2006.04240.
+Two methods, on the gradient of the cost through the synthesis and the context model:
+
+* Rate-distortion optimised quantization (RDOQ), as video encoders have it: symbols that are not the
+  nearest ones, where those cost less in sum. Karczewicz, Ye, Chong 2008, "Rate distortion optimized
+  quantization", VCEG-AH21.
+* Stochastic Gumbel annealing: gradient descent on the latent, whose rounding is random and becomes
+  certain. Yang, Bamler, Mandt 2020, "Improving inference for neural image compression",
+  https://arxiv.org/abs/2006.04240, section 3; with the sigmoid-scaled logit of Perugachi-Diaz,
+  Gansekoele, Bhulai 2024, "Robustly overfitting latents for flexible neural image compression",
+  https://arxiv.org/abs/2401.17789.
 """
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.context import merge_latent, scale_index, split_latent
-from model.entropy import gaussian_bits
-from model.quantizers import round_straight_through
+from model.context import PASSES, coded_in, merge_latent, scale_index, split_latent
+from model.entropy import CERTAIN, gaussian_bits
+from model.quantizers import CURVATURE, round_straight_through
+from model.tiling import Tile
 
 if TYPE_CHECKING:
+    from model.codec import Report
     from model.hyperprior import HyperpriorCodec
 
-# The second derivative c of the distortion (in bits) by a symbol, in a codec whose steps are well
-# chosen. With a step s, a symbol costs -log2(s) bits of rate and c/2 * s^2/12 of distortion (s^2/12
-# is the variance of uniform noise). This is least at s = 1, the unit of symbols, if c = 12 / ln 2.
-CURVATURE = 12 / math.log(2)
+Parts = list[Tensor]  # what each pass of the context model codes: [1, 4, K/4, h/2, w/2] each
+# A part and its means to its symbols: as they are decoded, and as their bits are counted. These are
+# the same numbers, whose gradients may differ.
+Quantize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 SHARE = 0.5  # of the changes that pay, made in one round: they are not independent of each other
 
+NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
+GROWTH = 2.3  # an effort takes so many times as long as the one below
+ROUNDS = 12  # of RDOQ before annealing
+REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
+FEW = 30  # steps up to which RDOQ alone gives more
+LEARNING_RATE = 0.008
+HOLD = 1 / 3  # the part of the annealing at the first temperature
+TEMPERATURES = (0.5, 0.2)  # the first, and the last
+SLOPE = 4 / 3  # of the logit of the probability to round up, by that of the fraction
+EDGE = 0.01  # fractions closer than this to 0 or 1, where logits are infinite, stay where they are
 
-def refine(
-    codec: "HyperpriorCodec", x: Tensor, y: Tensor, z: Tensor, quality: Tensor, rounds: int
-) -> Tensor:
-    """y [1, M, h, w] of x [1, 3, H, W], moved to where the cost ``bits + lmbda * pixels * MSE`` is
-    lower; z [1, Z, h/4, w/4] stays.
 
-    Each round considers the next smaller and the next larger number for all symbols at once. What
-    such a change costs in bits of the symbol itself is computed; what it does to the picture, and
-    to the probabilities of the symbols coded later, is estimated from the gradient and CURVATURE.
-    A random choice of the changes that pay is made.
+class Plan(NamedTuple):
+    """How many steps of each kind an effort takes; both take about as long."""
+
+    rounds: int  # of RDOQ
+    annealing: int
+
+
+def plan(effort: int) -> Plan:
+    """The steps of an effort of at least 1. Few are best spent on RDOQ alone."""
+    steps = round(GROWTH ** (effort - 1))
+    return Plan(ROUNDS, steps - ROUNDS) if steps > FEW else Plan(steps, 0)
+
+
+class Trial(NamedTuple):
+    """What a latent is coded as, and its cost."""
+
+    cost: Tensor  # bits + pixels * weighted distortion
+    bits: Parts  # of each symbol
+    symbols: Parts
+    means: Parts
+    index: Parts  # of scales
+    coded: Parts  # whether a symbol is coded; the others are zero
+
+
+class Objective:
+    """The cost of a tile's latent y, given its z.
+
+    x [1, 3, H, W] and its latents y [1, K, H/16, W/16] and z cover ``around``, the tile and some
+    pixels on each side. The bits are those that the tile is coded with. The distortion is that of
+    the tile and NEAR pixels on each side, where y outside of the tile stays as it is.
     """
-    generator = torch.Generator().manual_seed(0)
-    weight = codec.lmbda(quality) * x[0, 0].numel()
-    with torch.no_grad():
-        features = codec.hyper_synthesis(z, quality)
-    for _ in range(rounds):
-        y.requires_grad_()
-        y_hat, means, scales = codec.context(features, y)
-        index = scale_index(scales)
-        split = split_latent(y.detach())
-        symbols = round_straight_through(split - means)
-        bits = gaussian_bits(symbols, index)
-        mse = (255 * (codec.synthesis(y_hat, quality) - x)).square().mean()
-        (gradient,) = torch.autograd.grad(bits.sum() + weight * mse, y)
 
-        with torch.no_grad():
-            gradient = split_latent(gradient)
-            lowest, change = torch.zeros_like(split), torch.zeros_like(split)
-            for step in (-1, 1):
-                more_bits = gaussian_bits(symbols + step, index) - bits
-                cost = more_bits + step * gradient + CURVATURE / 2
-                change = torch.where(cost < lowest, step, change)
-                lowest = torch.minimum(cost, lowest)
-            chosen = torch.rand(change.shape, generator=generator).to(change.device) < SHARE
-            split = torch.where(chosen & (change != 0), means + symbols + change, split)
-            y = merge_latent(split)
-    return y
+    def __init__(
+        self,
+        codec: "HyperpriorCodec",
+        x: Tensor,
+        y: Tensor,
+        z: Tensor,
+        quality: Tensor,
+        tile: Tile,
+        around: Tile,
+    ):
+        self.codec, self.quality, self.tile = codec, quality, tile
+        self.near = tile.grown(NEAR, around.bottom, around.right)
+        self.x, self.y = self.near.crop(x, around), self.near.crop(y, around)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            self.features = codec.hyper_synthesis(tile.crop(z, around), quality)
+
+    def split(self, y: Tensor) -> Parts:
+        """The tile's y, in the parts that are coded one after the other."""
+        split = split_latent(self.tile.crop(y, self.near))
+        return [split[coded_in(step)] for step in range(PASSES)]
+
+    def merge(self, parts: Parts) -> Tensor:
+        """The inverse of ``split``."""
+        _, phases, channels, height, width = parts[0].shape
+        split = parts[0].new_empty(1, phases, PASSES, channels, height, width)
+        for step, part in enumerate(parts):
+            split[coded_in(step)] = part
+        return merge_latent(split)
+
+    def __call__(self, parts: Parts, quantize: Quantize) -> Trial:
+        """The cost of ``parts`` of the tile's y, as ``quantize`` rounds them."""
+        context, state = self.codec.context, None
+        coding, y_hat = [], []
+        for step, part in enumerate(parts):
+            mean, scale = context.predict(self.features, state, step, part.shape[2])
+            index = scale_index(scale)
+            coded = index.round() >= CERTAIN
+            symbols, counted = (coded * values for values in quantize(part, mean))
+            y_hat.append(symbols + mean)
+            state = context.update(state, y_hat[-1], step)
+            bits = coded * gaussian_bits(counted, index)
+            coding.append((bits, symbols.detach(), mean.detach(), index.detach(), coded))
+        y = self.y.clone()
+        self.tile.crop(y, self.near).copy_(self.merge(y_hat))
+        x_hat = self.codec.synthesis(y, self.quality)
+        distortion = self.codec.weighted_distortion(x_hat, self.x, self.quality)
+        bits, *others = map(list, zip(*coding))
+        cost = sum(part.sum() for part in bits) + self.x[0, 0].numel() * distortion.sum()
+        return Trial(cost, [part.detach() for part in bits], *others)
+
+    @torch.no_grad()
+    def cost(self, parts: Parts) -> float:
+        """The cost of ``parts`` rounded to the nearest, in float32."""
+        with torch.autocast(self.x.device.type, enabled=False):
+            return self(parts, nearest).cost.item()
+
+
+def nearest(part: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest symbols, without a gradient of their own bits: RDOQ computes these exactly."""
+    return round_straight_through(part - mean), round_straight_through(part.detach() - mean)
+
+
+def refine(objective: Objective, effort: int, report: "Report") -> Tensor:
+    """The tile's y, moved to where it costs less: [1, K, h, w]."""
+    rounds, annealing = plan(effort)
+    done = 0
+
+    def step_done() -> None:
+        nonlocal done
+        done += 1
+        report(done / (rounds + annealing))
+
+    generator = torch.Generator().manual_seed(0)
+    start = parts = objective.split(objective.y)
+    parts = requantize(objective, parts, rounds, generator, step_done)
+    if annealing:
+        annealed = anneal(objective, parts, annealing, generator, step_done)
+        parts = min(parts, annealed, key=objective.cost)
+    return objective.merge(min(start, parts, key=objective.cost))
+
+
+def requantize(
+    objective: Objective,
+    parts: Parts,
+    rounds: int,
+    generator: torch.Generator,
+    step_done: Callable[[], None],
+) -> Parts:
+    """RDOQ. Each round considers the next smaller and the next larger number for all symbols at
+    once. What such a change costs in bits of the symbol itself is computed; what it does to the
+    picture, and to the probabilities of the symbols coded later, is estimated from the gradient and
+    CURVATURE. A random choice of the changes that pay is made.
+    """
+    for _ in range(rounds):
+        parts = [part.detach().requires_grad_() for part in parts]
+        trial = objective(parts, nearest)
+        gradients = torch.autograd.grad(trial.cost, parts)
+        parts = [
+            changed(*part, generator) for part in zip(parts, gradients, *trial[1:], strict=True)
+        ]
+        step_done()
+    return parts
+
+
+@torch.no_grad()
+def changed(
+    part: Tensor,
+    gradient: Tensor,
+    bits: Tensor,
+    symbols: Tensor,
+    mean: Tensor,
+    index: Tensor,
+    coded: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """``part`` with half of the changes of one step that pay."""
+    lowest, change = torch.zeros_like(part), torch.zeros_like(part)
+    for step in (-1, 1):
+        more_bits = gaussian_bits(symbols + step, index) - bits
+        cost = torch.where(coded, more_bits + step * gradient + CURVATURE / 2, 0)
+        change = torch.where(cost < lowest, step, change)
+        lowest = torch.minimum(cost, lowest)
+    chosen = torch.rand(part.shape, generator=generator).to(part.device) < SHARE
+    return torch.where(chosen & (change != 0), mean + symbols + REACH * change, part)
+
+
+def anneal(
+    objective: Objective,
+    parts: Parts,
+    steps: int,
+    generator: torch.Generator,
+    step_done: Callable[[], None],
+) -> Parts:
+    """Stochastic Gumbel annealing, with Adam (Kingma, Ba 2015)."""
+    parts = [part.detach().clone().requires_grad_() for part in parts]
+    optimizer = torch.optim.Adam(parts, lr=LEARNING_RATE)
+    high, low = TEMPERATURES
+    for step in range(steps):
+        position = step / steps
+        temperature = high + (low - high) * max(0, (position - HOLD) / (1 - HOLD))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, 2 * (1 - position))
+        quantize = partial(sampled, temperature=temperature, generator=generator)
+        gradients = torch.autograd.grad(objective(parts, quantize).cost, parts)
+        for part, gradient in zip(parts, gradients, strict=True):
+            part.grad = gradient
+        optimizer.step()
+        step_done()
+    return [part.detach() for part in parts]
+
+
+def sampled(
+    part: Tensor, mean: Tensor, temperature: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Symbols between the integers around the residual, the closer to one of them the lower the
+    temperature: a relaxed sample of rounding down or up (Jang, Gu, Poole 2017, "Categorical
+    reparameterization with Gumbel-softmax", https://arxiv.org/abs/1611.01144)."""
+    residual = part - mean
+    low = residual.detach().floor()
+    up = SLOPE / temperature * (residual - low).logit(EDGE)
+    noise = torch.rand(part.shape, generator=generator).logit(1e-6)
+    symbols = low + torch.sigmoid((up + noise.to(part.device)) / temperature)
+    return symbols, symbols

@@ -19,7 +19,7 @@ from model.binary import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
 from model.hyperprior import HyperpriorCodec
 from utils import lossless
-from utils.bitstream import ALPHA, DPI, LOSSLESS, STREAMS, TARGET, Xfr, pack
+from utils.bitstream import ALPHA, DPI, EFFORT, LOSSLESS, STREAMS, TARGET, Xfr, pack
 from utils.coding import Encoder
 from utils.images import Picture
 from utils.metadata import NO_METADATA, Metadata
@@ -77,6 +77,8 @@ def dissect(data: bytes) -> list[Field]:
     number("payload's length")
     if flags & TARGET:
         take("target", 5)
+    if flags & EFFORT:
+        take("effort", 1)
     if flags & DPI and number("resolution") == 0:
         fields[-1].data += reader.take(8)
     for name, flag in STREAMS.items():
@@ -194,7 +196,7 @@ def any_number(rng: Rng, field: Field) -> bytes:
 
 
 def edit_header(rng: Rng, fields: list[Field], max_pixels: int) -> bytes:
-    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality")
+    names = ("magic", "version", "architecture", "fingerprint", "flags", "quality", "effort")
     at = pick(rng, fields, lambda field: field.name in (*names, "target", "resolution"))
     size = len(fields[at].data)
     if fields[at].name == "target":

@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bytestream import lzma_compress, pack_chunk, pack_number
-from utils.bitstream import ALPHA, DPI, EXIF, ICC, MAX_STREAM, TARGET, XMP, Xfr, pack, unpack
+from utils.bitstream import (
+    ALPHA,
+    DPI,
+    EFFORT,
+    EXIF,
+    ICC,
+    MAX_STREAM,
+    TARGET,
+    XMP,
+    Xfr,
+    pack,
+    unpack,
+)
 from utils.coding import Encoder, EncodingSettings
 from utils.metadata import Metadata
 
@@ -70,6 +82,7 @@ def files(draw) -> Xfr:
         metadata,
         draw(st.none() | st.tuples(names, st.floats(0, 2.0**100, width=32))),
         draw(st.booleans()),
+        draw(st.integers(0, 9)),
     )
 
 
@@ -153,7 +166,9 @@ def test_a_wrong_crc_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flags": 256}, "unknown flags"),
+        ({"flags": 512}, "unknown flags"),
+        ({"flags": EFFORT, "rest": b"\0"}, "effort 0 is out of range"),
+        ({"flags": EFFORT, "rest": b"\x0a"}, "effort 10 is out of range"),
         ({"quality": 0}, "quality 0"),
         ({"quality": 101}, "quality 101"),
         ({"width": 0}, "a picture of 0x5 pixels"),
@@ -214,6 +229,14 @@ def test_a_stream_that_holds_more_than_declared_is_not_unpacked(peak, flags, hea
     with pytest.raises(ValueError, match="damaged"):
         unpack(bomb)
     assert peak() - before < 4 << 20
+
+
+def test_a_file_is_recognised_if_it_was_made_with_at_least_as_much_effort(has_encoded):
+    assert has_encoded(EncodingSettings(50, effort=4), effort=4)
+    assert has_encoded(EncodingSettings(50, effort=4), effort=9)
+    assert has_encoded(EncodingSettings(50), effort=1)
+    assert not has_encoded(EncodingSettings(50, effort=4), effort=3)
+    assert not has_encoded(EncodingSettings(50, effort=1))
 
 
 @pytest.mark.parametrize(("width", "height"), [(2**34, 2**34), (2**20, 2**20), (13378, 13378)])

@@ -58,7 +58,7 @@ def test_the_figure_has_a_row_for_each_picture_and_zoom(script, workplace, check
     for seed in (0, 1):
         save_png(workplace / f"{seed}.png", colour(72, 96, seed))
     done = script("benchmarks/samples", "0.png", "1.png", "--model", checkpoints["hyperprior"],
-                  "--codecs", "webp", "--bpp", 2, "--crop", 48, 32, "--zoom", 1, 2,
+                  "--codecs", "jpeg", "--bpp", 3, "--crop", 48, 32, "--zoom", 1, 2,
                   "--out", "figure.png")  # fmt: skip
     assert done.code == 0, done.err
     width, height = Image.open("figure.png").size

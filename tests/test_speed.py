@@ -28,7 +28,7 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(module, checkpoints, tm
         assert arch in [name for name, *_ in processes]
         assert f"{arch}, encode.py" in [name for name, *_ in throughput]
         assert ["0.01", arch] in [row[:2] for row in growth]
-    assert any(name.startswith("hyperprior (ours), --effort 8") for name, *_ in codecs)
+    assert any(name.startswith("hyperprior (ours), --effort 4") for name, *_ in codecs)
     assert any(name.startswith("JPEG, ") for name, *_ in codecs)
     assert len(stages) == 2
     assert all("encode: analysis transform" in [name for name, _ in table] for table in stages)

@@ -8,8 +8,8 @@ from PIL import Image
 from ssimulacra2.ssimulacra2 import weights as reference_weights
 from torch import Tensor
 
+from model.ssimulacra2 import WEIGHTS, ssimulacra2_distance, ssimulacra2_score
 from utils.metrics import ssimulacra2
-from utils.ssimulacra2 import WEIGHTS, ssimulacra2_distance, ssimulacra2_score
 
 SAMPLES = sorted((ROOT / "out/original").iterdir())
 

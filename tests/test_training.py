@@ -105,7 +105,7 @@ def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictur
 def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     assert train("--arch", arch, "--num_of_epochs", 1).code == 0
     best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
-    assert set(best) == {"format", "arch", "config", "weights", "history"}
+    assert set(best) == {"format", "arch", "config", "distortion", "weights", "history"}
     codec = load_codec(best)
     payload = codec.compress(colour(50, 60), 50)
     assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
@@ -257,6 +257,21 @@ def test_a_resumed_run_takes_the_architecture_of_its_checkpoint(train):
     train("--arch", "hyperprior", "--num_of_epochs", 1)
     result = train("--checkpoint_path", "out/last.tar", "--num_of_epochs", 2)
     assert result.code == 0 and result.out.startswith("hyperprior, ")
+
+
+def test_a_checkpoint_says_what_it_was_trained_for(train):
+    save_tiny(Path("shipped.tar"))
+    flags = ["--num_of_epochs", 1, "--crop_size", 64]
+    assert train(*flags, "--checkpoint_path", "shipped.tar", "--save_at", "a").code == 0
+    fine_tune = ["--checkpoint_path", "a/best.tar", "--distortion", "ssimulacra2"]
+    assert train(*flags, *fine_tune, "--save_at", "b").code == 0
+    assert train(*flags, "--checkpoint_path", "b/best.tar", "--save_at", "c").code == 0
+    checkpoints = [load_checkpoint(Path(folder, "best.tar")) for folder in "abc"]
+    assert [load_codec(checkpoint).distortion for checkpoint in checkpoints] == [
+        "mse", "ssimulacra2", "ssimulacra2",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="distortion is not one of"):
+        load_codec({**checkpoints[0], "distortion": "beauty"})
 
 
 def test_a_resumed_run_names_the_flags_that_have_changed(train):

@@ -6,10 +6,11 @@
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
     n      flags, a number: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP,
-           64 resolution, 128 without loss
+           64 resolution, 128 without loss, 256 effort
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
+    1      effort of the encoder's search, if flagged: 1 to 9
     n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
            whole; else 0, and both as float32 big-endian
     n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
@@ -29,12 +30,12 @@ from pathlib import Path
 import numpy as np
 
 from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_chunk, pack_number
-from model.limits import MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from model.limits import MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from utils.images import check_shape
 from utils.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
-GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, LOSSLESS = (1 << bit for bit in range(8))
+GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, LOSSLESS, EFFORT = (1 << bit for bit in range(9))
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")
 LZMA_PRESET = 6
@@ -47,7 +48,8 @@ class Xfr:
 
     ``arch``, ``fingerprint``: of the checkpoint that made it. ``alpha``: uint8 [height, width].
     ``target``: what the quality was chosen for, one of TARGETS and its value. ``lossless``: whether
-    the payload is the picture without loss, for which no checkpoint is needed.
+    the payload is the picture without loss, for which no checkpoint is needed. ``effort``: of the
+    encoder's search, 0 if there was none.
     """
 
     arch: int
@@ -61,6 +63,7 @@ class Xfr:
     metadata: Metadata = NO_METADATA
     target: tuple[str, float] | None = None
     lossless: bool = False
+    effort: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,7 +85,7 @@ def pack(xfr: Xfr) -> bytes:
             raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
     flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
     flags |= sum(STREAMS[name] for name in streams) | DPI * (xfr.metadata.dpi is not None)
-    flags |= LOSSLESS * xfr.lossless
+    flags |= LOSSLESS * xfr.lossless | EFFORT * (xfr.effort > 0)
     out = bytearray(MAGIC)
     out += struct.pack(">BBQ", VERSION, xfr.arch, xfr.fingerprint)
     out += pack_number(flags) + bytes([xfr.quality])
@@ -90,6 +93,8 @@ def pack(xfr: Xfr) -> bytes:
     if xfr.target is not None:
         name, value = xfr.target
         out += struct.pack(">Bf", TARGETS.index(name) + 1, value)
+    if xfr.effort:
+        out.append(xfr.effort)
     if xfr.metadata.dpi is not None:
         across, down = xfr.metadata.dpi
         simple = across == down == int(across) < 2**24
@@ -131,6 +136,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     flags, (quality,) = reader.number(), reader.unpack(">B")
     width, height, payload_length = reader.number(), reader.number(), reader.number()
     target = reader.unpack(">Bf") if flags & TARGET else None
+    (effort,) = reader.unpack(">B") if flags & EFFORT else (0,)
     dpi = (reader.number(),) * 2 if flags & DPI else None
     if dpi == (0, 0):
         dpi = reader.unpack(">ff")
@@ -142,10 +148,12 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    if flags >= 2 * LOSSLESS:
+    if flags >= 2 * EFFORT:
         raise ValueError(f"damaged file: unknown flags {flags:#x}")
     if not MIN_QUALITY <= quality <= MAX_QUALITY:
         raise ValueError(f"damaged file: quality {quality} is out of range")
+    if effort > MAX_EFFORT or (flags & EFFORT and not effort):
+        raise ValueError(f"damaged file: effort {effort} is out of range")
     if not width or not height:
         raise ValueError(f"damaged file: a picture of {width}x{height} pixels")
     check_shape(height, width, max_pixels)
@@ -164,4 +172,4 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         alpha = alpha.reshape(height, width)
     header = arch, fingerprint, width, height, bool(flags & GREY), quality
     metadata = Metadata(**streams, dpi=dpi)
-    return Xfr(*header, payload, alpha, metadata, target, bool(flags & LOSSLESS))
+    return Xfr(*header, payload, alpha, metadata, target, bool(flags & LOSSLESS), effort)

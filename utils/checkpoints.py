@@ -1,9 +1,10 @@
 """Checkpoints: saving and loading them, and the fingerprint that identifies their weights.
 
 A checkpoint is a dictionary of ``format`` (1), ``arch``, ``config`` (the codec's
-hyper-parameters), ``weights`` (float16 or float32, and int32 for tables) and ``history``. A
-training state also has ``epoch``, ``best`` (the lowest loss so far), ``optimizer`` and ``run``
-(the settings that a resumed run must share).
+hyper-parameters), ``distortion`` (what it was trained for; mse if it says nothing), ``weights``
+(float16 or float32, and int32 for tables) and ``history``. A training state also has ``epoch``,
+``progress`` within the next, ``best`` (the lowest loss so far), ``average`` (of the weights),
+``optimizer`` and ``run`` (the settings that a resumed run must share).
 """
 
 import hashlib
@@ -54,6 +55,8 @@ def load_checkpoint(path: Path) -> dict:
     for key, kind in KEYS.items():
         if type(checkpoint.get(key)) is not kind:
             raise ValueError(f"{path} is not a checkpoint of this project: its '{key}' is missing")
+    if not isinstance(checkpoint.get("distortion", ""), str):
+        raise ValueError(f"{path} is not a checkpoint of this project: its 'distortion' is no text")
     if not isinstance(checkpoint.get("weights"), dict):
         raise ValueError(f"{path} is not a checkpoint of this project: its 'weights' are missing")
     if checkpoint["format"] != FORMAT:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model import ARCHITECTURES, codec_class, load_codec
-from model.codec import Codec
+from model.codec import Codec, Report
 from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from utils import lossless
 from utils.bitstream import Xfr, pack, unpack
@@ -26,8 +26,8 @@ from utils.metrics import psnr
 class EncodingSettings:
     """How to encode. ``target``, one of bitstream.TARGETS and its value, replaces ``quality``: the
     highest quality within a size (target_bpp, max_bytes), or the lowest that reaches a PSNR in dB
-    (target_psnr). ``effort``: rounds of refinement, for a codec that REFINES. ``strip_metadata``:
-    leave out EXIF, XMP and resolution."""
+    (target_psnr). ``effort``: of the search for latents that cost less, 0 to MAX_EFFORT; above 0
+    for a codec that REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution."""
 
     quality: int = DEFAULT_QUALITY
     target: tuple[str, float] | None = None
@@ -35,8 +35,10 @@ class EncodingSettings:
     strip_metadata: bool = False
 
     def match(self, xfr: Xfr) -> bool:
-        """Whether a file was encoded with these settings, as far as it tells: not the effort, nor
-        whether there were metadata to strip."""
+        """Whether a file was encoded with these settings, or with more effort, as far as it tells:
+        not whether there were metadata to strip."""
+        if xfr.effort < self.effort:
+            return False
         if self.strip_metadata and xfr.metadata != xfr.metadata.stripped():
             return False
         if self.target is None or xfr.target is None:
@@ -59,11 +61,16 @@ class Encoder:
             able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).REFINES)
             raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
 
-    def encode(self, picture: Picture, settings: EncodingSettings) -> bytes:
+    def encode(
+        self, picture: Picture, settings: EncodingSettings, report: Report = lambda _: None
+    ) -> bytes:
         """The bytes of the .xfr file. ValueError if no quality meets the target.
 
         Where the picture takes no more bytes without loss, that is what the file holds; where it
         fits into the size that is the target, nothing else is tried.
+
+        ``report`` is called with the share that is done, 0 to 1; what it raises ends the work. With
+        a target it starts again for every quality that is tried.
         """
         height, width = picture.shape
         grey = picture.pixels.ndim == 2
@@ -71,21 +78,22 @@ class Encoder:
         name, value = settings.target or ("quality", settings.quality)
 
         @cache  # a search returns a quality that it has tried
-        def payload(quality: int) -> bytes:
+        def payload(quality: int, effort: int) -> bytes:
             with fast_precision(self.codec.device):
                 try:
-                    return self.codec.compress(picture.rgb, quality, settings.effort)
+                    return self.codec.compress(picture.rgb, quality, effort, report)
                 except ValueError as error:  # a codec takes any picture: this is a defect of it
                     raise RuntimeError(str(error)) from error
 
         @cache
-        def file(quality: int, exact: bytes | None = None) -> bytes:
+        def file(quality: int, exact: bytes | None = None, effort: int = settings.effort) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
-            extras = picture.alpha, metadata, settings.target, exact is not None
-            return pack(Xfr(*header, payload(quality) if exact is None else exact, *extras))
+            extras = picture.alpha, metadata, settings.target, exact is not None, settings.effort
+            content = payload(quality, effort) if exact is None else exact
+            return pack(Xfr(*header, content, *extras))
 
-        def decoded_psnr(quality: int) -> float:
-            rgb = self.codec.decompress(payload(quality), height, width, quality)
+        def decoded_psnr(quality: int, effort: int) -> float:
+            rgb = self.codec.decompress(payload(quality, effort), height, width, quality)
             return psnr(picture.pixels, to_picture(rgb, grey).pixels)
 
         def exact_file(quality: int, limit: float, room: float) -> bytes | None:
@@ -98,13 +106,14 @@ class Encoder:
             return data if data and len(data) <= limit else None
 
         def smaller(quality: int) -> bytes | None:
-            return exact_file(quality, len(file(quality)), len(payload(quality)))
+            return exact_file(quality, len(file(quality)), len(payload(quality, settings.effort)))
 
         if name == "quality":
             return smaller(value) or file(value)
         if name == "target_psnr":
+            lowest = partial(lowest_quality_reaching, value, "dB")
             try:
-                quality = lowest_quality_reaching(value, "dB", decoded_psnr)
+                quality = search_quality(lowest, MAX_QUALITY, decoded_psnr, settings.effort)
             except ValueError:
                 if data := smaller(MAX_QUALITY):
                     return data
@@ -114,7 +123,12 @@ class Encoder:
         limit = value * scale
         if data := exact_file(MAX_QUALITY, limit, limit - len(file(MAX_QUALITY, b""))):
             return data
-        return file(highest_quality_within(value, unit, lambda q: len(file(q)) / scale))
+        highest = partial(highest_quality_within, value, unit)
+
+        def size(quality: int, effort: int) -> float:
+            return len(file(quality, None, effort)) / scale
+
+        return file(search_quality(highest, MIN_QUALITY, size, settings.effort))
 
     def has_encoded(
         self,
@@ -202,6 +216,44 @@ def named(arch: str) -> str:
 
 
 # The search for a target
+
+
+def search_quality(
+    choose: Callable[[Callable[[int], float]], int],
+    easiest: int,
+    measure: Callable[[int, int], float],
+    effort: int,
+) -> int:
+    """``choose`` for what ``measure`` gives at a quality and an effort, with few measurements at
+    this effort. The one that it returns is among them, so that it keeps what choose asks for.
+
+    The others are estimated from those at effort 0, times the ratio that the two had last.
+    ``easiest``: the quality without which choose raises ValueError.
+
+    >>> lowest = partial(lowest_quality_reaching, 50.0, "dB")
+    >>> search_quality(lowest, MAX_QUALITY, lambda quality, effort: quality - 0.1 * effort, 9)
+    51
+    """
+    quick = cache(lambda quality: measure(quality, 0))
+    if not effort:
+        return choose(quick)
+    measured: dict[int, float] = {}
+    ratio = 1.0
+
+    def estimated(quality: int) -> float:
+        return measured[quality] if quality in measured else ratio * quick(quality)
+
+    while True:
+        try:
+            quality = choose(estimated)
+        except ValueError:
+            if easiest in measured:
+                raise
+            quality = easiest
+        if quality in measured:
+            return quality
+        measured[quality] = measure(quality, effort)
+        ratio = measured[quality] / quick(quality)
 
 
 def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:

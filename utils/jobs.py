@@ -4,11 +4,20 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 from tqdm import tqdm
 
@@ -19,6 +28,7 @@ COUNTS = (
     "done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger", "bpps", "ratios"
 )  # fmt: skip
 IN_FLIGHT = 4  # the most files that are read ahead, that are computed, and that are written
+PATIENCE = 3.0  # seconds that a picture takes before it has a progress bar of its own
 
 
 class Skip(Exception):
@@ -45,6 +55,7 @@ class Tally:
     ratios: float = 0.0
     notices: set[str] = field(default_factory=set)
     seconds: float = 0.0  # that the job took
+    stopped: Event = field(default_factory=Event)  # set on Ctrl-C
 
     def fail(self, path: Path, error: BaseException | str) -> None:
         """Count ``path`` as failed and report why, in one line on stderr. The notes of an exception
@@ -71,6 +82,24 @@ class Tally:
     def report(self, path: Path, verdict: str) -> None:
         """Print what was found out about ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
+
+    @contextmanager
+    def progress(self, path: Path) -> Iterator[Callable[[float], None]]:
+        """What ``path``'s computing calls with the share of it that is done, 0 to 1. That shows on
+        a terminal, below the bar of the job. After Ctrl-C, the call ends the computing."""
+        hidden = processes()[0] > 0 or None
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        with tqdm(
+            total=1, desc=printable(path.name), bar_format=layout, disable=hidden, leave=False,
+            delay=PATIENCE, miniters=0,
+        ) as bar:  # fmt: skip
+
+            def report(share: float) -> None:
+                if self.stopped.is_set():
+                    raise CancelledError
+                bar.update(share - bar.n)
+
+            yield report
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
         """Count a file as done."""
@@ -207,8 +236,11 @@ def run_job(
                 computing[computers.submit(compute, path, *loaded)] = path
             settle(IN_FLIGHT - 1)
         settle(0)
+    except BaseException:
+        tally.stopped.set()
+        raise
     finally:
-        # On Ctrl-C, what has begun is finished, and what has not is dropped.
+        # On Ctrl-C, what is being read or written is finished, and all else is dropped.
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
         bar.close()

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from model.codec import Codec
 from utils.checkpoints import first_line, save_checkpoint
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.devices import fast_precision
-from utils.files import atomic_write, check_folder, find_files, image_extensions
+from utils.files import check_folder, find_files, image_extensions
+from utils.history import COLUMNS, Mean, Progress, is_history, plot_history
 from utils.optimizer import ParallelSOAP, WeightAverage
 from utils.processes import processes
 
@@ -24,14 +24,6 @@ DECAY = 0.2  # the part of the run, up to its end, in which the learning rate fa
 SAVE_SECONDS = 600  # the most training time that a sudden end costs
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no quality dominates
 CLIP_NORM = 1.0
-MEASURES = ("loss", "bpp", "psnr")
-SUBSETS = ("train", "validation")
-COLUMNS = (  # of the history
-    "epoch",
-    *(f"{subset}_{name}" for subset in SUBSETS for name in MEASURES),
-    "learning_rate",
-    "seconds",
-)
 # Settings that a resumed run must share with the run it resumes, or it is another run.
 SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split")
 
@@ -67,16 +59,6 @@ def check_place(folder: Path, checkpoint: Path | None) -> None:
                 f"{saved} belongs to another run: choose another --save_at, or resume that run "
                 "from its last.tar with --checkpoint_path"
             )
-
-
-def is_history(history: dict, epochs: int) -> bool:
-    """Whether ``history`` is that of a run of so many epochs."""
-    columns = history.values()
-    return (
-        set(history) == set(COLUMNS)
-        and all(type(column) is list and len(column) == epochs for column in columns)
-        and all(type(value) in (int, float) for column in columns for value in column)
-    )
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
@@ -120,14 +102,14 @@ def rate_distortion(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [B] each.
 
-    The loss is ``(bpp + lmbda * mse) / lmbda^BALANCE``. ``model`` is the codec itself or its
-    data-parallel wrapping.
+    The loss is ``(bpp + distortion) / lmbda^BALANCE``, with a distortion of model/distortion.py.
+    ``model`` is the codec itself or its data-parallel wrapping.
     """
     x_hat, bpp = model(x, quality)
-    mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
-    lmbda = codec.lmbda(quality)
-    loss = (bpp + lmbda * mse) / lmbda**BALANCE
-    psnr = 10 * torch.log10(255**2 / mse.detach().clamp(min=1e-3))
+    distortion = codec.weighted_distortion(x_hat, x, quality)
+    loss = (bpp + distortion) / codec.lmbda(quality) ** BALANCE
+    mse = (255 * (x_hat.detach() - x)).square().mean((1, 2, 3))
+    psnr = 10 * torch.log10(255**2 / mse.clamp(min=1e-3))
     return loss, bpp.detach(), psnr
 
 
@@ -141,44 +123,6 @@ def make_optimizer(codec: nn.Module, learning_rate: float) -> ParallelSOAP:
         precondition_frequency=10,
         max_precondition_dim=512,
     )
-
-
-class Mean:
-    """The mean of [loss, bpp, PSNR] over samples; NaN without any."""
-
-    def __init__(self, totals: Sequence[float] = (0.0,) * len(MEASURES), count: int = 0):
-        self.totals, self.count = list(totals), count
-
-    def add(self, samples: Iterable[Tensor]) -> None:
-        """Add samples: each of the three measures, [B]."""
-        measures = torch.stack([measure.detach() for measure in samples])
-        self.totals = [t + v for t, v in zip(self.totals, measures.sum(1).tolist(), strict=True)]
-        self.count += measures.shape[1]
-
-    def __add__(self, other: "Mean") -> "Mean":
-        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
-        return Mean(totals, self.count + other.count)
-
-    @property
-    def values(self) -> list[float]:
-        return [total / self.count if self.count else math.nan for total in self.totals]
-
-
-class Progress:
-    """How far an epoch has come: its steps so far, their mean measures and their seconds."""
-
-    def __init__(
-        self,
-        steps: int = 0,
-        totals: Sequence[float] = (0.0,) * len(MEASURES),
-        count: int = 0,
-        seconds: float = 0.0,
-    ):
-        self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
-
-    def state(self) -> list:
-        """What to make it from again."""
-        return [self.steps, self.mean.totals, self.mean.count, self.seconds]
 
 
 class Trainer:
@@ -198,7 +142,8 @@ class Trainer:
         folder: Path,
     ):
         self.codec, self.model, self.device, self.folder = codec, model, device, folder
-        self.run = {name: getattr(settings, name) for name in SHARED} | {"lmbda": codec.LMBDA}
+        self.run = {name: getattr(settings, name) for name in SHARED}
+        self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
         self.seed, self.epochs = settings.seed, settings.num_of_epochs
         self.root = settings.dataset_path
         self.optimizer = make_optimizer(codec, settings.lr_rate)
@@ -401,31 +346,15 @@ class Trainer:
 
     def identity(self) -> dict:
         """What every checkpoint of the run has."""
-        config = self.codec.config_dict()
-        return {"arch": self.codec.arch, "config": config, "history": self.history}
+        return {
+            "arch": self.codec.arch,
+            "config": self.codec.config_dict(),
+            "distortion": self.codec.distortion,
+            "history": self.history,
+        }
 
     def kept(self) -> str:
         """What is left of a run that ended early, in words."""
         if not self.saved:
             return "nothing was saved yet"
         return f"the state of {self.saved} is in {self.folder / 'last.tar'}"
-
-
-def plot_history(history: dict[str, list[float]], path: Path) -> None:
-    """Plot loss, rate and PSNR over the epochs, of training and validation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(12, 3.5), layout="constrained")
-    units = {"loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)"}
-    for axis, name in zip(axes, MEASURES):
-        for subset in SUBSETS:
-            axis.plot(history["epoch"], history[f"{subset}_{name}"], label=subset, marker=".")
-        axis.set(xlabel="epoch", ylabel=units[name])
-    axes[0].set_yscale("log")
-    axes[0].legend()
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=100)
-    pyplot.close(figure)

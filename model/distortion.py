@@ -1,0 +1,29 @@
+"""The distortions that a codec can be trained for, which its encoder then searches by.
+
+Each takes x_hat and x, [B, 3, H, W] in 0 to 1, and lmbda [B], and returns what it adds to the rate,
+in bits per pixel: [B].
+"""
+
+from torch import Tensor
+
+from model.limits import DISTORTIONS
+from model.ssimulacra2 import ssimulacra2_distance
+
+# One unit of the distance costs FACTOR * lmbda^EXPONENT bits per pixel: so files of a quality have
+# about as many bytes as those of the codec for the squared error.
+FACTOR, EXPONENT = 2.8, 0.966
+ANCHOR = 0.1  # share of the squared error that keeps colours and flat areas in place
+
+
+def mse(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
+    """The mean squared error of 8-bit values, times lmbda."""
+    return lmbda * (255 * (x_hat - x)).square().mean((1, 2, 3))
+
+
+def ssimulacra2(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
+    """The distance of SSIMULACRA 2, and a little of the squared error."""
+    distance = ssimulacra2_distance(x_hat, x, mirror=True)
+    return FACTOR * lmbda**EXPONENT * distance + ANCHOR * mse(x_hat, x, lmbda)
+
+
+FUNCTIONS = dict(zip(DISTORTIONS, (mse, ssimulacra2), strict=True))

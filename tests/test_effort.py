@@ -1,0 +1,246 @@
+"""The encoder's search: --effort."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import colour, full_latent, save_tiny, tiny_codec
+
+from model import refinement
+from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
+from model.refinement import Objective, anneal, nearest, plan, refine, sampled
+from model.tiling import Tile
+from utils.coding import (
+    Encoder,
+    EncodingSettings,
+    highest_quality_within,
+    lowest_quality_reaching,
+    search_quality,
+)
+from utils.images import Picture
+from utils.jobs import Tally, run_job
+from utils.metadata import NO_METADATA
+
+QUALITY = 50
+STEEP = 6  # the first effort that anneals
+
+
+def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = None) -> Objective:
+    """That of a picture, or of a tile of it."""
+    around = Tile(0, height, 0, width)
+    x = torch.from_numpy(colour(height, width)).permute(2, 0, 1)[None] / 255
+    quality = codec.quality_tensor(QUALITY)
+    return Objective(codec, x, *codec.analyse(x, quality), quality, tile or around, around)
+
+
+def cost(objective: Objective, y: torch.Tensor) -> float:
+    """The cost of the latent y of the entire picture."""
+    return objective.cost(objective.split(y))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return tiny_codec("hyperprior")
+
+
+@pytest.mark.parametrize("effort", range(1, MAX_EFFORT))
+def test_an_effort_takes_two_to_three_times_as_long_as_the_one_below(effort):
+    assert 2 <= sum(plan(effort + 1)) / sum(plan(effort)) <= 3
+
+
+def test_high_efforts_anneal_and_low_ones_do_not():
+    annealing = [plan(effort).annealing for effort in range(1, MAX_EFFORT + 1)]
+    assert annealing[: STEEP - 1] == [0] * (STEEP - 1)
+    assert all(annealing[STEEP - 1 :])
+
+
+@pytest.mark.parametrize("effort", [1, STEEP])
+def test_a_search_finds_what_costs_less(codec, effort):
+    objective = objective_of(codec)
+    found = refine(objective, effort, lambda _: None)
+    assert cost(objective, found) < 0.999 * cost(objective, objective.y)
+
+
+def test_annealing_finds_more_than_its_start(codec):
+    """In a small latent, as trained codecs have; in that of a tiny one, symbols are too large."""
+    objective = objective_of(codec)
+    objective.y *= 0.02
+    start = objective.split(objective.y)
+    generator = torch.Generator().manual_seed(0)
+    found = anneal(objective, start, 60, generator, lambda: None)
+    assert objective.cost(found) < 0.999 * objective.cost(start)
+
+
+@pytest.mark.parametrize("effort", [1, STEEP])
+def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
+    def worse(objective, parts, steps, generator, step_done):
+        return [part + 3 for part in parts]
+
+    monkeypatch.setattr(refinement, "requantize", worse)
+    monkeypatch.setattr(refinement, "anneal", worse)
+    objective = objective_of(codec)
+    assert torch.equal(refine(objective, effort, lambda _: None), objective.y)
+
+
+def test_the_cost_is_that_of_the_file_and_its_picture(codec):
+    objective = objective_of(codec)
+    trial = objective(objective.split(objective.y), nearest)
+    latents = objective.codec.analyse(objective.x, objective.quality)
+    segments, _ = codec.symbols(latents, objective.quality, refinement.CERTAIN)
+    coded = sum(abs(symbols).sum() for symbols, _ in segments[1:])
+    assert sum(part.abs().sum().item() for part in trial.symbols) == pytest.approx(coded, rel=0.01)
+    x_hat, bpp = codec(objective.x, objective.quality)
+    bits = sum(part.sum().item() for part in trial.bits)
+    mse = (255 * (x_hat - objective.x)).square().mean()
+    weight = codec.lmbda(objective.quality) * objective.x[0, 0].numel()
+    assert trial.cost.item() == pytest.approx(bits + (weight * mse).item(), rel=1e-3)
+    assert 0 < bits < bpp.item() * objective.x[0, 0].numel()  # which includes the hyper-latent
+
+
+def test_only_the_tile_is_refined_and_only_its_bits_count(codec):
+    tile = Tile(64, 128, 0, 64)
+    objective = objective_of(codec, 128, 128, tile)
+    y = refine(objective, 3, lambda _: None)
+    assert y.shape[2:] == (4, 4)
+    alone = objective.split(objective.y)
+    assert objective.merge(alone).equal(objective.y[:, :, 2:6, 0:4])
+    trial = objective(alone, nearest)
+    objective.y[:, :, 0:2] += 3  # changes the picture, not the bits
+    changed = objective(alone, nearest)
+    assert all(map(torch.equal, trial.bits, changed.bits)) and trial.cost != changed.cost
+
+
+@pytest.mark.parametrize("effort", [2, STEEP])
+def test_pictures_of_several_tiles_decode(codec, monkeypatch, effort):
+    monkeypatch.setattr(codec, "TILE", 64)
+    payload = codec.compress(colour(60, 100), QUALITY, effort)
+    assert full_latent(codec, payload, 60, 100, QUALITY).shape[2:] == (4, 8)
+    assert payload != codec.compress(colour(60, 100), QUALITY)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.05])
+def test_symbols_are_more_certain_at_low_temperatures(temperature):
+    part = torch.rand(10_000, generator=torch.Generator().manual_seed(1)) * 10 - 5
+    symbols, _ = sampled(part, torch.zeros(()), temperature, torch.Generator().manual_seed(0))
+    assert ((symbols - part).abs() <= 1).all()
+    between = ((symbols - symbols.round()).abs() > 0.1).float().mean()
+    assert between > 0.1 if temperature == 0.5 else between < 0.02
+    nearest_one = (symbols.round() == part.round()).float().mean()
+    assert nearest_one > (0.7 if temperature == 0.5 else 0.97)
+
+
+@pytest.mark.parametrize("effort", [0, 2, STEEP])
+def test_progress_goes_from_tile_to_tile_up_to_all(codec, monkeypatch, effort):
+    monkeypatch.setattr(codec, "TILE", 64)
+    shares = []
+    codec.compress(colour(64, 128), QUALITY, effort, shares.append)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
+    assert any(share == pytest.approx(0.5) for share in shares)
+    assert len(shares) == 2 * max(1, sum(plan(effort)) if effort else 0)
+
+
+def test_a_search_ends_when_its_report_raises(codec):
+    def stop(share: float) -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        codec.compress(colour(64, 64), QUALITY, MAX_EFFORT, stop)
+
+
+def test_ctrl_c_does_not_wait_for_a_search():
+    tally, ended = Tally("encoded"), []
+
+    def compute(path, loaded):
+        with tally.progress(path) as report:
+            deadline = time.monotonic() + 20
+            try:
+                while time.monotonic() < deadline:
+                    report(0.5)
+                    time.sleep(0.01)
+            except CancelledError:
+                ended.append(path)
+                raise
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_job([Path("a.png")], tally, Path, compute, Path, ThreadPoolExecutor(1))
+    assert ended == [Path("a.png")]
+
+
+# Targets
+
+
+class Measured:
+    """A measure of qualities and efforts, and those that it was taken at with an effort."""
+
+    def __init__(self, measure):
+        self.measure, self.slow = measure, []
+
+    def __call__(self, quality: int, effort: int) -> float:
+        if effort:
+            self.slow.append(quality)
+        return self.measure(quality, effort)
+
+
+def within(limit: float):
+    return lambda size: highest_quality_within(limit, "bytes", size)
+
+
+@pytest.mark.parametrize("effort", [0, 9])
+@pytest.mark.parametrize("limit", [105, 1000, 3000, 5000, 10**6])
+def test_a_size_is_kept_with_few_searches(effort, limit):
+    def size(quality: int, effort: int) -> float:
+        return 100 * 1.05**quality * (1 - 0.01 * effort + 0.0003 * effort * quality / 10)
+
+    measured = Measured(size)
+    quality = search_quality(within(limit), MIN_QUALITY, measured, effort)
+    assert size(quality, effort) <= limit
+    assert quality == MAX_QUALITY or size(quality + 1, effort) > limit
+    assert len(measured.slow) <= 3
+
+
+@pytest.mark.parametrize("limit", [22.0, 30.0, 39.7])
+def test_a_psnr_is_reached_with_few_searches(limit):
+    def score(quality: int, effort: int) -> float:
+        return 20 + 0.2 * quality - 0.03 * effort
+
+    measured = Measured(score)
+    quality = search_quality(
+        lambda score: lowest_quality_reaching(limit, "dB", score), MAX_QUALITY, measured, 9
+    )
+    assert score(quality, 9) >= limit
+    assert quality == MIN_QUALITY or score(quality - 1, 9) < limit
+    assert len(measured.slow) <= 3
+
+
+def test_a_size_that_only_the_search_can_keep_is_kept():
+    def size(quality: int, effort: int) -> float:
+        return 100 * quality * (1 - 0.01 * effort)
+
+    assert search_quality(within(95), MIN_QUALITY, size, 9) == MIN_QUALITY
+
+
+def test_a_size_that_no_search_can_keep_is_named():
+    with pytest.raises(ValueError, match="the lowest quality takes 91 bytes, more than 90"):
+        search_quality(within(90), MIN_QUALITY, lambda q, effort: 100 * q - effort, 9)
+
+
+def test_a_search_that_misleads_still_keeps_the_size():
+    def size(quality: int, effort: int) -> float:
+        return 100 * quality + (quality * 7919 % 13) * 30 * (effort > 0)
+
+    quality = search_quality(within(3000), MIN_QUALITY, size, 9)
+    assert size(quality, 9) <= 3000
+
+
+def test_a_file_for_a_target_is_the_one_of_its_quality_and_effort(tmp_path):
+    encoder = Encoder(save_tiny(tmp_path / "tiny.tar", "hyperprior"))
+    picture = Picture(colour(64, 64), None, NO_METADATA, ())
+    limit = len(encoder.encode(picture, EncodingSettings(60, effort=2)))
+    data = encoder.encode(picture, EncodingSettings(target=("max_bytes", limit), effort=2))
+    assert len(data) <= limit
