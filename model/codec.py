@@ -41,8 +41,8 @@ class Codec(nn.Module):
 
     Pictures are coded in tiles of TILE x TILE pixels on a fixed grid. The transforms see MARGIN
     pixels more on each side of a tile, at least as many as their receptive field reaches beyond it,
-    so that they compute what they would compute from the entire picture. The symbols of each tile
-    are coded independently.
+    so that they compute what they would compute from the entire picture. Tiles are
+    coded one after the other, each into bytes that tell where they end; see ``borders``.
     """
 
     arch: str  # its name in model.ARCHITECTURES and in checkpoints
@@ -150,6 +150,11 @@ class Codec(nn.Module):
         """What ``decode_latents`` returns, [1, C, h, w], to x_hat [1, 3, H, W]."""
         raise NotImplementedError
 
+    def borders(self, width: int) -> tuple:
+        """What the coding of each tile leaves to the next, for a picture of ``width`` pixels, a
+        multiple of STRIDE: further arguments of the next two methods. Here there are none."""
+        return ()
+
     def encode_latents(self, latents: Latents, quality: Tensor) -> bytes:
         """One tile's latents to bytes."""
         raise NotImplementedError
@@ -193,7 +198,8 @@ class Codec(nn.Module):
         """
         q = self.quality_tensor(quality)
         latents = self.tile_latents(image, q, effort, report)
-        return b"".join(pack_chunk(self.encode_latents(tile, q)) for tile in latents)
+        borders = self.borders(padded(image.shape[1], self.STRIDE))
+        return b"".join(pack_chunk(self.encode_latents(tile, q, *borders)) for tile in latents)
 
     @torch.inference_mode()
     def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
@@ -227,8 +233,9 @@ class Codec(nn.Module):
         # All chunks must be there before memory is allocated for what they hold.
         chunks = [(tile, reader.chunk()) for tile in tiles(height, width, self.TILE)]
         reader.finish()
+        borders = self.borders(width)
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            latents = [self.decode_latents(chunk, *tile.shape, q) for tile, chunk in row]
+            latents = [self.decode_latents(chunk, *tile.shape, q, *borders) for tile, chunk in row]
             yield join(latents, dim=3)
 
 

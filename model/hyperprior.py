@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.border import Border
 from model.bytestream import Reader
 from model.codec import Codec, Report, check_range
 from model.context import (
@@ -36,6 +37,7 @@ from model.transforms import (
     used_channels,
 )
 
+Z_DEPTH = 1  # positions of z that a tile sees of those before it; four times as many of y
 MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 
 
@@ -72,6 +74,60 @@ def net_worth(residual: Tensor, index: Tensor) -> float:
     symbols = residual.round()
     saved = CURVATURE / 2 * (residual.square() - (residual - symbols).square())
     return (saved - gaussian_bits(symbols, index)).sum().item()
+
+
+class TilePasses:
+    """The context model's passes over a tile, in fixed point, the same for encoder and decoder.
+
+    z [1, Z, h/64, w/64] is the tile's, ``shape`` that of its y. What the borders know of earlier
+    tiles is part of the input, as if the picture were coded without tiles.
+    """
+
+    def __init__(
+        self,
+        codec: "HyperpriorCodec",
+        z: Tensor,
+        shape: tuple[int, ...],
+        quality: Tensor,
+        y_border: Border | None,
+        z_border: Border | None,
+    ):
+        self.context, self.bits = codec.context, activation_bits(round(quality.item()))
+        self.z, self.z_border, self.y_border = z, z_border, y_border
+        y, top, left = torch.zeros(shape), 0, 0
+        if z_border is not None:
+            y, top, left = y_border.window(*shape[1:])
+            window, z_top, z_left = z_border.window(*z.shape[1:])
+            window[:, :, z_top:, z_left:] = z
+            z = window
+        self.y = split_latent(y)
+        self.top, self.left = top // 2, left // 2  # in a phase
+        self.features = codec.hyper_synthesis(z, quality.cpu(), self.bits)
+        self.state: Tensor | None = None
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The tile's part of x [..., h, w], which also covers what is known of earlier tiles."""
+        return x[..., self.top :, self.left :]
+
+    def predict(self, step: int) -> tuple[Tensor, Tensor]:
+        """Means, in multiples of 2^-FRACTION_BITS, and scale indices of what pass ``step`` codes,
+        [1, 4, K/4, h/2, w/2] each."""
+        count = self.y.shape[3]
+        mean, scale = self.context.predict(self.features, self.state, step, count, self.bits)
+        return self.inner(mean), fixed_scale_index(self.inner(scale))
+
+    def update(self, step: int, y_hat: Tensor) -> None:
+        """Go on after pass ``step``, which has coded y_hat."""
+        self.inner(self.y)[coded_in(step)] = y_hat
+        self.state = self.context.update(self.state, self.y[coded_in(step)], step, self.bits)
+
+    def finish(self) -> Tensor:
+        """The tile's y, [1, K, h, w], which the next tiles then see."""
+        y = merge_latent(self.inner(self.y))
+        if self.y_border is not None:
+            self.y_border.add(y)
+            self.z_border.add(self.z)
+        return y
 
 
 class HyperpriorCodec(Codec):
@@ -187,7 +243,7 @@ class HyperpriorCodec(Codec):
         for image, quality in samples:
             q = self.quality_tensor(quality)
             for latents in self.tile_latents(image, q):
-                histogram += self.coder.histogram(self.symbols(latents, q, CERTAIN)[0])
+                histogram += self.coder.histogram(self.symbols(latents, q)[0])
         self.coder.fit(histogram)
 
     # Coding
@@ -218,47 +274,65 @@ class HyperpriorCodec(Codec):
         count = used.max().item() + 1 if len(used) else 1
         return self.synthesis(latent[:, :count] / 2**FRACTION_BITS, quality)
 
-    def encode_latents(self, latents: HyperpriorLatents, quality: Tensor) -> bytes:
-        certain = CERTAIN
-        segments, lost = self.symbols(latents, quality, certain)
-        if lost:
-            certain = 0
-            segments, _ = self.symbols(latents, quality, certain)
+    def borders(self, width: int) -> tuple[Border, Border]:
+        y = Border(self.config.latent, width // 16, 4 * Z_DEPTH)
+        return y, Border(self.config.hyper, width // 64, Z_DEPTH)
+
+    def encode_latents(
+        self,
+        latents: HyperpriorLatents,
+        quality: Tensor,
+        y_border: Border | None = None,
+        z_border: Border | None = None,
+    ) -> bytes:
+        segments, certain = self.symbols(latents, quality, y_border, z_border)
         count = latents.y.shape[1] // STEP
         return bytes([count, certain]) + self.coder.encode(segments)
 
     # From here on everything is in fixed point: encoder and decoder compute the same integers.
 
     def symbols(
-        self, latents: HyperpriorLatents, quality: Tensor, certain: int
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], bool]:
+        self,
+        latents: HyperpriorLatents,
+        quality: Tensor,
+        y_border: Border | None = None,
+        z_border: Border | None = None,
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
         """One tile's symbols and their scale indices, in the order of coding, without those whose
-        index is below ``certain``, which are taken as zero; and whether that loses too much."""
+        index is below a number, which are taken as zero; and that number: CERTAIN, or 0 if too much
+        would be lost."""
         z = latents.z.clamp(-LIMIT, LIMIT).float().cpu()
-        segments = [(z.int().numpy(), self.z_index(z.shape, quality))]
         y = split_latent(latents.y.float().cpu())
-        bits = activation_bits(round(quality.item()))
-        features, state = self.hyper_synthesis(z, quality.cpu(), bits), None
-        lost = 0.0
-        for step in range(PASSES):
-            mean, scale = self.context.predict(features, state, step, y.shape[3], bits)
-            residual = y[coded_in(step)] - mean / 2**FRACTION_BITS
-            symbols = residual.round().clamp_(-MAX_SYMBOL, MAX_SYMBOL)
-            index = fixed_scale_index(scale)
-            coded = index >= certain
-            outliers = ~coded & (symbols != 0)
-            if outliers.any():
-                lost += net_worth(residual[outliers], index[outliers])
-            symbols *= coded
-            y_hat = symbols * 2**FRACTION_BITS + mean
-            state = self.context.update(state, y_hat, step, bits)
-            coded = coded.numpy()
-            segments.append(
-                (symbols.numpy()[coded].astype(np.int32), index.numpy()[coded].astype(np.uint8))
-            )
-        return segments, lost > 0
+        for certain in (CERTAIN, 0):
+            passes = TilePasses(self, z, latents.y.shape, quality, y_border, z_border)
+            segments = [(z.int().numpy(), self.z_index(z.shape, quality))]
+            lost = 0.0
+            for step in range(PASSES):
+                mean, index = passes.predict(step)
+                residual = y[coded_in(step)] - mean / 2**FRACTION_BITS
+                symbols = residual.round().clamp_(-MAX_SYMBOL, MAX_SYMBOL)
+                coded = index >= certain
+                outliers = ~coded & (symbols != 0)
+                if outliers.any():
+                    lost += net_worth(residual[outliers], index[outliers])
+                symbols *= coded
+                passes.update(step, symbols * 2**FRACTION_BITS + mean)
+                values = symbols[coded].numpy().astype(np.int32)
+                segments.append((values, index[coded].numpy().astype(np.uint8)))
+            if lost <= 0:
+                break
+        passes.finish()
+        return segments, certain
 
-    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+    def decode_latents(
+        self,
+        chunk: bytes,
+        height: int,
+        width: int,
+        quality: Tensor,
+        y_border: Border | None = None,
+        z_border: Border | None = None,
+    ) -> Tensor:
         """The latent in steps of 2^-FRACTION_BITS, float32."""
         reader = Reader(chunk, "payload")
         count, certain = reader.unpack(">BB")
@@ -268,20 +342,16 @@ class HyperpriorCodec(Codec):
         z_shape = (1, self.config.hyper, height // 64, width // 64)
         z = torch.from_numpy(decoder.decode(self.z_index(z_shape, quality))).float()
         y_shape = (1, count * STEP, height // 16, width // 16)
-        latent = split_latent(torch.empty(y_shape))
-        bits = activation_bits(round(quality.item()))
-        features, state = self.hyper_synthesis(z, quality.cpu(), bits), None
+        passes = TilePasses(self, z, y_shape, quality, y_border, z_border)
         for step in range(PASSES):
-            mean, scale = self.context.predict(features, state, step, latent.shape[3], bits)
-            index = fixed_scale_index(scale).numpy()
-            symbols = np.zeros(index.shape, np.float32)
+            mean, index = passes.predict(step)
             coded = index >= certain
-            symbols[coded] = decoder.decode(index[coded].astype(np.uint8))
-            y_hat = torch.from_numpy(symbols) * 2**FRACTION_BITS + mean
-            state = self.context.update(state, y_hat, step, bits)
-            latent[coded_in(step)] = y_hat
+            symbols = torch.zeros_like(mean)
+            values = decoder.decode(index[coded].numpy().astype(np.uint8))
+            symbols[coded] = torch.from_numpy(values).float()
+            passes.update(step, symbols * 2**FRACTION_BITS + mean)
         decoder.finish()
-        return merge_latent(latent)
+        return passes.finish()
 
     def z_index(self, shape: tuple[int, ...], quality: Tensor) -> np.ndarray:
         """The scale index of each element of z, uint8 of ``shape``."""

@@ -164,8 +164,8 @@ def certain_codec(index: int) -> HyperpriorCodec:
 def test_symbols_that_are_certain_are_not_coded(index):
     codec, (y, z) = certain_codec(index), latents(0.1, 1)
     q = codec.quality_tensor(50)
-    segments, lost = codec.symbols(HyperpriorLatents(y, z), q, CERTAIN)
-    assert not lost
+    segments, certain = codec.symbols(HyperpriorLatents(y, z), q)
+    assert certain == CERTAIN
     coded = sum(symbols.size for symbols, _ in segments[1:])
     assert coded == (y.numel() if index == CERTAIN else 0)
     chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
@@ -329,9 +329,9 @@ def coded_symbols(codec, monkeypatch, image: np.ndarray) -> torch.Tensor:
     stride, tiles = codec.LATENT_STRIDE, []
     encode = codec.encode_latents
 
-    def spy(latents, quality):
+    def spy(latents, *others):
         tiles.append(latents[0].round())
-        return encode(latents, quality)
+        return encode(latents, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(codec, "encode_latents", spy)
