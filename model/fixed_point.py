@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import QualityTable
+from model.layers import QualityTable, conv1x1
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
 FRACTION_BITS = 6  # of latents, means and scale logits
@@ -39,17 +39,21 @@ def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
 
 @cache
 def product_type(limit: int) -> torch.dtype:
-    """The type in which matrix products with inputs up to ``limit`` are exact: float32 for
-    activations, unless this machine computes its products in less than it promises."""
-    a = torch.full((32, 1), float(EXACT // 2**12 - 1))
-    exact = (exact_product(a, a.T + 2) == EXACT - 1).all()
+    """The type in which products with inputs up to ``limit`` are exact: float32 for activations,
+    unless this machine computes its products in less than it promises."""
+    value = EXACT // 2**12 - 1
+    weight = (value + 2) * torch.eye(32)[:, :, None, None]
+    exact = all(  # small products take another way than large ones
+        (exact_product(torch.full((1, 32, side, side), float(value)), weight) == EXACT - 1).all()
+        for side in (4, 32)
+    )
     return torch.float32 if limit <= LIMIT and exact else torch.float64
 
 
-def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``, not in bfloat16 even under autocast."""
+def exact_product(x: Tensor, weight: Tensor) -> Tensor:
+    """``conv1x1``, not in bfloat16 even under autocast."""
     with torch.autocast("cpu", enabled=False):
-        return a @ b
+        return conv1x1(x, weight)
 
 
 class FixedPointConv(nn.Conv2d):
@@ -93,7 +97,7 @@ class Pointwise(FixedPointConv):
     """1x1 convolution, [B, C, H, W] to [B, D, H, W].
 
     x may have fewer channels than the layer: then it stands for one whose others are zero. With
-    ``outputs``, only the first so many outputs are computed. In fixed point B is 1.
+    ``outputs``, only the first so many outputs are computed.
     """
 
     def __init__(self, channels: int, out_channels: int, limit: int = LIMIT):
@@ -108,14 +112,14 @@ class Pointwise(FixedPointConv):
     ) -> Tensor:
         """In fixed point: x in multiples of 2^-bits to the result in those of 2^-out_bits."""
         if bits is None:
-            return F.conv2d(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
+            return conv1x1(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
         weight, bias = self.rounded(bits)
-        matrix = x[0].flatten(1).clamp(-self.limit, self.limit).to(weight.dtype)
-        total = exact_product(weight[:outputs, : x.shape[1], 0, 0], matrix).add_(bias[:outputs])
+        x = x.clamp(-self.limit, self.limit).to(weight.dtype)
+        total = exact_product(x, weight[:outputs, : x.shape[1]]).add_(bias[:outputs, None])
         if out_bits not in (None, bits):
             total.mul_(2.0 ** (out_bits - bits))
         total.add_(0.5)  # then flooring is rounding
-        return total.floor_().float().unflatten(1, x.shape[2:])[None]
+        return total.floor_().float()
 
 
 class Depthwise(FixedPointConv):

@@ -39,6 +39,25 @@ class GDN(nn.Module):
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
 
 
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [B, C, H, W] and weight [D, C, 1, 1] to [B, D, H, W].
+
+    The dilation changes nothing in the result, but keeps torch from the way that it takes in a
+    single thread: that is two to three times slower on processors of AMD.
+    """
+    return F.conv2d(x, weight, bias, dilation=2)
+
+
+class Conv1x1(nn.Conv2d):
+    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W]."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv1x1(x, self.weight, self.bias)
+
+
 class ResidualBlock(nn.Module):
     """A depthwise 3x3 convolution, then a gated 1x1 feed-forward network, with a skip connection.
 
@@ -55,8 +74,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.bound = bound
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.expand = nn.Conv2d(channels, 2 * channels, 1)
-        self.project = nn.Conv2d(channels, channels, 1)
+        self.expand = Conv1x1(channels, 2 * channels)
+        self.project = Conv1x1(channels, channels)
         # Starts close to the identity, so that a deep stack trains from the first step.
         nn.init.dirac_(self.depthwise.weight, groups=channels)
         bound = 0.1 * math.sqrt(3 / channels)
@@ -72,16 +91,14 @@ class Down(nn.Sequential):
     """[B, C, H, W] to [B, D, H / factor, W / factor]: pixel-unshuffle, then a 1x1 convolution."""
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
-        super().__init__(
-            nn.PixelUnshuffle(factor), nn.Conv2d(channels * factor**2, out_channels, 1)
-        )
+        super().__init__(nn.PixelUnshuffle(factor), Conv1x1(channels * factor**2, out_channels))
 
 
 class Up(nn.Sequential):
     """[B, C, H, W] to [B, D, factor * H, factor * W]: a 1x1 convolution, then pixel-shuffle."""
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
-        super().__init__(nn.Conv2d(channels, out_channels * factor**2, 1), nn.PixelShuffle(factor))
+        super().__init__(Conv1x1(channels, out_channels * factor**2), nn.PixelShuffle(factor))
 
 
 class QualityTable(nn.Module):

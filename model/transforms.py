@@ -4,10 +4,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import Down, QualityTable, ResidualBlock, Up
+from model.layers import Conv1x1, Down, QualityTable, ResidualBlock, Up, conv1x1
 from model.quantizers import CURVATURE
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class AnalysisTransform(nn.Module):
         self.down16 = Down(config.channels8, config.channels16)
         self.gain16 = QualityTable(config.rate_points, config.channels16)
         self.blocks16 = blocks(at16, config.channels16, ANALYSIS_BOUND)
-        self.latent = nn.Conv2d(config.channels16, config.latent, 1)
+        self.latent = Conv1x1(config.channels16, config.latent)
         self.linear = Down(3, config.latent, BLOCK)
         self.gain = QualityTable(config.rate_points, config.latent)
 
@@ -63,8 +62,8 @@ class AnalysisTransform(nn.Module):
 
     def channels(self, deep: Tensor, pixels: Tensor, quality: Tensor, part: slice) -> Tensor:
         """Those channels of y that are in ``part``."""
-        y = F.conv2d(deep, self.latent.weight[part], self.latent.bias[part])
-        y = y + F.conv2d(pixels, self.linear[1].weight[part], self.linear[1].bias[part])
+        y = conv1x1(deep, self.latent.weight[part], self.latent.bias[part])
+        y = y + conv1x1(pixels, self.linear[1].weight[part], self.linear[1].bias[part])
         return y * self.gain(quality)[:, part].exp()
 
     def used(self, x: Tensor, quality: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ class SynthesisTransform(nn.Module):
         at16, at8 = config.synthesis_blocks
         self.gain = QualityTable(config.rate_points, config.latent)
         self.linear = Up(config.latent, 3, BLOCK)
-        self.latent = nn.Conv2d(config.latent, config.channels16, 1)
+        self.latent = Conv1x1(config.latent, config.channels16)
         self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
         self.gain16 = QualityTable(config.rate_points, config.channels16)
         self.up8 = Up(config.channels16, config.channels8)
@@ -99,13 +98,13 @@ class SynthesisTransform(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         count = y_hat.shape[1]
         y = y_hat * self.gain(quality)[:, :count].exp()
-        deep = self.blocks16(F.conv2d(y, self.latent.weight[:, :count], self.latent.bias))
+        deep = self.blocks16(conv1x1(y, self.latent.weight[:, :count], self.latent.bias))
         deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
         weight, bias = self.linear[0].weight / BLOCK, self.linear[0].bias
         with torch.autocast(y.device.type, enabled=False):
-            pixels = F.conv2d(y[:, :FINE].float(), weight[:, : min(FINE, count)], bias)
+            pixels = conv1x1(y[:, :FINE].float(), weight[:, : min(FINE, count)], bias)
         if count > FINE:
-            pixels = pixels + F.conv2d(y[:, FINE:], weight[:, FINE:count])
+            pixels = pixels + conv1x1(y[:, FINE:], weight[:, FINE:count])
         return self.linear[1](pixels.float()) + deep.float() + 0.5
 
 
@@ -117,7 +116,7 @@ class HyperAnalysis(nn.Module):
         width = config.context
         self.gain = QualityTable(config.rate_points, config.latent)
         self.layers = nn.Sequential(
-            nn.Conv2d(config.latent, width, 1),
+            Conv1x1(config.latent, width),
             ResidualBlock(width, HYPER_BOUND),
             Down(width, width),
             ResidualBlock(width, HYPER_BOUND),
@@ -128,7 +127,7 @@ class HyperAnalysis(nn.Module):
         count = y.shape[1]
         first, *others = self.layers
         y = y * self.gain(quality)[:, :count].exp()
-        x = F.conv2d(y, first.weight[:, :count], first.bias)
+        x = conv1x1(y, first.weight[:, :count], first.bias)
         return nn.Sequential(*others)(x).float()
 
 
