@@ -9,9 +9,9 @@ from torch import Tensor
 from model.limits import DISTORTIONS
 from model.ssimulacra2 import ssimulacra2_distance
 
-# One unit of the distance costs FACTOR * lmbda^EXPONENT bits per pixel: so files of a quality have
-# about as many bytes as those of the codec for the squared error.
-FACTOR, EXPONENT = 2.8, 0.966
+# One unit of the distance costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda) bits per pixel: so
+# files of a quality have about as many bytes as those of the codec for the squared error.
+FACTOR, EXPONENT, KNEE = 4.9, 0.966, 0.0007
 ANCHOR = 0.1  # share of the squared error that keeps colours and flat areas in place
 
 
@@ -23,7 +23,8 @@ def mse(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
 def ssimulacra2(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
     """The distance of SSIMULACRA 2, and a little of the squared error."""
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
-    return FACTOR * lmbda**EXPONENT * distance + ANCHOR * mse(x_hat, x, lmbda)
+    weight = FACTOR * lmbda**EXPONENT / (1 + KNEE / lmbda)
+    return weight * distance + ANCHOR * mse(x_hat, x, lmbda)
 
 
 FUNCTIONS = dict(zip(DISTORTIONS, (mse, ssimulacra2), strict=True))
