@@ -4,7 +4,7 @@ examples:
   python encode.py
   python encode.py --image_folder ./photos/ --out_folder ./packed/ --recursive --quality 70
   python encode.py --model ./out/hyperprior.tar --target_bpp 0.25
-  python encode.py --model ./out/hyperprior.tar --effort 6
+  python encode.py --model ./out/visual.tar --effort 6
   python encode.py --image_folder ./photo.png --out_folder ./photo.xfr --max_bytes 20k
 """
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from utils.jobs import Tally
 
 CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
-MODELS = Path("./out/main.tar"), Path("./out/hyperprior.tar")
+MODELS = tuple(Path(f"./out/{name}.tar") for name in ("main", "hyperprior", "visual"))
 
 
 def parse_args() -> Namespace:
@@ -54,7 +54,7 @@ def parse_args() -> Namespace:
         type=Path,
         action="append",
         help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{' and '.join(map(str, MODELS))})",
+        f"{', '.join(map(str, MODELS))})",
     )
     add(
         "--codecs",

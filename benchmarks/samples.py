@@ -3,7 +3,7 @@
 examples:
   python -m benchmarks.samples out/original/chelsea.png
   python -m benchmarks.samples kodak/kodim01.png kodak/kodim09.png kodak/kodim17.png --zoom 1 2 \\
-      --codecs avif --model out/hyperprior.tar --bpp 0.3 --out comparison.png
+      --codecs avif --model out/visual.tar --bpp 0.2 --out comparison.png
 
 Every codec writes and reads a file: the others at the highest quality that stays within --bpp,
 ours at the highest that then takes no more bytes than any of them. The middle of each picture is
@@ -36,7 +36,7 @@ def parse_args() -> Namespace:
         type=Path,
         action="append",
         help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{' and '.join(map(str, MODELS))})",
+        f"{', '.join(map(str, MODELS))})",
     )
     add(
         "--codecs",
@@ -62,7 +62,7 @@ def parse_args() -> Namespace:
         default=[1],
         help="times that pixels are enlarged; each is a row for every picture",
     )
-    add("--out", type=Path, default=Path("./benchmarks/figures/samples.png"), help="the figure")
+    add("--out", type=Path, default=Path("./out/scores/samples.png"), help="the figure")
     return parser.parse_args()
 
 

@@ -50,7 +50,7 @@ def parse_args() -> Namespace:
         type=Path,
         action="append",
         help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{' and '.join(map(str, MODELS))})",
+        f"{', '.join(map(str, MODELS))})",
     )
     add("--pictures", type=number(int, 1), default=8, help="number of pictures to time")
     add("--repeat", type=number(int, 1), default=5, help="times that each is coded; medians count")

@@ -12,6 +12,7 @@ Two methods, on the gradient of the cost through the synthesis and the context m
   https://arxiv.org/abs/2401.17789.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,14 +38,30 @@ SHARE = 0.5  # of the changes that pay, made in one round: they are not independ
 
 NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
 GROWTH = 2.3  # an effort takes so many times as long as the one below
-ROUNDS = 12  # of RDOQ before annealing
 REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
-FEW = 30  # steps up to which RDOQ alone gives more
-LEARNING_RATE = 0.008
 HOLD = 1 / 3  # the part of the annealing at the first temperature
-TEMPERATURES = (0.5, 0.2)  # the first, and the last
+TEMPERATURES = (0.7, 0.3)  # the first, and the last
+NOISE = 0.6  # of the Gumbel noise: with less of it, fewer steps are enough
 SLOPE = 4 / 3  # of the logit of the probability to round up, by that of the fraction
 EDGE = 0.01  # fractions closer than this to 0 or 1, where logits are infinite, stay where they are
+HIGHEST_RATE = 0.03
+
+
+class Search(NamedTuple):
+    """What suits a distortion."""
+
+    rounds: int  # of RDOQ before annealing
+    few: int  # steps up to which RDOQ alone gives more
+    curvature: float  # of the cost of a symbol, for RDOQ
+    rate: float  # the learning rate, times the square root of the number of steps
+
+
+# SSIMULACRA 2 weighs an error by what is around it: its curvature differs from place to place, so
+# that RDOQ has to take care, and soon has nothing left to gain.
+SEARCHES = {
+    "mse": Search(rounds=12, few=30, curvature=CURVATURE, rate=0.08),
+    "ssimulacra2": Search(rounds=1, few=8, curvature=6 * CURVATURE, rate=0.15),
+}
 
 
 class Plan(NamedTuple):
@@ -54,10 +71,10 @@ class Plan(NamedTuple):
     annealing: int
 
 
-def plan(effort: int) -> Plan:
-    """The steps of an effort of at least 1. Few are best spent on RDOQ alone."""
+def plan(effort: int, search: Search) -> Plan:
+    """The steps of an effort of at least 1."""
     steps = round(GROWTH ** (effort - 1))
-    return Plan(ROUNDS, steps - ROUNDS) if steps > FEW else Plan(steps, 0)
+    return Plan(search.rounds, steps - search.rounds) if steps > search.few else Plan(steps, 0)
 
 
 class Trial(NamedTuple):
@@ -143,7 +160,8 @@ def nearest(part: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 def refine(objective: Objective, effort: int, report: "Report") -> Tensor:
     """The tile's y, moved to where it costs less: [1, K, h, w]."""
-    rounds, annealing = plan(effort)
+    search = SEARCHES[objective.codec.distortion]
+    rounds, annealing = plan(effort, search)
     done = 0
 
     def step_done() -> None:
@@ -153,9 +171,9 @@ def refine(objective: Objective, effort: int, report: "Report") -> Tensor:
 
     generator = torch.Generator().manual_seed(0)
     start = parts = objective.split(objective.y)
-    parts = requantize(objective, parts, rounds, generator, step_done)
+    parts = requantize(objective, parts, rounds, search, generator, step_done)
     if annealing:
-        annealed = anneal(objective, parts, annealing, generator, step_done)
+        annealed = anneal(objective, parts, annealing, search, generator, step_done)
         parts = min(parts, annealed, key=objective.cost)
     return objective.merge(min(start, parts, key=objective.cost))
 
@@ -164,20 +182,22 @@ def requantize(
     objective: Objective,
     parts: Parts,
     rounds: int,
+    search: Search,
     generator: torch.Generator,
     step_done: Callable[[], None],
 ) -> Parts:
     """RDOQ. Each round considers the next smaller and the next larger number for all symbols at
     once. What such a change costs in bits of the symbol itself is computed; what it does to the
     picture, and to the probabilities of the symbols coded later, is estimated from the gradient and
-    CURVATURE. A random choice of the changes that pay is made.
+    its curvature. A random choice of the changes that pay is made.
     """
     for _ in range(rounds):
         parts = [part.detach().requires_grad_() for part in parts]
         trial = objective(parts, nearest)
         gradients = torch.autograd.grad(trial.cost, parts)
         parts = [
-            changed(*part, generator) for part in zip(parts, gradients, *trial[1:], strict=True)
+            changed(*part, search.curvature, generator)
+            for part in zip(parts, gradients, *trial[1:], strict=True)
         ]
         step_done()
     return parts
@@ -192,13 +212,14 @@ def changed(
     mean: Tensor,
     index: Tensor,
     coded: Tensor,
+    curvature: float,
     generator: torch.Generator,
 ) -> Tensor:
     """``part`` with half of the changes of one step that pay."""
     lowest, change = torch.zeros_like(part), torch.zeros_like(part)
     for step in (-1, 1):
         more_bits = gaussian_bits(symbols + step, index) - bits
-        cost = torch.where(coded, more_bits + step * gradient + CURVATURE / 2, 0)
+        cost = torch.where(coded, more_bits + step * gradient + curvature / 2, 0)
         change = torch.where(cost < lowest, step, change)
         lowest = torch.minimum(cost, lowest)
     chosen = torch.rand(part.shape, generator=generator).to(part.device) < SHARE
@@ -209,17 +230,19 @@ def anneal(
     objective: Objective,
     parts: Parts,
     steps: int,
+    search: Search,
     generator: torch.Generator,
     step_done: Callable[[], None],
 ) -> Parts:
     """Stochastic Gumbel annealing, with Adam (Kingma, Ba 2015)."""
     parts = [part.detach().clone().requires_grad_() for part in parts]
-    optimizer = torch.optim.Adam(parts, lr=LEARNING_RATE)
+    highest = min(HIGHEST_RATE, search.rate / math.sqrt(steps))
+    optimizer = torch.optim.Adam(parts, lr=highest)
     high, low = TEMPERATURES
     for step in range(steps):
         position = step / steps
         temperature = high + (low - high) * max(0, (position - HOLD) / (1 - HOLD))
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, 2 * (1 - position))
+        optimizer.param_groups[0]["lr"] = highest * min(1, 2 * (1 - position))
         quantize = partial(sampled, temperature=temperature, generator=generator)
         gradients = torch.autograd.grad(objective(parts, quantize).cost, parts)
         for part, gradient in zip(parts, gradients, strict=True):
@@ -239,5 +262,5 @@ def sampled(
     low = residual.detach().floor()
     up = SLOPE / temperature * (residual - low).logit(EDGE)
     noise = torch.rand(part.shape, generator=generator).logit(1e-6)
-    symbols = low + torch.sigmoid((up + noise.to(part.device)) / temperature)
+    symbols = low + torch.sigmoid((up + NOISE * noise.to(part.device)) / temperature)
     return symbols, symbols

@@ -12,8 +12,8 @@ import torch
 from helpers import colour, full_latent, save_tiny, tiny_codec
 
 from model import refinement
-from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from model.refinement import Objective, anneal, nearest, plan, refine, sampled
+from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
+from model.refinement import SEARCHES, Objective, anneal, nearest, plan, refine, sampled
 from model.tiling import Tile
 from utils.coding import (
     Encoder,
@@ -27,7 +27,7 @@ from utils.jobs import Tally, run_job
 from utils.metadata import NO_METADATA
 
 QUALITY = 50
-STEEP = 6  # the first effort that anneals
+STEEP = 6  # from here on all searches anneal
 
 
 def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = None) -> Objective:
@@ -49,18 +49,22 @@ def codec():
 
 
 @pytest.mark.parametrize("effort", range(1, MAX_EFFORT))
-def test_an_effort_takes_two_to_three_times_as_long_as_the_one_below(effort):
-    assert 2 <= sum(plan(effort + 1)) / sum(plan(effort)) <= 3
+@pytest.mark.parametrize("search", SEARCHES.values())
+def test_an_effort_takes_two_to_three_times_as_long_as_the_one_below(effort, search):
+    assert 2 <= sum(plan(effort + 1, search)) / sum(plan(effort, search)) <= 3
 
 
-def test_high_efforts_anneal_and_low_ones_do_not():
-    annealing = [plan(effort).annealing for effort in range(1, MAX_EFFORT + 1)]
-    assert annealing[: STEEP - 1] == [0] * (STEEP - 1)
-    assert all(annealing[STEEP - 1 :])
+@pytest.mark.parametrize("search", SEARCHES.values())
+def test_high_efforts_anneal_and_low_ones_do_not(search):
+    annealing = [plan(effort, search).annealing > 0 for effort in range(1, MAX_EFFORT + 1)]
+    assert annealing == sorted(annealing)
+    assert not annealing[0] and annealing[STEEP - 1]
 
 
 @pytest.mark.parametrize("effort", [1, STEEP])
-def test_a_search_finds_what_costs_less(codec, effort):
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_a_search_finds_what_costs_less(codec, monkeypatch, effort, distortion):
+    monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
     found = refine(objective, effort, lambda _: None)
     assert cost(objective, found) < 0.999 * cost(objective, objective.y)
@@ -72,13 +76,13 @@ def test_annealing_finds_more_than_its_start(codec):
     objective.y *= 0.02
     start = objective.split(objective.y)
     generator = torch.Generator().manual_seed(0)
-    found = anneal(objective, start, 60, generator, lambda: None)
+    found = anneal(objective, start, 60, SEARCHES["mse"], generator, lambda: None)
     assert objective.cost(found) < 0.999 * objective.cost(start)
 
 
 @pytest.mark.parametrize("effort", [1, STEEP])
 def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
-    def worse(objective, parts, steps, generator, step_done):
+    def worse(objective, parts, *_):
         return [part + 3 for part in parts]
 
     monkeypatch.setattr(refinement, "requantize", worse)
@@ -143,7 +147,7 @@ def test_progress_goes_from_tile_to_tile_up_to_all(codec, monkeypatch, effort):
     codec.compress(colour(64, 128), QUALITY, effort, shares.append)
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
     assert any(share == pytest.approx(0.5) for share in shares)
-    assert len(shares) == 2 * max(1, sum(plan(effort)) if effort else 0)
+    assert len(shares) == 2 * max(1, sum(plan(effort, SEARCHES["mse"])) if effort else 0)
 
 
 def test_a_search_ends_when_its_report_raises(codec):

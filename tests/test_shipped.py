@@ -10,8 +10,8 @@ from utils.checkpoints import load_checkpoint
 from utils.images import read_picture
 from utils.metrics import psnr
 
-SHIPPED = {"main": "binary", "hyperprior": "hyperprior"}
-LARGEST = {"main": 4e6, "hyperprior": 20e6}  # bytes
+SHIPPED = {"main": "binary", "hyperprior": "hyperprior", "visual": "hyperprior"}
+LARGEST = {"main": 4e6, "hyperprior": 20e6, "visual": 20e6}  # bytes
 
 
 @pytest.mark.parametrize("name", SHIPPED)
