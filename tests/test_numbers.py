@@ -130,7 +130,8 @@ def test_the_loss_for_ssimulacra2_is_its_distance_and_a_tenth_of_the_squared_err
     loss, *_ = rate_distortion(codec, lambda *_: (x_hat, bpp), x, torch.tensor([20.0, 70.0]))
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
     mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
-    expected = bpp + 2.8 * lmbda**0.966 * distance + 0.1 * lmbda * mse
+    weight = 4.9 * lmbda**0.966 / (1 + 0.0007 / lmbda)
+    expected = bpp + weight * distance + 0.1 * lmbda * mse
     torch.testing.assert_close(loss, expected / lmbda.sqrt())
 
 
