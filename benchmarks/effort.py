@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.markdown import table
-from benchmarks.rd import MODELS
+from benchmarks.models import MODELS
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 

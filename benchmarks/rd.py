@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.measures import DEFAULT_MEASURES, MEASURES, Measure
+from benchmarks.models import add_model_argument, chosen_models
 from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from utils.jobs import Tally
 
 CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
-MODELS = tuple(Path(f"./out/{name}.tar") for name in ("main", "hyperprior", "visual"))
 
 
 def parse_args() -> Namespace:
@@ -49,13 +49,7 @@ def parse_args() -> Namespace:
         type=Path,
         help="folders of pictures, whose sub-folders are ignored, or pictures",
     )
-    add(
-        "--model",
-        type=Path,
-        action="append",
-        help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{', '.join(map(str, MODELS))})",
-    )
+    add_model_argument(parser)
     add(
         "--codecs",
         nargs="+",
@@ -158,7 +152,7 @@ def choose_codecs(args: Namespace) -> "list[Ours | Peer]":
 
     chosen = []
     if "ours" in args.codecs:
-        models = dict.fromkeys(args.model or [model for model in MODELS if model.is_file()])
+        models = dict.fromkeys(chosen_models(args))
         device = pick_device(args.device)
         for model in models:
             ours = Ours(model, args.qualities, device)

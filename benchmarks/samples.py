@@ -14,7 +14,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.rd import MODELS
+from benchmarks.models import add_model_argument, chosen_models
 from utils.console import make_parser, number, run
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("pictures", metavar="PICTURE", nargs="+", type=Path, help="pictures to code")
-    add(
-        "--model",
-        type=Path,
-        action="append",
-        help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{', '.join(map(str, MODELS))})",
-    )
+    add_model_argument(parser)
     add(
         "--codecs",
         nargs="+",
@@ -129,7 +123,7 @@ def main(args: Namespace) -> int:
     for peer in codecs:
         if not peer.available:
             raise ValueError(f"--codecs {peer.name} is not available in this Pillow")
-    models = args.model or [model for model in MODELS if model.is_file()]
+    models = chosen_models(args)
     codecs += [Ours(model, [], pick_device("auto")) for model in models]
     rows = []
     for path in args.pictures:

@@ -32,7 +32,7 @@ from unittest import mock
 import decode
 import encode
 from benchmarks.markdown import table
-from benchmarks.rd import MODELS
+from benchmarks.models import add_model_argument, chosen_models
 from utils.console import make_parser, number, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,13 +45,7 @@ def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are searched too")
-    add(
-        "--model",
-        type=Path,
-        action="append",
-        help="checkpoint of our codecs, may be repeated (default: those that exist of "
-        f"{', '.join(map(str, MODELS))})",
-    )
+    add_model_argument(parser)
     add("--pictures", type=number(int, 1), default=8, help="number of pictures to time")
     add("--repeat", type=number(int, 1), default=5, help="times that each is coded; medians count")
     add("--threads", type=number(int, 1), default=2, help="threads of each codec")
@@ -85,7 +79,7 @@ def main(args: Namespace) -> int:
     paths = find_files(args.folder, image_extensions(None), recursive=True)
     if not paths:
         raise ValueError(f"no readable pictures in {args.folder}")
-    models = list(dict.fromkeys(args.model or [model for model in MODELS if model.is_file()]))
+    models = list(dict.fromkeys(chosen_models(args)))
     first, many = paths[: args.pictures], paths[: args.throughput]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]
     with tempfile.TemporaryDirectory() as name:

@@ -303,9 +303,10 @@ class HyperpriorCodec(Codec):
         would be lost."""
         z = latents.z.clamp(-LIMIT, LIMIT).float().cpu()
         y = split_latent(latents.y.float().cpu())
+        z_segment = z.int().numpy(), self.z_index(z.shape, quality)
         for certain in (CERTAIN, 0):
             passes = TilePasses(self, z, latents.y.shape, quality, y_border, z_border)
-            segments = [(z.int().numpy(), self.z_index(z.shape, quality))]
+            segments = [z_segment]
             lost = 0.0
             for step in range(PASSES):
                 mean, index = passes.predict(step)
