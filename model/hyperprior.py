@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from model.transforms import (
     STEP,
     AnalysisTransform,
     HyperAnalysis,
+    HyperpriorLatents,
     SynthesisTransform,
     used_channels,
 )
@@ -62,11 +62,6 @@ class HyperpriorConfig:
             raise ValueError(
                 f"the configuration's latent is not a multiple of {STEP} up to {3 * BLOCK**2}"
             )
-
-
-class HyperpriorLatents(NamedTuple):
-    y: Tensor  # [1, K, H/16, W/16], not yet rounded: that depends on the means
-    z: Tensor  # [1, Z, H/64, W/64], rounded
 
 
 def net_worth(residual: Tensor, index: Tensor) -> float:
@@ -250,7 +245,7 @@ class HyperpriorCodec(Codec):
 
     def analyse(self, x: Tensor, quality: Tensor) -> HyperpriorLatents:
         y = self.analysis.used(x, quality)
-        return HyperpriorLatents(y, self.hyper_analysis(y, quality).round())
+        return HyperpriorLatents(y, self.hyper_analysis(y, quality))
 
     @torch.inference_mode(False)
     def refine(
@@ -266,8 +261,8 @@ class HyperpriorCodec(Codec):
         # Copies, since tensors that were made in inference mode cannot have gradients.
         x, y, z, quality = (tensor.clone() for tensor in (x, *latents, quality))
         with torch.enable_grad():
-            objective = Objective(self, x, y, z, quality, tile, around)
-            return HyperpriorLatents(refine(objective, effort, report), tile.crop(z, around))
+            objective = Objective(self, x, HyperpriorLatents(y, z), quality, tile, around)
+            return refine(objective, effort, report)
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         used = latent.flatten(2).any(2)[0].nonzero()  # others may be of the tiles around this one
@@ -301,7 +296,7 @@ class HyperpriorCodec(Codec):
         """One tile's symbols and their scale indices, in the order of coding, without those whose
         index is below a number, which are taken as zero; and that number: CERTAIN, or 0 if too much
         would be lost."""
-        z = latents.z.clamp(-LIMIT, LIMIT).float().cpu()
+        z = latents.z.round().clamp(-LIMIT, LIMIT).float().cpu()
         y = split_latent(latents.y.float().cpu())
         z_segment = z.int().numpy(), self.z_index(z.shape, quality)
         for certain in (CERTAIN, 0):

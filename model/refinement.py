@@ -22,29 +22,40 @@ from torch import Tensor
 
 from model.context import PASSES, coded_in, merge_latent, scale_index, split_latent
 from model.entropy import CERTAIN, gaussian_bits
+from model.fixed_point import FRACTION_BITS
 from model.quantizers import CURVATURE, round_straight_through
 from model.tiling import Tile
+from model.transforms import HyperpriorLatents
 
 if TYPE_CHECKING:
     from model.codec import Report
     from model.hyperprior import HyperpriorCodec
 
 Parts = list[Tensor]  # what each pass of the context model codes: [1, 4, K/4, h/2, w/2] each
-# A part and its means to its symbols: as they are decoded, and as their bits are counted. These are
-# the same numbers, whose gradients may differ.
+# A part, or z, and its means to its symbols: as they are decoded, and as their bits are counted.
+# These are the same numbers, whose gradients may differ.
 Quantize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Point(NamedTuple):
+    """A tile's latents, as they are coded, but not rounded."""
+
+    parts: Parts  # of y
+    z: Tensor  # [1, Z, h/64, w/64]
+
 
 SHARE = 0.5  # of the changes that pay, made in one round: they are not independent of each other
 
 NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
 GROWTH = 2.3  # an effort takes so many times as long as the one below
 REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
-HOLD = 1 / 3  # the part of the annealing at the first temperature
+HOLD = 1 / 3  # the part of the annealing at the first temperature, in which z moves too
+Z_RATE = 0.007  # its learning rate
 TEMPERATURES = (0.7, 0.3)  # the first, and the last
-NOISE = 0.6  # of the Gumbel noise: with less of it, fewer steps are enough
+NOISE = (0.6, 1.0)  # share of the Gumbel noise, least and most: with less, fewer steps are enough
+NOISE_GROWTH = 0.05  # of the noise, times the square root of the number of steps
 SLOPE = 4 / 3  # of the logit of the probability to round up, by that of the fraction
 EDGE = 0.01  # fractions closer than this to 0 or 1, where logits are infinite, stay where they are
-HIGHEST_RATE = 0.03
 
 
 class Search(NamedTuple):
@@ -53,14 +64,14 @@ class Search(NamedTuple):
     rounds: int  # of RDOQ before annealing
     few: int  # steps up to which RDOQ alone gives more
     curvature: float  # of the cost of a symbol, for RDOQ
-    rate: float  # the learning rate, times the square root of the number of steps
+    rate: float  # the learning rate
 
 
 # SSIMULACRA 2 weighs an error by what is around it: its curvature differs from place to place, so
 # that RDOQ has to take care, and soon has nothing left to gain.
 SEARCHES = {
-    "mse": Search(rounds=12, few=30, curvature=CURVATURE, rate=0.08),
-    "ssimulacra2": Search(rounds=1, few=8, curvature=6 * CURVATURE, rate=0.15),
+    "mse": Search(rounds=12, few=30, curvature=CURVATURE, rate=0.013),
+    "ssimulacra2": Search(rounds=1, few=8, curvature=6 * CURVATURE, rate=0.025),
 }
 
 
@@ -89,28 +100,26 @@ class Trial(NamedTuple):
 
 
 class Objective:
-    """The cost of a tile's latent y, given its z.
+    """The cost of a tile's latents.
 
-    x [1, 3, H, W] and its latents y [1, K, H/16, W/16] and z cover ``around``, the tile and some
-    pixels on each side. The bits are those that the tile is coded with. The distortion is that of
-    the tile and NEAR pixels on each side, where y outside of the tile stays as it is.
+    x [1, 3, H, W] and its ``latents`` cover ``around``, the tile and some pixels on each side. The
+    bits are those that the tile is coded with. The distortion is that of the tile and NEAR pixels
+    on each side, where y outside of the tile stays as it is.
     """
 
     def __init__(
         self,
         codec: "HyperpriorCodec",
         x: Tensor,
-        y: Tensor,
-        z: Tensor,
+        latents: HyperpriorLatents,
         quality: Tensor,
         tile: Tile,
         around: Tile,
     ):
         self.codec, self.quality, self.tile = codec, quality, tile
         self.near = tile.grown(NEAR, around.bottom, around.right)
-        self.x, self.y = self.near.crop(x, around), self.near.crop(y, around)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            self.features = codec.hyper_synthesis(tile.crop(z, around), quality)
+        self.x, self.y = self.near.crop(x, around), self.near.crop(latents.y, around)
+        self.start = Point(self.split(self.y), tile.crop(latents.z, around))
 
     def split(self, y: Tensor) -> Parts:
         """The tile's y, in the parts that are coded one after the other."""
@@ -125,32 +134,53 @@ class Objective:
             split[coded_in(step)] = part
         return merge_latent(split)
 
-    def __call__(self, parts: Parts, quantize: Quantize) -> Trial:
-        """The cost of ``parts`` of the tile's y, as ``quantize`` rounds them."""
-        context, state = self.codec.context, None
+    def __call__(self, point: Point, quantize: Quantize) -> Trial:
+        """The cost of ``point`` as ``quantize`` rounds it, by the networks in floating point."""
+        codec, state = self.codec, None
+        z_hat, counted = quantize(point.z, torch.zeros_like(point.z))
+        z_logits = codec.z_scale(torch.zeros_like(z_hat), self.quality)
+        cost = gaussian_bits(counted, scale_index(z_logits)).sum()
+        features = codec.hyper_synthesis(z_hat, self.quality)
         coding, y_hat = [], []
-        for step, part in enumerate(parts):
-            mean, scale = context.predict(self.features, state, step, part.shape[2])
+        for step, part in enumerate(point.parts):
+            mean, scale = codec.context.predict(features, state, step, part.shape[2])
             index = scale_index(scale)
             coded = index.round() >= CERTAIN
             symbols, counted = (coded * values for values in quantize(part, mean))
             y_hat.append(symbols + mean)
-            state = context.update(state, y_hat[-1], step)
+            state = codec.context.update(state, y_hat[-1], step)
             bits = coded * gaussian_bits(counted, index)
-            coding.append((bits, symbols.detach(), mean.detach(), index.detach(), coded))
-        y = self.y.clone()
-        self.tile.crop(y, self.near).copy_(self.merge(y_hat))
-        x_hat = self.codec.synthesis(y, self.quality)
+            cost = cost + bits.sum()
+            coding.append((bits.detach(), symbols.detach(), mean.detach(), index.detach(), coded))
+        x_hat = codec.synthesis(self.inserted(self.merge(y_hat)), self.quality)
+        cost = cost + self.distortion(x_hat)
+        return Trial(cost, *map(list, zip(*coding)))
+
+    def latents(self, point: Point) -> HyperpriorLatents:
+        """Those of the tile."""
+        return HyperpriorLatents(self.merge(point.parts), point.z)
+
+    def inserted(self, y: Tensor) -> Tensor:
+        """The tile's y, and around it that of NEAR pixels."""
+        around = self.y.clone()
+        self.tile.crop(around, self.near).copy_(y)
+        return around
+
+    def distortion(self, x_hat: Tensor) -> Tensor:
+        """In bits."""
         distortion = self.codec.weighted_distortion(x_hat, self.x, self.quality)
-        bits, *others = map(list, zip(*coding))
-        cost = sum(part.sum() for part in bits) + self.x[0, 0].numel() * distortion.sum()
-        return Trial(cost, [part.detach() for part in bits], *others)
+        return self.x[0, 0].numel() * distortion.sum()
 
     @torch.no_grad()
-    def cost(self, parts: Parts) -> float:
-        """The cost of ``parts`` rounded to the nearest, in float32."""
+    def cost(self, point: Point) -> float:
+        """The cost of ``point`` in a file: of its bytes, and of what a decoder makes of them."""
+        chunk = self.codec.encode_latents(self.latents(point), self.quality)
+        y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
+        y_hat = self.inserted(y_hat.to(self.y.device) / 2**FRACTION_BITS)
         with torch.autocast(self.x.device.type, enabled=False):
-            return self(parts, nearest).cost.item()
+            x_hat = self.codec.synthesis(y_hat, self.quality)
+            pixels = x_hat.mul(255).round().clamp(0, 255)
+            return 8 * len(chunk) + self.distortion(pixels / 255).item()
 
 
 def nearest(part: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,8 +188,8 @@ def nearest(part: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return round_straight_through(part - mean), round_straight_through(part.detach() - mean)
 
 
-def refine(objective: Objective, effort: int, report: "Report") -> Tensor:
-    """The tile's y, moved to where it costs less: [1, K, h, w]."""
+def refine(objective: Objective, effort: int, report: "Report") -> HyperpriorLatents:
+    """The tile's latents, moved to where they cost less."""
     search = SEARCHES[objective.codec.distortion]
     rounds, annealing = plan(effort, search)
     done = 0
@@ -170,37 +200,37 @@ def refine(objective: Objective, effort: int, report: "Report") -> Tensor:
         report(done / (rounds + annealing))
 
     generator = torch.Generator().manual_seed(0)
-    start = parts = objective.split(objective.y)
-    parts = requantize(objective, parts, rounds, search, generator, step_done)
+    points = [objective.start]
+    points.append(requantize(objective, points[-1], rounds, search, generator, step_done))
     if annealing:
-        annealed = anneal(objective, parts, annealing, search, generator, step_done)
-        parts = min(parts, annealed, key=objective.cost)
-    return objective.merge(min(start, parts, key=objective.cost))
+        points.append(anneal(objective, points[-1], annealing, search, generator, step_done))
+    return objective.latents(min(points, key=objective.cost))
 
 
 def requantize(
     objective: Objective,
-    parts: Parts,
+    point: Point,
     rounds: int,
     search: Search,
     generator: torch.Generator,
     step_done: Callable[[], None],
-) -> Parts:
-    """RDOQ. Each round considers the next smaller and the next larger number for all symbols at
-    once. What such a change costs in bits of the symbol itself is computed; what it does to the
+) -> Point:
+    """RDOQ of y. Each round considers the next smaller and the next larger number for all symbols
+    at once. What such a change costs in bits of the symbol itself is computed; what it does to the
     picture, and to the probabilities of the symbols coded later, is estimated from the gradient and
     its curvature. A random choice of the changes that pay is made.
     """
+    parts, z = point
     for _ in range(rounds):
         parts = [part.detach().requires_grad_() for part in parts]
-        trial = objective(parts, nearest)
+        trial = objective(Point(parts, z), nearest)
         gradients = torch.autograd.grad(trial.cost, parts)
         parts = [
             changed(*part, search.curvature, generator)
             for part in zip(parts, gradients, *trial[1:], strict=True)
         ]
         step_done()
-    return parts
+    return Point(parts, z)
 
 
 @torch.no_grad()
@@ -228,32 +258,37 @@ def changed(
 
 def anneal(
     objective: Objective,
-    parts: Parts,
+    point: Point,
     steps: int,
     search: Search,
     generator: torch.Generator,
     step_done: Callable[[], None],
-) -> Parts:
-    """Stochastic Gumbel annealing, with Adam (Kingma, Ba 2015)."""
-    parts = [part.detach().clone().requires_grad_() for part in parts]
-    highest = min(HIGHEST_RATE, search.rate / math.sqrt(steps))
-    optimizer = torch.optim.Adam(parts, lr=highest)
-    high, low = TEMPERATURES
+) -> Point:
+    """Stochastic Gumbel annealing, with Adam (Kingma, Ba 2015). All of y depends on z: so that is
+    rounded for good when y has yet to cool."""
+    *parts, z = (latent.detach().clone().requires_grad_() for latent in (*point.parts, point.z))
+    optimizer = torch.optim.Adam([{"params": parts}, {"params": [z], "lr": Z_RATE}])
+    (high, low), (least, most) = TEMPERATURES, NOISE
+    noise = min(most, max(least, NOISE_GROWTH * math.sqrt(steps)))
     for step in range(steps):
         position = step / steps
+        if position >= HOLD:
+            z = z.detach().round()
         temperature = high + (low - high) * max(0, (position - HOLD) / (1 - HOLD))
-        optimizer.param_groups[0]["lr"] = highest * min(1, 2 * (1 - position))
-        quantize = partial(sampled, temperature=temperature, generator=generator)
-        gradients = torch.autograd.grad(objective(parts, quantize).cost, parts)
-        for part, gradient in zip(parts, gradients, strict=True):
-            part.grad = gradient
+        optimizer.param_groups[0]["lr"] = search.rate * min(1, 2 * (1 - position))
+        quantize = partial(sampled, temperature=temperature, noise=noise, generator=generator)
+        latents = [latent for latent in (*parts, z) if latent.requires_grad]
+        gradients = torch.autograd.grad(objective(Point(parts, z), quantize).cost, latents)
+        optimizer.zero_grad()
+        for latent, gradient in zip(latents, gradients, strict=True):
+            latent.grad = gradient
         optimizer.step()
         step_done()
-    return [part.detach() for part in parts]
+    return Point([part.detach() for part in parts], z.detach())
 
 
 def sampled(
-    part: Tensor, mean: Tensor, temperature: float, generator: torch.Generator
+    part: Tensor, mean: Tensor, temperature: float, noise: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Symbols between the integers around the residual, the closer to one of them the lower the
     temperature: a relaxed sample of rounding down or up (Jang, Gu, Poole 2017, "Categorical
@@ -261,6 +296,6 @@ def sampled(
     residual = part - mean
     low = residual.detach().floor()
     up = SLOPE / temperature * (residual - low).logit(EDGE)
-    noise = torch.rand(part.shape, generator=generator).logit(1e-6)
-    symbols = low + torch.sigmoid((up + NOISE * noise.to(part.device)) / temperature)
+    gumbel = torch.rand(part.shape, generator=generator).logit(1e-6)
+    symbols = low + torch.sigmoid((up + noise * gumbel.to(part.device)) / temperature)
     return symbols, symbols

@@ -1,7 +1,7 @@
 """The deep codec's transforms, from pixels to its latents and back."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,13 @@ STEP = 16  # channels by which the number of coded ones is chosen
 PREDICTED = 0.4  # bits that a symbol takes with its context, relative to those without
 PART = 128  # channels of y that the encoder computes at once
 FINE = 128  # channels whose values are too large for bfloat16, even in training
+
+
+class HyperpriorLatents(NamedTuple):
+    """Not yet rounded: that of y depends on the means, and the search moves both."""
+
+    y: Tensor  # [1, K, H/16, W/16]
+    z: Tensor  # [1, Z, H/64, W/64]
 
 
 def blocks(count: int, channels: int, bound: float) -> nn.Sequential:

@@ -12,9 +12,11 @@ import torch
 from helpers import colour, full_latent, save_tiny, tiny_codec
 
 from model import refinement
+from model.bytestream import pack_chunk
 from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from model.refinement import SEARCHES, Objective, anneal, nearest, plan, refine, sampled
+from model.refinement import SEARCHES, Objective, Point, anneal, nearest, plan, refine, sampled
 from model.tiling import Tile
+from model.transforms import HyperpriorLatents
 from utils.coding import (
     Encoder,
     EncodingSettings,
@@ -35,12 +37,12 @@ def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = 
     around = Tile(0, height, 0, width)
     x = torch.from_numpy(colour(height, width)).permute(2, 0, 1)[None] / 255
     quality = codec.quality_tensor(QUALITY)
-    return Objective(codec, x, *codec.analyse(x, quality), quality, tile or around, around)
+    return Objective(codec, x, codec.analyse(x, quality), quality, tile or around, around)
 
 
-def cost(objective: Objective, y: torch.Tensor) -> float:
-    """The cost of the latent y of the entire picture."""
-    return objective.cost(objective.split(y))
+def cost(objective: Objective, latents: HyperpriorLatents) -> float:
+    """The cost of the latents of the entire picture."""
+    return objective.cost(Point(objective.split(latents.y), latents.z))
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +69,15 @@ def test_a_search_finds_what_costs_less(codec, monkeypatch, effort, distortion):
     monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
     found = refine(objective, effort, lambda _: None)
-    assert cost(objective, found) < 0.999 * cost(objective, objective.y)
+    assert cost(objective, found) < objective.cost(objective.start)
 
 
 def test_annealing_finds_more_than_its_start(codec):
     """In a small latent, as trained codecs have; in that of a tiny one, symbols are too large."""
     objective = objective_of(codec)
-    objective.y *= 0.02
-    start = objective.split(objective.y)
+    objective.start = start = Point(
+        [0.02 * part for part in objective.start.parts], objective.start.z
+    )
     generator = torch.Generator().manual_seed(0)
     found = anneal(objective, start, 60, SEARCHES["mse"], generator, lambda: None)
     assert objective.cost(found) < 0.999 * objective.cost(start)
@@ -82,42 +85,48 @@ def test_annealing_finds_more_than_its_start(codec):
 
 @pytest.mark.parametrize("effort", [1, STEEP])
 def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
-    def worse(objective, parts, *_):
-        return [part + 3 for part in parts]
+    def worse(objective, point, *_):
+        return Point([part + 3 for part in point.parts], point.z)
 
     monkeypatch.setattr(refinement, "requantize", worse)
     monkeypatch.setattr(refinement, "anneal", worse)
     objective = objective_of(codec)
-    assert torch.equal(refine(objective, effort, lambda _: None), objective.y)
+    found, start = refine(objective, effort, lambda _: None), objective.start
+    assert torch.equal(found.y, objective.merge(start.parts)) and torch.equal(found.z, start.z)
 
 
-def test_the_cost_is_that_of_the_file_and_its_picture(codec, monkeypatch):
-    # An untrained codec is certain of what is not so, and then codes all symbols after all.
-    monkeypatch.setattr("model.hyperprior.net_worth", lambda *_: 0.0)
+def test_the_cost_is_that_of_the_file_and_its_picture(codec):
     objective = objective_of(codec)
-    trial = objective(objective.split(objective.y), nearest)
-    latents = objective.codec.analyse(objective.x, objective.quality)
-    segments, _ = codec.symbols(latents, objective.quality)
-    coded = sum(abs(symbols).sum() for symbols, _ in segments[1:])
-    assert sum(part.abs().sum().item() for part in trial.symbols) == pytest.approx(coded, rel=0.01)
+    picture = colour(64, 128)
+    payload = codec.compress(picture, QUALITY)
+    x_hat, x = (
+        torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+        for pixels in (codec.decompress(payload, 64, 128, QUALITY), picture)
+    )
+    distortion = codec.weighted_distortion(x_hat, x, objective.quality).item()
+    bits = 8 * (len(payload) - len(pack_chunk(b"")))
+    assert objective.cost(objective.start) == pytest.approx(bits + 64 * 128 * distortion, abs=16)
+
+
+def test_the_search_makes_small_what_training_does(codec):
+    objective = objective_of(codec)
+    trial = objective(objective.start, nearest)
     x_hat, bpp = codec(objective.x, objective.quality)
-    bits = sum(part.sum().item() for part in trial.bits)
-    mse = (255 * (x_hat - objective.x)).square().mean()
-    weight = codec.lmbda(objective.quality) * objective.x[0, 0].numel()
-    assert trial.cost.item() == pytest.approx(bits + (weight * mse).item(), rel=1e-3)
-    assert 0 < bits < bpp.item() * objective.x[0, 0].numel()  # which includes the hyper-latent
+    distortion = codec.weighted_distortion(x_hat, objective.x, objective.quality)
+    pixels = objective.x[0, 0].numel()
+    assert trial.cost.item() == pytest.approx(pixels * (bpp + distortion).item(), rel=1e-3)
+    assert 0 < sum(part.sum().item() for part in trial.bits) < pixels * bpp.item()  # not those of z
 
 
 def test_only_the_tile_is_refined_and_only_its_bits_count(codec):
     tile = Tile(64, 128, 0, 64)
     objective = objective_of(codec, 128, 128, tile)
-    y = refine(objective, 3, lambda _: None)
-    assert y.shape[2:] == (4, 4)
-    alone = objective.split(objective.y)
-    assert objective.merge(alone).equal(objective.y[:, :, 2:6, 0:4])
-    trial = objective(alone, nearest)
+    y, z = refine(objective, 3, lambda _: None)
+    assert y.shape[2:] == (4, 4) and z.shape[2:] == (1, 1)
+    assert objective.latents(objective.start).y.equal(objective.y[:, :, 2:6, 0:4])
+    trial = objective(objective.start, nearest)
     objective.y[:, :, 0:2] += 3  # changes the picture, not the bits
-    changed = objective(alone, nearest)
+    changed = objective(objective.start, nearest)
     assert all(map(torch.equal, trial.bits, changed.bits)) and trial.cost != changed.cost
 
 
@@ -132,7 +141,8 @@ def test_pictures_of_several_tiles_decode(codec, monkeypatch, effort):
 @pytest.mark.parametrize("temperature", [0.5, 0.05])
 def test_symbols_are_more_certain_at_low_temperatures(temperature):
     part = torch.rand(10_000, generator=torch.Generator().manual_seed(1)) * 10 - 5
-    symbols, _ = sampled(part, torch.zeros(()), temperature, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    symbols, _ = sampled(part, torch.zeros(()), temperature, 1.0, generator)
     assert ((symbols - part).abs() <= 1).all()
     between = ((symbols - symbols.round()).abs() > 0.1).float().mean()
     assert between > 0.1 if temperature == 0.5 else between < 0.02
