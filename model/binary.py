@@ -11,6 +11,7 @@ from model.bytestream import Reader
 from model.codec import Codec, check_range
 from model.digits import LIMIT, MEANS, DigitModel
 from model.layers import GDN, QualityTable, dct_basis
+from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_with_dead_zone
 
 BLOCK = 8  # pixels per position of the latent, in both directions
@@ -159,9 +160,8 @@ class BinaryCodec(Codec):
         steps = dct_steps(self.config)
         self.analysis.start(steps)
         self.synthesis.start(steps)
-        low, high = self.LMBDA
-        lmbda = low * (high / low) ** torch.linspace(0, 1, self.config.rate_points)
-        gains = 255 / (26 / lmbda).sqrt()
+        quality = torch.linspace(MIN_QUALITY, MAX_QUALITY, self.config.rate_points)
+        gains = 255 / (26 / self.lmbda(quality)).sqrt()
         self.gain.points.copy_(gains.log()[:, None])
         self.inverse_gain.points.copy_(-gains.log()[:, None])
         self.digits.start(gains)

@@ -48,7 +48,7 @@ class Codec(nn.Module):
     arch: str  # its name in model.ARCHITECTURES and in checkpoints
     FILE_NUMBER: int  # what stands for it in files, 0 to 255; once released, it never changes
     Config: type
-    LMBDA: tuple[float, float]  # at the lowest and the highest quality; geometric in between
+    LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
     STRIDE: int  # the networks take heights and widths that are multiples of it
     LATENT_STRIDE: int  # pixels per position of the latent that ``synthesise`` takes
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
@@ -110,9 +110,11 @@ class Codec(nn.Module):
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
-        low, high = self.LMBDA
-        position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY)
-        return low * (high / low) ** position
+        logs = torch.tensor(self.LMBDA, device=quality.device).log()
+        last = len(logs) - 1
+        position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
+        low = position.floor().clamp(0, last - 1).long()
+        return torch.lerp(logs[low], logs[low + 1], position - low).exp()
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, 3, H, W] in 0 to 1, H and W multiples of STRIDE, and quality [B] in 1 to 100 to

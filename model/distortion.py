@@ -11,8 +11,8 @@ from model.ssimulacra2 import ssimulacra2_distance
 
 # One unit of the distance costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda) bits per pixel: so
 # files of a quality have about as many bytes as those of the codec for the squared error.
-FACTOR, EXPONENT, KNEE = 4.9, 0.966, 0.0007
-ANCHOR = 0.1  # share of the squared error that keeps colours and flat areas in place
+FACTOR, EXPONENT, KNEE = 7.5, 1.026, 0.0007
+ANCHOR = 0.2  # share of the squared error that keeps colours and flat areas in place
 
 
 def mse(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:

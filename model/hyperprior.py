@@ -1,6 +1,5 @@
 """The deep codec: residual transforms, a hyperprior, a context model, one model for all rates."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from model.context import (
 from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, gaussian_bits
 from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
 from model.layers import dct_basis
+from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import CURVATURE, round_straight_through
 from model.refinement import Objective, refine
 from model.tiling import Tile, padded
@@ -49,7 +49,7 @@ class HyperpriorConfig:
     hyper: int = 64  # channels of z, at 1/64
     context: int = 160  # channels of the entropy model's networks
     analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
-    synthesis_blocks: tuple[int, int] = (3, 3)  # at 1/16 and at 1/8
+    synthesis_blocks: tuple[int, int] = (6, 4)  # at 1/16 and at 1/8
     rate_points: int = 8
 
     def __post_init__(self):
@@ -144,7 +144,8 @@ class HyperpriorCodec(Codec):
     arch = "hyperprior"
     FILE_NUMBER = 2
     Config = HyperpriorConfig
-    LMBDA = (0.00025, 0.15)
+    # The last step is larger than the others: all pictures shall reach 40 dB.
+    LMBDA = (0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45)
     STRIDE = 64
     LATENT_STRIDE = 16
     TILE = 1024
@@ -188,8 +189,9 @@ class HyperpriorCodec(Codec):
         At high rates, a step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
         s^2 = 6 / (ln 2 * lmbda).
         """
-        half_span = math.log(self.LMBDA[1] / self.LMBDA[0]) / 4
-        ramp = torch.linspace(-half_span, half_span, self.config.rate_points)[:, None]
+        quality = torch.linspace(MIN_QUALITY, MAX_QUALITY, self.config.rate_points)
+        ramp = self.lmbda(quality)[:, None].log() / 2
+        ramp -= ramp.mean()
         with torch.no_grad():
             self.analysis.gain.points.add_(ramp + MIDDLE_GAIN)
             self.synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)

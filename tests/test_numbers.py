@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_the_loss_is_the_lagrangian_of_8_bit_levels_balanced_over_the_rates():
         assert values.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_loss_for_ssimulacra2_is_its_distance_and_a_tenth_of_the_squared_error():
+def test_the_loss_for_ssimulacra2_is_its_distance_and_a_fifth_of_the_squared_error():
     x, lmbda = torch.rand(2, 3, 32, 32), torch.tensor([0.01, 0.04])
     x_hat = (x + 0.05 * torch.randn(x.shape)).clamp(0, 1)
     codec = tiny_codec("binary")
@@ -130,17 +131,19 @@ def test_the_loss_for_ssimulacra2_is_its_distance_and_a_tenth_of_the_squared_err
     loss, *_ = rate_distortion(codec, lambda *_: (x_hat, bpp), x, torch.tensor([20.0, 70.0]))
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
     mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
-    weight = 4.9 * lmbda**0.966 / (1 + 0.0007 / lmbda)
-    expected = bpp + weight * distance + 0.1 * lmbda * mse
+    weight = 7.5 * lmbda**1.026 / (1 + 0.0007 / lmbda)
+    expected = bpp + weight * distance + 0.2 * lmbda * mse
     torch.testing.assert_close(loss, expected / lmbda.sqrt())
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_lmbda_is_geometric_in_quality(arch):
     codec = codec_class(arch)(TINY[arch])
-    low, high = codec.LMBDA
-    found = codec.lmbda(torch.tensor([1.0, 50.5, 100.0]))
-    assert found.tolist() == pytest.approx([low, math.sqrt(low * high), high], rel=1e-4)
+    quality = torch.linspace(1, 100, 2 * len(codec.LMBDA) - 1)  # the given ones, and the middles
+    found = codec.lmbda(quality).tolist()
+    assert found[::2] == pytest.approx(codec.LMBDA, rel=1e-4)
+    middles = [math.sqrt(low * high) for low, high in pairwise(codec.LMBDA)]
+    assert found[1::2] == pytest.approx(middles, rel=1e-4)
 
 
 def test_the_learning_rate_falls_linearly_over_the_last_fifth_of_a_run():
