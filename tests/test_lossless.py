@@ -225,7 +225,8 @@ def test_a_psnr_is_met_without_loss_where_that_is_smaller(encoder, learned):
     xfr, _ = encoded(encoder, drawing(), target=("target_psnr", 99))  # out of the codec's reach
     assert xfr.lossless
     learned(encoder, 100)
-    with pytest.raises(ValueError, match="the highest quality reaches"):
+    hint = "; the hyperprior codec" if encoder.codec.arch == "binary" else "$"
+    with pytest.raises(ValueError, match="the highest quality reaches .*, less than 99" + hint):
         encoded(encoder, drawing(), target=("target_psnr", 99))
 
 

@@ -414,14 +414,25 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(train
     load_codec(load_checkpoint(Path("out/last.tar")))
 
 
+def test_a_defect_of_a_codec_is_not_taken_for_an_error_of_the_input(train, monkeypatch):
+    def broken(*_):
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr("model.binary.BinaryCodec.forward", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train("--num_of_epochs", 3)
+
+
 def test_an_empty_or_missing_folder_is_one_line(train, workplace):
     (workplace / "empty").mkdir()
     result = train("--dataset_path", "empty")
-    assert result.code == 1 and "no readable pictures in empty" in only_line(result.err)
+    assert result.code == 1 and "in empty (--dataset_path): it holds no files" in only_line(
+        result.err
+    )
     result = train("--dataset_path", "nowhere")
     assert result.code == 1 and "nowhere" in only_line(result.err)
     result = train("--file_format", "tiff")
-    assert result.code == 1 and "no readable pictures" in only_line(result.err)
+    assert result.code == 1 and "no .tiff files in" in only_line(result.err)
 
 
 def test_a_split_that_leaves_less_than_a_batch_is_one_line(train):

@@ -12,7 +12,7 @@ import torch
 
 from model import ARCHITECTURES, codec_class, load_codec
 from model.codec import Codec, Report
-from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from model.limits import DEFAULT_QUALITY, DISTORTIONS, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from utils import lossless
 from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
@@ -60,6 +60,13 @@ class Encoder:
         if settings.effort and not self.codec.REFINES:
             able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).REFINES)
             raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
+
+    def finer(self) -> str:
+        """What reaches more where this codec's highest quality is not enough, in words."""
+        finest = max(ARCHITECTURES, key=lambda arch: codec_class(arch).LMBDA[-1])
+        if (self.codec.arch, self.codec.distortion) == (finest, DISTORTIONS[0]):
+            return ""
+        return f"; {named(finest)} reaches more"
 
     def encode(
         self, picture: Picture, settings: EncodingSettings, report: Report = lambda _: None
@@ -114,10 +121,10 @@ class Encoder:
             lowest = partial(lowest_quality_reaching, value, "dB")
             try:
                 quality = search_quality(lowest, MAX_QUALITY, decoded_psnr, settings.effort)
-            except ValueError:
+            except ValueError as error:
                 if data := smaller(MAX_QUALITY):
                     return data
-                raise
+                raise ValueError(f"{error}{self.finer()}") from None
             return smaller(quality) or file(quality)
         unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
         limit = value * scale

@@ -108,14 +108,14 @@ def find_files(
 
 
 def find_inputs(
-    source: Path, extensions: set[str], recursive: bool, tally: Tally, option: str
+    source: Path, extensions: set[str], recursive: bool, tally: Tally | None, option: str
 ) -> list[Path]:
     """As ``find_files``, for a script that has nothing to do without files: FileNotFoundError says
     what was looked for, and what would help. ``option`` names ``source`` on the command line."""
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source} ({option})")
     found = find_files(source, extensions, recursive, tally)
-    if found or tally.failed:
+    if found or (tally and tally.failed):
         return found
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
     deeper: list[Path] = []

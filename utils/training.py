@@ -14,7 +14,7 @@ from model.codec import Codec
 from utils.checkpoints import first_line, save_checkpoint
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.devices import fast_precision
-from utils.files import check_folder, find_files, image_extensions
+from utils.files import check_folder, find_inputs, image_extensions
 from utils.history import COLUMNS, Mean, Progress, is_history, plot_history
 from utils.optimizer import ParallelSOAP, WeightAverage
 from utils.processes import processes
@@ -73,12 +73,11 @@ def training_loaders(
     """Loaders of the training and the validation pictures, for process ``rank`` of ``world``.
 
     ``stride``: heights and widths of entire pictures are padded to multiples of it. Raises
-    ValueError if there are too few pictures to train on.
+    FileNotFoundError if there are no pictures, ValueError if there are too few to train on.
     """
     root = settings.dataset_path
-    paths = find_files(root, image_extensions(settings.file_format), recursive=True)
-    if not paths:
-        raise ValueError(f"no readable pictures in {root}: put some there, or see --dataset_path")
+    extensions = image_extensions(settings.file_format)
+    paths = find_inputs(root, extensions, True, None, "--dataset_path")
     train, validation = split(paths, settings.validation_split)
     if len(train) < settings.batch_size * world:
         raise ValueError(
@@ -211,7 +210,10 @@ class Trainer:
         x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         x = x.contiguous(memory_format=torch.channels_last)
         with fast_precision(self.device):
-            return rate_distortion(self.codec, model, x, quality)
+            try:
+                return rate_distortion(self.codec, model, x, quality)
+            except ValueError as error:  # a codec takes any picture: this is a defect of it
+                raise RuntimeError(str(error)) from error
 
     def train_epoch(self, loader: DataLoader) -> None:
         """Train for an epoch, or for what is left of one; save the state now and then.
