@@ -83,6 +83,14 @@ def test_annealing_finds_more_than_its_start(codec):
     assert objective.cost(found) < 0.999 * objective.cost(start)
 
 
+def test_annealing_moves_z_and_then_rounds_it(codec, monkeypatch):
+    monkeypatch.setattr(refinement, "Z_RATE", 0.5)
+    objective = objective_of(codec)
+    generator = torch.Generator().manual_seed(0)
+    found = anneal(objective, objective.start, 20, SEARCHES["mse"], generator, lambda: None)
+    assert found.z.equal(found.z.round()) and not found.z.equal(objective.start.z.round())
+
+
 @pytest.mark.parametrize("effort", [1, STEEP])
 def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
     def worse(objective, point, *_):
