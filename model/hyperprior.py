@@ -144,7 +144,7 @@ class HyperpriorCodec(Codec):
     arch = "hyperprior"
     FILE_NUMBER = 2
     Config = HyperpriorConfig
-    # The last step is larger than the others: all pictures shall reach 40 dB.
+    # The last step is larger than the others: nearly all pictures reach 40 dB.
     LMBDA = (0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45)
     STRIDE = 64
     LATENT_STRIDE = 16

@@ -77,7 +77,7 @@ def training_loaders(
     """
     root = settings.dataset_path
     extensions = image_extensions(settings.file_format)
-    paths = find_inputs(root, extensions, True, None, "--dataset_path")
+    paths = find_inputs(root, extensions, recursive=True, tally=None, option="--dataset_path")
     train, validation = split(paths, settings.validation_split)
     if len(train) < settings.batch_size * world:
         raise ValueError(
