@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.border import Border
 from model.bytestream import Reader
-from model.codec import Codec, Report, check_range
+from model.codec import Codec, Report, check_range, part_of
 from model.context import (
     PASSES,
     ContextModel,
@@ -37,6 +37,7 @@ from model.transforms import (
     used_channels,
 )
 
+BAND = 3 * 2**17  # pixels that the search works on at once
 Z_DEPTH = 1  # positions of z that a tile sees of those before it; four times as many of y
 MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 
@@ -262,9 +263,14 @@ class HyperpriorCodec(Codec):
     ) -> HyperpriorLatents:
         # Copies, since tensors that were made in inference mode cannot have gradients.
         x, y, z, quality = (tensor.clone() for tensor in (x, *latents, quality))
-        with torch.enable_grad():
-            objective = Objective(self, x, HyperpriorLatents(y, z), quality, tile, around)
-            return refine(objective, effort, report)
+        latents, bands = HyperpriorLatents(y, z), tile.bands(BAND, self.STRIDE)
+        for done, band in enumerate(bands):
+            with torch.enable_grad():
+                objective = Objective(self, x, latents, quality, band, around)
+                found = refine(objective, effort, part_of(report, done, len(bands)))
+            for latent, part in zip(latents, found):
+                band.crop(latent, around).copy_(part)
+        return HyperpriorLatents(*(tile.crop(latent, around) for latent in latents))
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         used = latent.flatten(2).any(2)[0].nonzero()  # others may be of the tiles around this one

@@ -264,10 +264,10 @@ def anneal(
     generator: torch.Generator,
     step_done: Callable[[], None],
 ) -> Point:
-    """Stochastic Gumbel annealing, with Adam (Kingma, Ba 2015). All of y depends on z: so that is
-    rounded for good when y has yet to cool."""
+    """Stochastic Gumbel annealing. All of y depends on z: so that is rounded for good when y has
+    yet to cool."""
     *parts, z = (latent.detach().clone().requires_grad_() for latent in (*point.parts, point.z))
-    optimizer = torch.optim.Adam([{"params": parts}, {"params": [z], "lr": Z_RATE}])
+    optimizers = [Adam(latent) for latent in (*parts, z)]
     (high, low), (least, most) = TEMPERATURES, NOISE
     noise = min(most, max(least, NOISE_GROWTH * math.sqrt(steps)))
     for step in range(steps):
@@ -275,16 +275,36 @@ def anneal(
         if position >= HOLD:
             z = z.detach().round()
         temperature = high + (low - high) * max(0, (position - HOLD) / (1 - HOLD))
-        optimizer.param_groups[0]["lr"] = search.rate * min(1, 2 * (1 - position))
+        rate = search.rate * min(1, 2 * (1 - position))
         quantize = partial(sampled, temperature=temperature, noise=noise, generator=generator)
         latents = [latent for latent in (*parts, z) if latent.requires_grad]
         gradients = torch.autograd.grad(objective(Point(parts, z), quantize).cost, latents)
-        optimizer.zero_grad()
-        for latent, gradient in zip(latents, gradients, strict=True):
-            latent.grad = gradient
-        optimizer.step()
+        for optimizer, latent, gradient in zip(optimizers, latents, gradients):
+            optimizer.step(latent, gradient, Z_RATE if latent is z else rate)
         step_done()
     return Point([part.detach() for part in parts], z.detach())
+
+
+class Adam:
+    """Kingma, Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1, for one tensor. The first step
+    of torch.optim's would import 160 MB of code that nothing else here needs."""
+
+    DECAYS = 0.9, 0.999  # of the averages of the gradient and of its square
+
+    def __init__(self, like: Tensor):
+        self.averages = torch.zeros_like(like), torch.zeros_like(like)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, x: Tensor, gradient: Tensor, rate: float) -> None:
+        """Move x by about ``rate``."""
+        self.steps += 1
+        unbiased = []
+        for average, value, decay in zip(self.averages, (gradient, gradient.square()), self.DECAYS):
+            average.lerp_(value, 1 - decay)
+            unbiased.append(average / (1 - decay**self.steps))
+        mean, square = unbiased
+        x.sub_(rate * mean / (square.sqrt() + 1e-8))
 
 
 def sampled(

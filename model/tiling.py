@@ -39,6 +39,16 @@ class Tile:
             min(self.right + margin, width),
         )
 
+    def bands(self, pixels: int, stride: int) -> list["Tile"]:
+        """The tile in bands of about ``pixels`` or less, whose heights are multiples of ``stride``,
+        as its own is."""
+        height, width = self.shape
+        rows = padded(-(-height // -(-height * width // pixels)), stride)
+        return [
+            Tile(top, min(top + rows, self.bottom), self.left, self.right)
+            for top in range(self.top, self.bottom, rows)
+        ]
+
 
 def padded(length: int, stride: int) -> int:
     """``length`` rounded up to a multiple of ``stride``."""

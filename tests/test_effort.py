@@ -11,10 +11,20 @@ import pytest
 import torch
 from helpers import colour, full_latent, save_tiny, tiny_codec
 
-from model import refinement
+from model import hyperprior, refinement
 from model.bytestream import pack_chunk
 from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from model.refinement import SEARCHES, Objective, Point, anneal, nearest, plan, refine, sampled
+from model.refinement import (
+    SEARCHES,
+    Adam,
+    Objective,
+    Point,
+    anneal,
+    nearest,
+    plan,
+    refine,
+    sampled,
+)
 from model.tiling import Tile
 from model.transforms import HyperpriorLatents
 from utils.coding import (
@@ -91,6 +101,18 @@ def test_annealing_moves_z_and_then_rounds_it(codec, monkeypatch):
     assert found.z.equal(found.z.round()) and not found.z.equal(objective.start.z.round())
 
 
+def test_adam_steps_as_that_of_torch_does():
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(50, generator=generator)
+    theirs = ours.clone().requires_grad_()
+    adam, reference = Adam(ours), torch.optim.Adam([theirs], lr=0.01)
+    for _ in range(20):
+        theirs.grad = torch.randn(50, generator=generator)
+        reference.step()
+        adam.step(ours, theirs.grad, 0.01)
+    assert ours.allclose(theirs, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("effort", [1, STEEP])
 def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
     def worse(objective, point, *_):
@@ -136,6 +158,43 @@ def test_only_the_tile_is_refined_and_only_its_bits_count(codec):
     objective.y[:, :, 0:2] += 3  # changes the picture, not the bits
     changed = objective(objective.start, nearest)
     assert all(map(torch.equal, trial.bits, changed.bits)) and trial.cost != changed.cost
+
+
+@pytest.mark.parametrize(
+    ("tile", "pixels", "heights"),
+    [
+        (Tile(0, 1024, 0, 1024), 2**19, [512, 512]),
+        (Tile(1024, 1792, 64, 576), 2**19, [768]),
+        (Tile(0, 576, 1024, 2048), 2**19, [320, 256]),
+        (Tile(64, 256, 0, 1024), 1, [64, 64, 64]),
+    ],
+)
+def test_bands_make_up_the_tile(tile, pixels, heights):
+    bands = tile.bands(pixels, 64)
+    assert [band.shape for band in bands] == [(height, tile.shape[1]) for height in heights]
+    tops = [tile.top, *(band.bottom for band in bands)]
+    assert [band.top for band in bands] + [tile.bottom] == tops
+    assert {(band.left, band.right) for band in bands} == {(tile.left, tile.right)}
+
+
+@pytest.mark.parametrize("effort", [2, STEEP])
+def test_each_band_is_searched_beside_what_the_one_above_became(codec, monkeypatch, effort):
+    monkeypatch.setattr(hyperprior, "BAND", 64 * 64)
+    found, above = [], []
+
+    def keep(objective, *args):
+        above.append(objective.y.clone())
+        found.append(refine(objective, *args))
+        return found[-1]
+
+    monkeypatch.setattr(hyperprior, "refine", keep)
+    picture, quality = colour(128, 64), codec.quality_tensor(QUALITY)
+    (latents,) = codec.tile_latents(picture, quality, effort)
+    upper, lower = found
+    assert latents.y.equal(torch.cat([upper.y, lower.y], 2))
+    assert latents.z.equal(torch.cat([upper.z, lower.z], 2))
+    assert above[1][:, :, :2].equal(upper.y[:, :, 2:])  # NEAR pixels
+    assert not above[0][:, :, 2:4].equal(upper.y[:, :, 2:])
 
 
 @pytest.mark.parametrize("effort", [2, STEEP])
