@@ -22,7 +22,7 @@ from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 
 if TYPE_CHECKING:
-    from utils.coding import Encoder
+    from utils.coding import Decoder, Encoder
     from utils.images import Picture
 
 
@@ -57,7 +57,7 @@ def main(args: Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from utils.coding import Encoder, EncodingSettings
+    from utils.coding import Decoder, Encoder, EncodingSettings
     from utils.devices import pick_device
     from utils.files import atomic_write, find_files, image_extensions
 
@@ -66,19 +66,20 @@ def main(args: Namespace) -> int:
     if not paths:
         raise ValueError(f"no readable pictures in {args.folder}")
     chosen = paths[:: max(1, len(paths) // args.pictures)][: args.pictures]
-    encoder = Encoder(args.model, pick_device("cpu"))
+    encoder, decoder = Encoder(args.model, pick_device("cpu")), Decoder(args.model)
     encoder.check(EncodingSettings(effort=max(args.effort)))
     efforts = sorted(set(args.effort))
     gains: dict[int, list[float]] = {effort: [] for effort in efforts}
     seconds: dict[int, list[float]] = {effort: [] for effort in [0, *efforts]}
-    measure(encoder, middle(chosen[0], 64), DEFAULT_QUALITY, efforts[-1])  # the first is slower
+    first = middle(chosen[0], 64)
+    measure(encoder, decoder, first, DEFAULT_QUALITY, efforts[-1])  # which is slower than others
     for path in tqdm(chosen, "pictures"):
         picture = middle(path, args.crop)
         for quality in args.qualities:
-            plain, bits, taken = measure(encoder, picture, quality, 0)
+            plain, bits, taken = measure(encoder, decoder, picture, quality, 0)
             seconds[0].append(taken)
             for effort in efforts:
-                cost, _, taken = measure(encoder, picture, quality, effort)
+                cost, _, taken = measure(encoder, decoder, picture, quality, effort)
                 gains[effort].append(100 * (plain - cost) / bits)
                 seconds[effort].append(taken)
     rows = [["0", f"{fmean(seconds[0]):.2f}", "", ""]]
@@ -106,26 +107,20 @@ def middle(path: Path, side: int) -> "Picture":
 
 
 def measure(
-    encoder: "Encoder", picture: "Picture", quality: int, effort: int
+    encoder: "Encoder", decoder: "Decoder", picture: "Picture", quality: int, effort: int
 ) -> tuple[float, int, float]:
     """The cost of a file and its size, in bits, and the seconds that a megapixel takes."""
-    import torch
-
     from utils.bitstream import unpack
     from utils.coding import EncodingSettings
 
     start = time.process_time()
     data = encoder.encode(picture, EncodingSettings(quality, effort=effort))
     taken = time.process_time() - start
+    decoded = decoder.decode(unpack(data)).rgb
+    distortion = encoder.codec.picture_distortion(decoded, picture.rgb, quality)
     height, width = picture.shape
-    decoded = encoder.codec.decompress(unpack(data).payload, height, width, quality)
-    x_hat, x = (
-        torch.tensor(pixels).permute(2, 0, 1)[None] / 255 for pixels in (decoded, picture.rgb)
-    )
-    q = encoder.codec.quality_tensor(quality)
-    distortion = encoder.codec.weighted_distortion(x_hat, x, q).item()
-    bits, pixels = 8 * len(data), height * width
-    return bits + pixels * distortion, bits, taken * 1e6 / pixels
+    bits = 8 * len(data)
+    return bits + distortion, bits, taken * 1e6 / (height * width)
 
 
 def draw(path: Path, seconds: list[float], gains: dict[int, list[float]]) -> None:

@@ -225,6 +225,21 @@ class Codec(nn.Module):
             target.copy_(pixels.permute(1, 2, 0)[: target.shape[0], : target.shape[1]])
         return image.numpy()
 
+    @torch.inference_mode()
+    def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:
+        """What a decoded uint8 picture [H, W, 3] costs beside its bits: ``weighted_distortion``, in
+        bits, of its tiles."""
+        q, total = self.quality_tensor(quality), 0.0
+        height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
+        for tile in tiles(height, width, self.TILE):
+            x_hat, x = (
+                window(torch.from_numpy(np.require(pixels, requirements="CW")), tile) / 255
+                for pixels in (decoded, image)
+            )
+            distortion = self.weighted_distortion(x_hat.to(self.device), x.to(self.device), q)
+            total += x[0, 0].numel() * distortion.item()
+        return total
+
     def latent_rows(
         self, payload: bytes, height: int, width: int, quality: int
     ) -> Iterator[Tensor]:

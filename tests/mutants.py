@@ -18,9 +18,9 @@ from PIL import Image
 from model.binary import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
 from model.hyperprior import HyperpriorCodec
-from utils import lossless
-from utils.bitstream import ALPHA, DPI, EFFORT, LOSSLESS, STREAMS, TARGET, Xfr, pack
+from utils.bitstream import ALPHA, DPI, EFFORT, GRAPHIC, STREAMS, TARGET, Xfr, pack
 from utils.coding import Encoder
+from utils.graphics import compress
 from utils.images import Picture
 from utils.metadata import NO_METADATA, Metadata
 
@@ -91,7 +91,7 @@ def dissect(data: bytes) -> list[Field]:
     while reader.remaining:
         at, size = len(fields), number("tile's length")
         end = reader.position + size
-        if flags & LOSSLESS:
+        if flags & GRAPHIC:
             take("tile", size)
         elif arch == BinaryCodec.FILE_NUMBER:
             stream("planes")
@@ -382,7 +382,7 @@ def good_files(encoder: Encoder, rng: Rng) -> list[Xfr]:
         metadata = description(rng) if described else NO_METADATA
         files.append(replace(xfr, alpha=mask, metadata=metadata, target=target))
         if height * width < 10_000:
-            files.append(replace(xfr, payload=lossless.compress(pixels), lossless=True))
+            files.append(replace(xfr, payload=compress(pixels), graphic=True))
     return files
 
 
@@ -417,7 +417,7 @@ class Mutants:
         """A file with the payload, and maybe more, of another one."""
         first, second = (self.good[i] for i in rng.integers(0, len(self.good), 2))
         mixed = replace(first, payload=second.payload)
-        mixed.lossless = second.lossless if rng.random() < 0.9 else not second.lossless
+        mixed.graphic = second.graphic if rng.random() < 0.9 else not second.graphic
         if rng.random() < 0.3:
             mixed.alpha, mixed.metadata = second.alpha, second.metadata
         if rng.random() < 0.3:

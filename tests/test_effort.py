@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import colour, full_latent, save_tiny, tiny_codec
+from helpers import colour, full_latent, noise, save_tiny, tiny_codec
 
 from model import hyperprior, refinement
 from model.bytestream import pack_chunk
@@ -323,7 +323,7 @@ def test_a_search_that_misleads_still_keeps_the_size():
 
 def test_a_file_for_a_target_is_the_one_of_its_quality_and_effort(tmp_path):
     encoder = Encoder(save_tiny(tmp_path / "tiny.tar", "hyperprior"))
-    picture = Picture(colour(64, 64), None, NO_METADATA, ())
+    picture = Picture(noise(64, 64), None, NO_METADATA, ())
     limit = len(encoder.encode(picture, EncodingSettings(60, effort=2)))
     data = encoder.encode(picture, EncodingSettings(target=("max_bytes", limit), effort=2))
     assert len(data) <= limit

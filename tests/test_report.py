@@ -13,6 +13,7 @@ import pytest
 from helpers import colour, noise, save_png
 from PIL import Image
 
+from model.limits import MAX_QUALITY
 from utils import report
 from utils.bitstream import unpack
 from utils.checkpoints import fingerprint, load_checkpoint
@@ -64,7 +65,7 @@ def pictures(
     second = save_png(folder / "second.png", np.minimum(pixels, 245) + 10)
     numbers = {"psnr": 30.0, "ssim": 0.9, "ms_ssim": None} | values
     score = (width, height, 7200, 900, 8.0, 3.0)
-    origin = Origin("binary 01234567", 35, "")
+    origin = Origin("binary 01234567", 35, False, "")
     files = str(first), str(second), origin
     return [Result(Score(name, *score, **numbers), *files) for name in names]
 
@@ -156,12 +157,12 @@ def test_page_names_checkpoint_quality_target_and_date(page, tmp_path):
     words = page(listed).words
     assert "Checkpoint binary 01234567, quality 35." in words
     assert f"2 pictures, {date.today().isoformat()}." in words
-    listed[0].origin = Origin("hyperprior 89abcdef", 60, "max_bytes 20000")
+    listed[0].origin = Origin("hyperprior 89abcdef", 60, False, "max_bytes 20000")
     words = page(listed).words
     assert "Checkpoint binary 01234567 and hyperprior 89abcdef, qualities 35 to 60" in words
     assert "chosen for --max_bytes 20000" in words
-    listed[0].origin = Origin("binary 01234567", None, "")
-    expected = "Checkpoint binary 01234567, quality 35, 1 picture without loss."
+    listed[0].origin = Origin("binary 01234567", 35, True, "")
+    expected = "Checkpoint binary 01234567, quality 35, 1 graphic."
     assert expected in page(listed).words
     listed[0].origin = listed[1].origin = None
     assert "Checkpoint" not in page(listed).words
@@ -234,7 +235,8 @@ def test_page_tells_what_the_files_say(workplace, script, checkpoints):
     quality = unpack(Path("out/compressed/a.xfr").read_bytes()).quality
     name = f"{fingerprint(load_checkpoint(checkpoints['binary'])):016x}"[:8]
     words = Page(workplace / "out/scores/scores.html").words
-    assert f"Checkpoint binary {name}, quality {quality}, 1 picture without loss, chosen " in words
+    assert quality == MAX_QUALITY
+    assert f"Checkpoint binary {name}, quality {quality}, 1 graphic, chosen " in words
     assert "chosen for --max_bytes 2000." in words
 
 

@@ -488,6 +488,7 @@ def test_decode_finds_the_checkpoint_that_made_a_file_beside_the_model(script, p
 
 
 def test_decode_without_the_right_checkpoint_names_both_fingerprints(script, project):
+    save_png(project / "out/original/photo.png", noise(48, 70))  # no graphic, which needs none
     script("encode")
     other = save_tiny(project / "elsewhere/other.tar", seed=1)
     names = [f"{fingerprint(load_checkpoint(p)):016x}" for p in (project / "out/main.tar", other)]
@@ -503,6 +504,7 @@ def test_decode_without_the_right_checkpoint_names_both_fingerprints(script, pro
 
 @pytest.mark.parametrize("name", ["encode", "decode"])
 def test_a_missing_or_wrong_model_is_one_line(script, project, name):
+    save_png(project / "out/original/photo.png", noise(48, 70))
     script("encode")
     result = script(name, "--model", "out/none.tar")
     assert result.code == 1 and "out/none.tar" in only_line(result.err)

@@ -6,7 +6,7 @@
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
     n      flags, a number: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP,
-           64 resolution, 128 without loss, 256 effort
+           64 resolution, 128 graphic, 256 effort
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
@@ -15,7 +15,7 @@
            whole; else 0, and both as float32 big-endian
     n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
     n      alpha, if flagged: the length of its lzma stream, the stream of width x height bytes
-    n      payload, which the codec defines; without loss, see utils/lossless.py
+    n      payload, which the codec defines; of a graphic, see utils/graphics.py
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
 
 Numbers are LEB128, and lzma streams are raw LZMA2: see model/bytestream.py. For an ordinary picture
@@ -35,7 +35,7 @@ from utils.images import check_shape
 from utils.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
-GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, LOSSLESS, EFFORT = (1 << bit for bit in range(9))
+GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")
 LZMA_PRESET = 6
@@ -47,9 +47,9 @@ class Xfr:
     """The content of an .xfr file.
 
     ``arch``, ``fingerprint``: of the checkpoint that made it. ``alpha``: uint8 [height, width].
-    ``target``: what the quality was chosen for, one of TARGETS and its value. ``lossless``: whether
-    the payload is the picture without loss, for which no checkpoint is needed. ``effort``: of the
-    encoder's search, 0 if there was none.
+    ``target``: what the quality was chosen for, one of TARGETS and its value. ``graphic``: whether
+    the payload is lossless WebP, for which no checkpoint is needed. ``effort``: of the encoder's
+    search, 0 if there was none.
     """
 
     arch: int
@@ -62,7 +62,7 @@ class Xfr:
     alpha: np.ndarray | None = None
     metadata: Metadata = NO_METADATA
     target: tuple[str, float] | None = None
-    lossless: bool = False
+    graphic: bool = False
     effort: int = 0
 
     @property
@@ -85,7 +85,7 @@ def pack(xfr: Xfr) -> bytes:
             raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
     flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
     flags |= sum(STREAMS[name] for name in streams) | DPI * (xfr.metadata.dpi is not None)
-    flags |= LOSSLESS * xfr.lossless | EFFORT * (xfr.effort > 0)
+    flags |= GRAPHIC * xfr.graphic | EFFORT * (xfr.effort > 0)
     out = bytearray(MAGIC)
     out += struct.pack(">BBQ", VERSION, xfr.arch, xfr.fingerprint)
     out += pack_number(flags) + bytes([xfr.quality])
@@ -109,12 +109,12 @@ def pack(xfr: Xfr) -> bytes:
 
 def needs_checkpoint(path: Path) -> bool:
     """Whether the file at ``path`` begins as an .xfr file that only a checkpoint can decode. False
-    for one that is stored without loss, or cannot be read."""
+    for one that holds a graphic, or cannot be read."""
     try:
         with path.open("rb") as stream:
             reader = Reader(stream.read(32), "file")
         magic, version, _ = reader.unpack(">3sB9s")
-        return (magic, version) == (MAGIC, VERSION) and not reader.number() & LOSSLESS
+        return (magic, version) == (MAGIC, VERSION) and not reader.number() & GRAPHIC
     except (OSError, ValueError):
         return False
 
@@ -172,4 +172,4 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         alpha = alpha.reshape(height, width)
     header = arch, fingerprint, width, height, bool(flags & GREY), quality
     metadata = Metadata(**streams, dpi=dpi)
-    return Xfr(*header, payload, alpha, metadata, target, bool(flags & LOSSLESS), effort)
+    return Xfr(*header, payload, alpha, metadata, target, bool(flags & GRAPHIC), effort)

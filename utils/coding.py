@@ -13,11 +13,11 @@ import torch
 from model import ARCHITECTURES, codec_class, load_codec
 from model.codec import Codec, Report
 from model.limits import DEFAULT_QUALITY, DISTORTIONS, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
-from utils import lossless
 from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.console import SCRIPTS
 from utils.devices import fast_precision
+from utils.graphics import Graphic, decompress
 from utils.images import Picture, to_picture
 from utils.metrics import psnr
 
@@ -73,8 +73,8 @@ class Encoder:
     ) -> bytes:
         """The bytes of the .xfr file. ValueError if no quality meets the target.
 
-        Where the picture takes no more bytes without loss, that is what the file holds; where it
-        fits into the size that is the target, nothing else is tried.
+        Where the picture costs less as a graphic, in bits and distortion, that is what the file
+        holds; where it fits without loss into the size that is the target, nothing else is tried.
 
         ``report`` is called with the share that is done, 0 to 1; what it raises ends the work. With
         a target it starts again for every quality that is tried.
@@ -82,60 +82,72 @@ class Encoder:
         height, width = picture.shape
         grey = picture.pixels.ndim == 2
         metadata = picture.metadata.stripped() if settings.strip_metadata else picture.metadata
+        graphic = Graphic(picture)
         name, value = settings.target or ("quality", settings.quality)
 
         @cache  # a search returns a quality that it has tried
-        def payload(quality: int, effort: int) -> bytes:
+        def learned(quality: int, effort: int) -> bytes:
             with fast_precision(self.codec.device):
                 try:
                     return self.codec.compress(picture.rgb, quality, effort, report)
                 except ValueError as error:  # a codec takes any picture: this is a defect of it
                     raise RuntimeError(str(error)) from error
 
+        def decoded(payload: bytes, quality: int, is_graphic: bool) -> Picture:
+            if is_graphic:
+                return to_picture(decompress(payload, height, width), grey)
+            return to_picture(self.codec.decompress(payload, height, width, quality), grey)
+
         @cache
-        def file(quality: int, exact: bytes | None = None, effort: int = settings.effort) -> bytes:
+        def content(quality: int, effort: int) -> tuple[bytes, bool]:
+            """The payload that costs least, and whether it is a graphic."""
+            payload = learned(quality, effort)
+            if not graphic.may_fit(len(payload)):
+                return payload, False
+
+            def distortion(rgb: np.ndarray) -> float:
+                return self.codec.picture_distortion(rgb, picture.rgb, quality)
+
+            cost = 8 * len(payload) + distortion(decoded(payload, quality, False).rgb)
+            found = graphic.cheapest(distortion, cost)
+            return (payload, False) if found is None else (found, True)
+
+        def file(quality: int, payload: bytes, is_graphic: bool) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
-            extras = picture.alpha, metadata, settings.target, exact is not None, settings.effort
-            content = payload(quality, effort) if exact is None else exact
-            return pack(Xfr(*header, content, *extras))
+            extras = picture.alpha, metadata, settings.target, is_graphic, settings.effort
+            return pack(Xfr(*header, payload, *extras))
+
+        def file_at(quality: int, effort: int = settings.effort) -> bytes:
+            return file(quality, *content(quality, effort))
 
         def decoded_psnr(quality: int, effort: int) -> float:
-            rgb = self.codec.decompress(payload(quality, effort), height, width, quality)
-            return psnr(picture.pixels, to_picture(rgb, grey).pixels)
-
-        def exact_file(quality: int, limit: float, room: float) -> bytes | None:
-            """The file without loss, in at most ``limit`` bytes, of which its payload may have
-            ``room``; None if that is not possible."""
-            if not lossless.may_fit(picture.pixels, room):
-                return None
-            exact = lossless.compress(picture.pixels, room)
-            data = None if exact is None else file(quality, exact)
-            return data if data and len(data) <= limit else None
-
-        def smaller(quality: int) -> bytes | None:
-            return exact_file(quality, len(file(quality)), len(payload(quality, settings.effort)))
+            payload, is_graphic = content(quality, effort)
+            return psnr(picture.pixels, decoded(payload, quality, is_graphic).pixels)
 
         if name == "quality":
-            return smaller(value) or file(value)
+            return file_at(value)
         if name == "target_psnr":
             lowest = partial(lowest_quality_reaching, value, "dB")
             try:
-                quality = search_quality(lowest, MAX_QUALITY, decoded_psnr, settings.effort)
+                return file_at(search_quality(lowest, MAX_QUALITY, decoded_psnr, settings.effort))
             except ValueError as error:
-                if data := smaller(MAX_QUALITY):
-                    return data
-                raise ValueError(f"{error}{self.finer()}") from None
-            return smaller(quality) or file(quality)
+                exact = graphic.exact(len(learned(MAX_QUALITY, settings.effort)))
+                if exact is None:
+                    raise ValueError(f"{error}{self.finer()}") from None
+                return file(MAX_QUALITY, exact, True)
         unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
         limit = value * scale
-        if data := exact_file(MAX_QUALITY, limit, limit - len(file(MAX_QUALITY, b""))):
-            return data
+        exact = graphic.exact(limit - len(file(MAX_QUALITY, b"", True)))
+        if exact is not None:
+            data = file(MAX_QUALITY, exact, True)
+            if len(data) <= limit:
+                return data
         highest = partial(highest_quality_within, value, unit)
 
         def size(quality: int, effort: int) -> float:
-            return len(file(quality, None, effort)) / scale
+            return len(file_at(quality, effort)) / scale
 
-        return file(search_quality(highest, MIN_QUALITY, size, settings.effort))
+        return file_at(search_quality(highest, MIN_QUALITY, size, settings.effort))
 
     def has_encoded(
         self,
@@ -160,7 +172,7 @@ class Decoder:
     """Decodes files, each with the checkpoint that made it: that at ``model``, or another .tar file
     in the same folder. Threads may share it.
 
-    ``model`` None: files without loss only, which need none. ``fast``: run the networks in bfloat16
+    ``model`` None: files of graphics only, which need none. ``fast``: run the networks in bfloat16
     where that is faster, which changes pixels slightly.
     """
 
@@ -179,8 +191,8 @@ class Decoder:
 
     def decode(self, xfr: Xfr) -> Picture:
         """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
-        if xfr.lossless:
-            rgb = lossless.decompress(xfr.payload, *xfr.shape)
+        if xfr.graphic:
+            rgb = decompress(xfr.payload, *xfr.shape)
             return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
         codec = self.codec(xfr.fingerprint)
         if xfr.arch != codec.FILE_NUMBER:

@@ -158,8 +158,9 @@ class Report:
         for column in self.columns:
             _, name, form = COLUMNS[column]
             items += self.piece("figure", name=name, value=figure(getattr(score, column), form))
-        if origin and origin.quality is not None:
-            items += self.piece("figure", name="quality", value=origin.quality)
+        if origin:
+            quality = f"{origin.quality}{', graphic' * origin.graphic}"
+            items += self.piece("figure", name="quality", value=quality)
         return self.piece("figures", items=items)
 
 
@@ -250,13 +251,12 @@ def described(results: list[Result]) -> str:
     checkpoints = sorted({origin.checkpoint for origin in origins})
     targets = sorted({f"--{origin.target}" for origin in origins if origin.target})
     chosen = f", chosen for {' and '.join(targets)}" if targets else ""
-    qualities = [origin.quality for origin in origins if origin.quality is not None]
+    qualities = [origin.quality for origin in origins]
+    low, high = min(qualities), max(qualities)
     parts = [f"Checkpoint {' and '.join(checkpoints)}"]
-    if qualities:
-        low, high = min(qualities), max(qualities)
-        parts.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
-    if len(qualities) < len(origins):
-        parts.append(f"{counted(len(origins) - len(qualities), 'picture')} without loss")
+    parts.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
+    if graphics := sum(origin.graphic for origin in origins):
+        parts.append(f"{counted(graphics, 'graphic')}")
     return f"{', '.join(parts)}{chosen}."
 
 

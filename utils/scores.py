@@ -39,11 +39,12 @@ class Score:
 
 
 class Origin(NamedTuple):
-    """What an .xfr file says of how it was made. ``quality``: None if it was without loss.
-    ``target``: its name and value, or ""."""
+    """What an .xfr file says of how it was made. ``graphic``: whether it holds one, see
+    utils/graphics.py. ``target``: its name and value, or ""."""
 
     checkpoint: str
-    quality: int | None
+    quality: int
+    graphic: bool
     target: str
 
 
@@ -107,7 +108,7 @@ def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
     arch = [arch for arch in ARCHITECTURES if codec_class(arch).FILE_NUMBER == xfr.arch]
     checkpoint = " ".join([*arch, f"{xfr.fingerprint:016x}"[:8]])
     target = "{} {:g}".format(*xfr.target) if xfr.target else ""
-    return Origin(checkpoint, None if xfr.lossless else xfr.quality, target)
+    return Origin(checkpoint, xfr.quality, xfr.graphic, target)
 
 
 def gather_results(results: list[Result]) -> list[Result]:

@@ -1,4 +1,4 @@
-"""Pictures that are stored without loss, where that takes no more bytes."""
+"""Graphics: pictures that cost less as lossless WebP, exactly or with fewer colours."""
 
 import io
 import shutil
@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, colour, grey, noise, save_png
+from helpers import ROOT, SMALL, as_tensor, colour, grey, noise, save_png
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from model.bytestream import Reader, pack_chunk, pack_number
-from utils import lossless
+from utils import graphics, palette
 from utils.bitstream import needs_checkpoint, unpack
 from utils.coding import Decoder, Encoder, EncodingSettings
+from utils.graphics import Graphic
 from utils.images import Picture, read_picture
 from utils.metadata import Metadata
+from utils.palette import Colours
 
 NOISE = noise(200, 300)
 
@@ -31,50 +33,145 @@ def drawing(height: int = 150, width: int = 200) -> np.ndarray:
     return pixels.astype(np.uint8)
 
 
+DRAWING = drawing()
+
 # Payloads
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (61, 67), (128, 300), (4, 5000), (5000, 3)])
 def test_pictures_of_any_size_come_back_exactly(shape):
     for pixels in (colour(*shape), grey(*shape), np.resize(NOISE, (*shape, 3))):
-        found = lossless.decompress(lossless.compress(pixels), *shape)
+        found = graphics.decompress(graphics.compress(pixels), *shape)
         assert found.shape == (*shape, 3) and np.array_equal(found, Picture(pixels).rgb)
 
 
 def test_large_pictures_are_stored_in_tiles(monkeypatch):
-    monkeypatch.setattr(lossless, "TILE", 32)
-    payload = lossless.compress(drawing(70, 100))
+    monkeypatch.setattr(graphics, "TILE", 32)
+    payload = graphics.compress(drawing(70, 100))
     reader, chunks = Reader(payload, "payload"), 0
     while reader.remaining:
         chunks += bool(reader.chunk())
     assert chunks == 12
-    assert np.array_equal(lossless.decompress(payload, 70, 100), drawing(70, 100))
+    assert np.array_equal(graphics.decompress(payload, 70, 100), drawing(70, 100))
 
 
 def test_a_payload_is_the_bitstream_that_pillow_writes_without_its_header():
     stream = io.BytesIO()
     Image.fromarray(drawing()).save(stream, "WEBP", lossless=True)
-    payload = lossless.compress(drawing())
+    payload = graphics.compress(drawing())
     assert len(payload) <= len(stream.getvalue()) - 20
     assert Reader(payload, "payload").chunk() in stream.getvalue()
 
 
-def test_a_limit_is_kept_to_the_byte(monkeypatch):
-    for tile in (lossless.TILE, 64):
-        monkeypatch.setattr(lossless, "TILE", tile)
-        payload = lossless.compress(drawing())
-        assert lossless.compress(drawing(), len(payload)) == payload
-        assert lossless.compress(drawing(), len(payload) - 1) is None
+def test_a_limit_is_kept_to_the_byte():
+    payload = graphics.compress(drawing())
+    graphic = Graphic(Picture(drawing()))
+    assert graphic.exact(len(payload)) == payload
+    assert graphic.exact(len(payload) - 1) is None
 
 
-def test_a_sample_tells_photographs_from_what_may_be_smaller_without_loss():
+def test_a_sample_tells_photographs_from_what_may_be_smaller_as_a_graphic():
     photograph = read_picture(ROOT / "out/original/chelsea.png").pixels
     for pixels in (photograph, photograph[:, :, 0], photograph[:50], NOISE):
-        size = len(lossless.compress(pixels))
-        assert not lossless.may_fit(pixels, size / 4) and lossless.may_fit(pixels, size)
+        size = len(graphics.compress(pixels))
+        assert not Graphic(Picture(pixels)).may_fit(size // 4)
+        assert Graphic(Picture(pixels)).may_fit(size)
     for pixels in (drawing(), drawing(40, 2000), drawing(3, 8), np.full((500, 500), 7, np.uint8)):
-        assert lossless.may_fit(pixels, len(lossless.compress(pixels)))
-        assert not lossless.may_fit(pixels, -1)
+        assert Graphic(Picture(pixels)).may_fit(len(graphics.compress(pixels)))
+    assert Graphic(Picture(drawing())).may_fit(0)  # with fewer colours
+
+
+# Palettes
+
+
+def shaded(height: int = 150, width: int = 200) -> np.ndarray:
+    """uint8 [H, W, 3]: discs and lines with smooth edges, as text on a screen has."""
+    rng = np.random.default_rng(2)
+    image = Image.new("RGB", (4 * width, 4 * height), "white")
+    draw = ImageDraw.Draw(image)
+    for shape, shade in zip(rng.integers(0, 4 * width, (60, 4)), rng.integers(0, 9, (60, 3))):
+        left, top, length, thickness = map(int, shape)
+        fill = tuple(map(int, 25 * shade))
+        draw.line((left, top, left + length // 4, top + thickness // 9), fill, 9)
+        draw.ellipse((left, top, left + length // 9, top + length // 9), fill)
+    return np.asarray(image.reduce(4))
+
+
+def squared_error(pixels: np.ndarray, other: np.ndarray) -> float:
+    return np.square(pixels.astype(float) - other).mean()
+
+
+@pytest.mark.parametrize("side", [64, 1024])
+def test_each_pixel_gets_the_nearest_colour_of_a_palette(monkeypatch, side):
+    monkeypatch.setattr(palette, "SIDE", side)
+    pixels = shaded()
+    colours = Colours(pixels)
+    assert len(colours.numbers) == len(np.unique(pixels.reshape(-1, 3), axis=0))
+    errors = []
+    for count, found in zip(palette.COUNTS, colours.palettes, strict=False):
+        assert count / 2 < len(found.colours) <= count
+        reduced = colours.reduced(found)
+        distances = np.linalg.norm(pixels[:, :, None].astype(float) - found.colours, axis=3)
+        chosen = np.linalg.norm(pixels.astype(float) - reduced, axis=2)
+        assert np.allclose(chosen, distances.min(2))
+        errors.append(squared_error(pixels, reduced))
+    assert len(errors) > 5 and errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01 * errors[0]
+
+
+def test_palettes_are_at_least_as_good_as_those_of_pillow():
+    pixels = shaded()
+    colours = Colours(pixels)
+    for found in colours.palettes[2:]:
+        theirs = Image.fromarray(pixels).quantize(
+            len(found.colours), Image.Quantize.MEDIANCUT, 1, dither=Image.Dither.NONE
+        )
+        ours = squared_error(pixels, colours.reduced(found))
+        assert ours < 1.1 * squared_error(pixels, np.asarray(theirs.convert("RGB")))
+
+
+def test_a_few_colours_are_those_of_the_picture():
+    pixels = np.repeat(np.repeat(NOISE[:2, :2], 20, axis=0), 30, axis=1)
+    (two,) = Colours(pixels).palettes
+    assert len(two.colours) == 2
+    assert Colours(pixels[:20, :30]).palettes == []  # a single one: there is nothing to leave out
+
+
+def test_photographs_have_too_many_colours_for_a_palette():
+    assert Colours(noise(300, 300)).palettes == []
+    assert len(Colours(noise(100, 100)).palettes) == len(palette.COUNTS)
+
+
+# What costs least
+
+
+@pytest.mark.parametrize("weight", [0.0001, 0.001, 0.01, 0.1, 10])
+def test_the_number_of_colours_that_costs_least_is_found(weight):
+    pixels = shaded()
+    graphic = Graphic(Picture(pixels))
+
+    def distortion(rgb: np.ndarray) -> float:
+        return weight * pixels.size * squared_error(pixels, rgb)
+
+    found = graphic.cheapest(distortion, 1e9)
+    costs = {}
+    for step in [*range(len(graphic.colours.palettes)), None]:
+        payload = graphic.payload(step)
+        assert np.array_equal(
+            graphics.decompress(payload, *pixels.shape[:2]), graphic.reduced(step)
+        )
+        costs[payload] = 8 * len(payload) + distortion(graphic.reduced(step))
+    assert costs[found] == min(costs.values())
+    assert graphic.cheapest(distortion, costs[found]) == found
+    assert graphic.cheapest(distortion, costs[found] - 1) is None
+
+
+def test_what_takes_far_too_many_bytes_is_not_looked_at():
+    def distortion(rgb: np.ndarray) -> float:
+        raise AssertionError
+
+    graphic = Graphic(Picture(shaded()))
+    assert graphic.cheapest(distortion, len(graphic.payload(graphics.FIRST))) is None
 
 
 # Damaged payloads
@@ -82,7 +179,7 @@ def test_a_sample_tells_photographs_from_what_may_be_smaller_without_loss():
 
 def refused_or_right(payload: bytes, height: int, width: int) -> None:
     try:
-        assert lossless.decompress(payload, height, width).shape == (height, width, 3)
+        assert graphics.decompress(payload, height, width).shape == (height, width, 3)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -95,7 +192,7 @@ def test_any_bytes_are_refused_or_a_picture_of_the_declared_size(data, height, w
 
 @given(st.data())
 def test_a_changed_payload_is_refused_or_a_picture_of_the_declared_size(data):
-    chunk = bytearray(Reader(lossless.compress(drawing(20, 30)), "payload").chunk())
+    chunk = bytearray(Reader(graphics.compress(drawing(20, 30)), "payload").chunk())
     for _ in range(data.draw(st.integers(1, 5))):
         chunk[data.draw(st.integers(0, len(chunk) - 1))] = data.draw(st.integers(0, 255))
     refused_or_right(pack_chunk(bytes(chunk)), 20, 30)
@@ -104,12 +201,12 @@ def test_a_changed_payload_is_refused_or_a_picture_of_the_declared_size(data):
 
 @pytest.mark.parametrize("length", [0, 1, 100])
 def test_a_truncated_payload_is_refused(length):
-    chunk = Reader(lossless.compress(drawing()), "payload").chunk()
+    chunk = Reader(graphics.compress(drawing()), "payload").chunk()
     for payload in (pack_chunk(chunk[:length]), pack_number(len(chunk)) + chunk[:length], b""):
         with pytest.raises(ValueError, match=r"(damaged|truncated) payload"):
-            lossless.decompress(payload, 150, 200)
+            graphics.decompress(payload, 150, 200)
     with pytest.raises(ValueError, match="damaged payload: 3 trailing bytes"):
-        lossless.decompress(pack_chunk(chunk) + b"abc", 150, 200)
+        graphics.decompress(pack_chunk(chunk) + b"abc", 150, 200)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +221,14 @@ def test_nothing_but_the_bitstream_of_lossless_webp_is_decoded(name, options):
         with pytest.raises(
             ValueError, match="damaged payload: its lossless WebP cannot be decoded"
         ):
-            lossless.decompress(pack_chunk(data), 150, 200)
+            graphics.decompress(pack_chunk(data), 150, 200)
 
 
 def test_all_tiles_must_be_there_before_memory_is_taken_for_them(monkeypatch):
     monkeypatch.setattr(np, "empty", None)
     tile = pack_chunk(b"tile")
     with pytest.raises(ValueError, match="truncated payload"):
-        lossless.decompress(3 * tile, 10**4, 10**4)
+        graphics.decompress(3 * tile, 10**4, 10**4)
 
 
 # Files
@@ -150,30 +247,60 @@ def encoded(encoder, pixels, **settings):
 
 @pytest.fixture
 def learned(monkeypatch):
-    """Give every learned payload this length, so that a test knows what is smaller."""
+    """Give every learned payload this length, and decode it to these pixels."""
 
-    def run(encoder: Encoder, length: int) -> None:
+    def run(encoder: Encoder, length: int, rgb: np.ndarray = DRAWING) -> None:
         monkeypatch.setattr(encoder.codec, "compress", lambda *args: bytes(length))
+        monkeypatch.setattr(encoder.codec, "decompress", lambda *args: rgb)
 
     return run
 
 
 @pytest.mark.parametrize("pixels", [drawing(), drawing()[:, :, 0]], ids=["colour", "grey"])
-def test_the_smaller_file_is_kept_and_without_loss_if_they_are_equal(encoder, learned, pixels):
-    payload = lossless.compress(pixels)
-    for length, is_lossless in ((-1, False), (0, False), (1, True), (100, True)):
-        learned(encoder, len(payload) + length)
-        xfr, _ = encoded(encoder, pixels, quality=20)
-        assert xfr.lossless == is_lossless and xfr.quality == 20
-        assert xfr.payload == (payload if is_lossless else bytes(len(payload) + length))
+def test_the_smaller_file_is_kept_and_the_graphic_if_they_are_equal(encoder, learned, pixels):
+    payload, exact = graphics.compress(pixels), Picture(pixels).rgb
+    for length, is_graphic in ((-1, False), (0, True), (100, True)):
+        learned(encoder, len(payload) + length, exact)
+        xfr, _ = encoded(encoder, pixels, quality=90)
+        assert xfr.graphic == is_graphic and xfr.quality == 90
+        assert xfr.payload == (payload if is_graphic else bytes(len(payload) + length))
+
+
+def test_what_the_learned_file_loses_counts(encoder, learned):
+    length = len(graphics.compress(drawing())) // 2
+    for rgb, is_graphic in ((drawing(), False), (drawing() // 2, True)):
+        learned(encoder, length, rgb)
+        assert encoded(encoder, drawing(), quality=90)[0].graphic == is_graphic
+
+
+def test_a_graphic_has_fewer_colours_at_lower_qualities(encoder, learned):
+    learned(encoder, 10**5)
+    counts = []
+    for quality in (1, 35, 70, 100):
+        xfr, size = encoded(encoder, shaded(), quality=quality)
+        decoded = Decoder(None).decode(xfr).pixels
+        counts.append((len(Colours(decoded).numbers), size))
+    assert counts == sorted(counts) and len(set(counts)) > 2
+    assert squared_error(shaded(), decoded) < 2
+
+
+def test_the_distortion_of_a_picture_is_that_of_its_tiles(encoder, monkeypatch):
+    codec, pixels = encoder.codec, noise(96, 128)
+    x_hat, x = (as_tensor(p)[None] / 255 for p in (drawing(96, 128), pixels))
+    whole = 96 * 128 * codec.weighted_distortion(x_hat, x, codec.quality_tensor(60)).item()
+    for tile in (codec.TILE, 64):
+        monkeypatch.setattr(codec, "TILE", tile)
+        found = codec.picture_distortion(drawing(96, 128), pixels, 60)
+        padding = -(-96 // codec.STRIDE) * codec.STRIDE / 96
+        assert found == pytest.approx(whole * padding, rel=1e-6 if padding == 1 else 0.2)
 
 
 def test_a_photograph_is_not_even_tried(encoder, monkeypatch):
-    monkeypatch.setattr(lossless, "compress", None)
+    monkeypatch.setattr(graphics, "compress", None)
     photograph = read_picture(ROOT / "out/original/chelsea.png").pixels
     for settings in ({"quality": 100}, {"target": ("max_bytes", 50_000)}):
         xfr, _ = encoded(encoder, photograph, **settings)
-        assert not xfr.lossless
+        assert not xfr.graphic
 
 
 def test_everything_comes_back_exactly_without_a_checkpoint(encoder, learned):
@@ -183,13 +310,13 @@ def test_everything_comes_back_exactly_without_a_checkpoint(encoder, learned):
         picture = Picture(pixels, alpha, Metadata(exif=b"EXIF", dpi=(72, 72)))
         xfr = unpack(encoder.encode(picture, EncodingSettings()))
         found = Decoder(None).decode(xfr)
-        assert xfr.lossless and np.array_equal(found.pixels, pixels)
+        assert xfr.graphic and np.array_equal(found.pixels, pixels)
         assert np.array_equal(found.alpha, alpha) and found.metadata == picture.metadata
 
 
 def test_a_learned_file_needs_a_checkpoint(encoder):
     xfr, _ = encoded(encoder, NOISE)
-    assert not xfr.lossless
+    assert not xfr.graphic
     with pytest.raises(ValueError, match="made by checkpoint"):
         Decoder(None).decode(xfr)
 
@@ -202,32 +329,32 @@ def test_without_loss_is_the_best_there_is_within_a_size(encoder, learned, targe
     learned(encoder, 100)
     scale = 1 if target == "max_bytes" else 8 / (150 * 200)
     xfr, size = encoded(encoder, drawing(), target=(target, 50_000 * scale))
-    assert xfr.lossless and xfr.target == (target, pytest.approx(50_000 * scale))
+    assert xfr.graphic and xfr.target == (target, pytest.approx(50_000 * scale))
     xfr, again = encoded(encoder, drawing(), target=(target, size * scale + 1e-9))
-    assert xfr.lossless and again == size
+    assert xfr.graphic and again == size
     xfr, _ = encoded(encoder, drawing(), target=(target, (size - 1) * scale))
-    assert not xfr.lossless and xfr.payload == bytes(100)
+    assert not xfr.graphic and xfr.payload == bytes(100)
 
 
 def test_a_size_that_only_the_picture_without_loss_meets_is_met(encoder, learned):
     learned(encoder, 10**5)
-    size = len(lossless.compress(drawing())) + 50
+    size = len(graphics.compress(drawing())) + 50
     xfr, found = encoded(encoder, drawing(), target=("max_bytes", size))
-    assert xfr.lossless and found <= size
+    assert xfr.graphic and found <= size
 
 
 def test_a_psnr_is_met_without_loss_where_that_is_smaller(encoder, learned):
-    encoder.codec.decompress = lambda *args: drawing() // 2
-    for length, is_lossless in ((100, False), (10**5, True)):
-        learned(encoder, length)
+    near = drawing() ^ 1
+    for length, is_graphic in ((100, False), (10**5, True)):
+        learned(encoder, length, near)
         xfr, _ = encoded(encoder, drawing(), target=("target_psnr", 1))
-        assert xfr.lossless == is_lossless
+        assert xfr.graphic == is_graphic
     xfr, _ = encoded(encoder, drawing(), target=("target_psnr", 99))  # out of the codec's reach
-    assert xfr.lossless
-    learned(encoder, 100)
+    assert xfr.graphic
+    learned(encoder, 100, NOISE ^ 1)
     hint = "; the hyperprior codec" if encoder.codec.arch == "binary" else "$"
     with pytest.raises(ValueError, match="the highest quality reaches .*, less than 99" + hint):
-        encoded(encoder, drawing(), target=("target_psnr", 99))
+        encoded(encoder, NOISE, target=("target_psnr", 99))
 
 
 # The scripts
