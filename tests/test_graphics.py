@@ -273,6 +273,21 @@ def test_what_the_learned_file_loses_counts(encoder, learned):
         assert encoded(encoder, drawing(), quality=90)[0].graphic == is_graphic
 
 
+def test_a_drawing_is_not_searched(checkpoints, monkeypatch):
+    encoder = Encoder(checkpoints["hyperprior"])
+    compress, efforts = encoder.codec.compress, []
+
+    def recorded(rgb, quality, effort, report):
+        efforts.append(effort)
+        return compress(rgb, quality, effort and 1, report)
+
+    monkeypatch.setattr(encoder.codec, "compress", recorded)
+    for pixels, tried in ((shaded(), [0]), (noise(64, 64), [9])):
+        efforts.clear()
+        xfr, _ = encoded(encoder, pixels, effort=9)
+        assert efforts == tried and xfr.effort == 9
+
+
 def test_a_graphic_has_fewer_colours_at_lower_qualities(encoder, learned):
     learned(encoder, 10**5)
     counts = []

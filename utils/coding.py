@@ -100,7 +100,10 @@ class Encoder:
 
         @cache
         def content(quality: int, effort: int) -> tuple[bytes, bool]:
-            """The payload that costs least, and whether it is a graphic."""
+            """The payload that costs least, and whether it is a graphic. What is one without a
+            search is not searched."""
+            if effort and graphic.is_drawing and content(quality, 0)[1]:
+                return content(quality, 0)
             payload = learned(quality, effort)
             if not graphic.may_fit(len(payload)):
                 return payload, False
