@@ -228,16 +228,17 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:
         """What a decoded uint8 picture [H, W, 3] costs beside its bits: ``weighted_distortion``, in
-        bits, of its tiles."""
+        bits, of its parts."""
         q, total = self.quality_tensor(quality), 0.0
         height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
-        for tile in tiles(height, width, self.TILE):
+        for tile in tiles(height, width, padded(self.TILE // 2, self.STRIDE)):
             x_hat, x = (
                 window(torch.from_numpy(np.require(pixels, requirements="CW")), tile) / 255
                 for pixels in (decoded, image)
             )
             distortion = self.weighted_distortion(x_hat.to(self.device), x.to(self.device), q)
-            total += x[0, 0].numel() * distortion.item()
+            part = image[tile.top : tile.bottom, tile.left : tile.right, 0]
+            total += part.size * distortion.item()
         return total
 
     def latent_rows(

@@ -1,7 +1,9 @@
 """Graphics: pictures that cost less as lossless WebP, exactly or with fewer colours."""
 
+import gc
 import io
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +76,11 @@ def test_a_sample_tells_photographs_from_what_may_be_smaller_as_a_graphic():
     photograph = read_picture(ROOT / "out/original/chelsea.png").pixels
     for pixels in (photograph, photograph[:, :, 0], photograph[:50], NOISE):
         size = len(graphics.compress(pixels))
-        assert not Graphic(Picture(pixels)).may_fit(size // 4)
-        assert Graphic(Picture(pixels)).may_fit(size)
+        assert not Graphic(Picture(pixels)).may_pay(size // 4)
+        assert Graphic(Picture(pixels)).may_pay(size)
     for pixels in (drawing(), drawing(40, 2000), drawing(3, 8), np.full((500, 500), 7, np.uint8)):
-        assert Graphic(Picture(pixels)).may_fit(len(graphics.compress(pixels)))
-    assert Graphic(Picture(drawing())).may_fit(0)  # with fewer colours
+        assert Graphic(Picture(pixels)).may_pay(len(graphics.compress(pixels)))
+    assert Graphic(Picture(drawing())).may_pay(0)  # with fewer colours
 
 
 # Palettes
@@ -157,10 +159,8 @@ def test_the_number_of_colours_that_costs_least_is_found(weight):
     costs = {}
     for step in [*range(len(graphic.colours.palettes)), None]:
         payload = graphic.payload(step)
-        assert np.array_equal(
-            graphics.decompress(payload, *pixels.shape[:2]), graphic.reduced(step)
-        )
-        costs[payload] = 8 * len(payload) + distortion(graphic.reduced(step))
+        assert np.array_equal(graphics.decompress(payload, *pixels.shape[:2]), graphic.pixels(step))
+        costs[payload] = 8 * len(payload) + distortion(graphic.pixels(step))
     assert costs[found] == min(costs.values())
     assert graphic.cheapest(distortion, costs[found]) == found
     assert graphic.cheapest(distortion, costs[found] - 1) is None
@@ -273,6 +273,30 @@ def test_what_the_learned_file_loses_counts(encoder, learned):
         assert encoded(encoder, drawing(), quality=90)[0].graphic == is_graphic
 
 
+@pytest.mark.parametrize("target", ["max_bytes", "target_bpp"])
+def test_a_size_is_met_by_what_is_learned_where_no_graphic_fits(encoder, learned, target):
+    smallest = min(len(Graphic(Picture(shaded())).payload(version)) for version in range(3))
+    learned(encoder, smallest // 2)
+    scale = 1 if target == "max_bytes" else 8 / shaded()[:, :, 0].size
+    assert encoded(encoder, shaded(), quality=50)[0].graphic
+    xfr, size = encoded(encoder, shaded(), target=(target, 0.8 * smallest * scale))
+    assert not xfr.graphic and size <= 0.8 * smallest
+    xfr, size = encoded(encoder, shaded(), target=(target, 1.5 * smallest * scale))
+    assert xfr.graphic and size <= 1.5 * smallest
+
+
+def test_a_picture_is_let_go_of_when_it_is_encoded(encoder):
+    gc.disable()
+    try:
+        picture = Picture(shaded())
+        encoder.encode(picture, EncodingSettings())
+        alive = weakref.ref(picture)
+        del picture
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_a_drawing_is_not_searched(checkpoints, monkeypatch):
     encoder = Encoder(checkpoints["hyperprior"])
     compress, efforts = encoder.codec.compress, []
@@ -307,7 +331,7 @@ def test_the_distortion_of_a_picture_is_that_of_its_tiles(encoder, monkeypatch):
         monkeypatch.setattr(codec, "TILE", tile)
         found = codec.picture_distortion(drawing(96, 128), pixels, 60)
         padding = -(-96 // codec.STRIDE) * codec.STRIDE / 96
-        assert found == pytest.approx(whole * padding, rel=1e-6 if padding == 1 else 0.2)
+        assert found == pytest.approx(whole, rel=1e-6 if padding == 1 else 0.05)
 
 
 def test_a_photograph_is_not_even_tried(encoder, monkeypatch):

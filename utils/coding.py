@@ -1,5 +1,6 @@
 """From a picture to the bytes of an .xfr file, and back."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class Encoder:
         metadata = picture.metadata.stripped() if settings.strip_metadata else picture.metadata
         graphic = Graphic(picture)
         name, value = settings.target or ("quality", settings.quality)
+        unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
+        limit = value * scale if name in ("max_bytes", "target_bpp") else math.inf
 
         @cache  # a search returns a quality that it has tried
         def learned(quality: int, effort: int) -> bytes:
@@ -99,26 +102,33 @@ class Encoder:
             return to_picture(self.codec.decompress(payload, height, width, quality), grey)
 
         @cache
-        def content(quality: int, effort: int) -> tuple[bytes, bool]:
-            """The payload that costs least, and whether it is a graphic. What is one without a
-            search is not searched."""
-            if effort and graphic.is_drawing and content(quality, 0)[1]:
-                return content(quality, 0)
+        def cheapest(quality: int, effort: int) -> tuple[bytes, bool]:
+            """The payload that costs least, and whether it is a graphic."""
             payload = learned(quality, effort)
-            if not graphic.may_fit(len(payload)):
+            if not graphic.may_pay(len(payload)):
                 return payload, False
+            original = picture.rgb
 
-            def distortion(rgb: np.ndarray) -> float:
-                return self.codec.picture_distortion(rgb, picture.rgb, quality)
+            def distortion(pixels: np.ndarray) -> float:
+                return self.codec.picture_distortion(Picture(pixels).rgb, original, quality)
 
-            cost = 8 * len(payload) + distortion(decoded(payload, quality, False).rgb)
-            found = graphic.cheapest(distortion, cost)
+            cost = 8 * len(payload) + distortion(decoded(payload, quality, False).pixels)
+            found = graphic.cheapest(distortion, cost, room)
             return (payload, False) if found is None else (found, True)
+
+        def content(quality: int, effort: int) -> tuple[bytes, bool]:
+            """``cheapest``, but what is a graphic without a search is not searched."""
+            if effort and graphic.is_drawing and cheapest(quality, 0)[1]:
+                return cheapest(quality, 0)
+            return cheapest(quality, effort)
 
         def file(quality: int, payload: bytes, is_graphic: bool) -> bytes:
             header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
             extras = picture.alpha, metadata, settings.target, is_graphic, settings.effort
             return pack(Xfr(*header, payload, *extras))
+
+        # The bytes that are left for the payload.
+        room = limit - len(file(MAX_QUALITY, b"", True)) if limit < math.inf else limit
 
         def file_at(quality: int, effort: int = settings.effort) -> bytes:
             return file(quality, *content(quality, effort))
@@ -138,9 +148,7 @@ class Encoder:
                 if exact is None:
                     raise ValueError(f"{error}{self.finer()}") from None
                 return file(MAX_QUALITY, exact, True)
-        unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
-        limit = value * scale
-        exact = graphic.exact(limit - len(file(MAX_QUALITY, b"", True)))
+        exact = graphic.exact(room)
         if exact is not None:
             data = file(MAX_QUALITY, exact, True)
             if len(data) <= limit:
@@ -275,7 +283,8 @@ def search_quality(
         if quality in measured:
             return quality
         measured[quality] = measure(quality, effort)
-        ratio = measured[quality] / quick(quality)
+        if math.isfinite(quick(quality)):  # which the PSNR of a graphic may not be
+            ratio = measured[quality] / quick(quality)
 
 
 def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:

@@ -7,9 +7,10 @@ itself, or the picture with fewer colours.
 """
 
 import io
+import math
 import struct
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -71,19 +72,24 @@ def estimate(pixels: np.ndarray) -> float:
 
 
 class Graphic:
-    """A picture as a graphic. What that takes is found out when it is asked for, and once."""
+    """A picture as a graphic. What that takes is found out when it is asked for, and once.
+
+    A version of it is one of the palettes of ``colours``, by its place among them, or None: the
+    picture itself.
+    """
 
     def __init__(self, picture: Picture):
         self.picture = picture
-        self.payload = cache(self.compress)
+        self.payloads: dict[int | None, bytes] = {}
 
     @cached_property
     def estimate(self) -> float:
+        """The bytes of the picture itself, roughly."""
         return estimate(self.picture.pixels)
 
     @cached_property
     def colours(self) -> Colours:
-        return Colours(self.picture.rgb)
+        return Colours(self.picture.pixels)
 
     @property
     def is_drawing(self) -> bool:
@@ -91,11 +97,22 @@ class Graphic:
         height, width = self.picture.shape
         return 8 * self.estimate <= DRAWING * height * width and bool(self.colours.palettes)
 
-    def may_fit(self, length: int) -> bool:
+    def may_pay(self, length: int) -> bool:
         """Whether anything may cost less than the ``length`` bytes of a learned codec, and the
         distortion that they leave. Photographs take many times that without loss: a sample of them
         shows it."""
         return self.estimate <= MARGIN * length or self.is_drawing
+
+    def pixels(self, version: int | None) -> np.ndarray:
+        """The pixels of a version, uint8 [H, W, 3], or [H, W] of one that is grey."""
+        if version is None:
+            return self.picture.pixels
+        return self.colours.reduced(self.colours.palettes[version])
+
+    def payload(self, version: int | None) -> bytes:
+        if version not in self.payloads:
+            self.payloads[version] = compress(self.pixels(version))
+        return self.payloads[version]
 
     def exact(self, limit: float) -> bytes | None:
         """The payload without loss; None if it takes more than ``limit`` bytes."""
@@ -104,37 +121,37 @@ class Graphic:
         payload = self.payload(None)
         return payload if len(payload) <= limit else None
 
-    def reduced(self, step: int | None) -> np.ndarray:
-        """The pixels with fewer colours, uint8 [H, W, 3]; with their own for None."""
-        if step is None:
-            return self.picture.pixels
-        return self.colours.reduced(self.colours.palettes[step])
-
-    def compress(self, step: int | None) -> bytes:
-        return compress(self.reduced(step))
-
-    def cheapest(self, distortion: Callable[[np.ndarray], float], most: float) -> bytes | None:
-        """The payload that has the least sum of its bits and of the ``distortion`` of its picture,
-        in bits; None if that is more than ``most``.
+    def cheapest(
+        self, distortion: Callable[[np.ndarray], float], most: float, limit: float = math.inf
+    ) -> bytes | None:
+        """The payload, of at most ``limit`` bytes, that has the least sum of its bits and of the
+        ``distortion`` of its pixels, in bits; None if that is more than ``most``.
 
         The sum falls and then rises with the number of colours, so not all of them are tried.
         """
-        steps = [*range(len(self.colours.palettes)), None] if self.is_drawing else [None]
+        versions = [*range(len(self.colours.palettes)), None] if self.is_drawing else [None]
 
-        @cache
-        def cost(place: int) -> float:
-            bits = 8 * len(self.payload(steps[place]))
-            if steps[place] is None:
+        def cost(place: int, below: float) -> float:
+            """That of a version; if it is not ``below`` that, another number that is not."""
+            payload = self.payload(versions[place])
+            if len(payload) > limit:
+                return math.inf
+            bits = 8 * len(payload)
+            if versions[place] is None or bits >= below:
                 return bits
-            return bits + distortion(self.reduced(steps[place]))
+            return bits + distortion(self.pixels(versions[place]))
 
-        best = min(FIRST, len(steps) - 1)
-        if 8 * len(self.payload(steps[best])) > MARGIN * most:
+        best = min(FIRST, len(versions) - 1)
+        if 8 * len(self.payload(versions[best])) > MARGIN * most:
             return None
-        for direction in (1, -1):
-            while 0 <= best + direction < len(steps) and cost(best + direction) < cost(best):
-                best += direction
-        return self.payload(steps[best]) if cost(best) <= most else None
+        least = cost(best, math.inf)
+        for direction in (1, -1) if least < math.inf else (-1,):
+            while 0 <= best + direction < len(versions):
+                found = cost(best + direction, least)
+                if found >= least < math.inf:
+                    break
+                best, least = best + direction, found
+        return self.payload(versions[best]) if least <= most else None
 
 
 def decompress(payload: bytes, height: int, width: int) -> np.ndarray:

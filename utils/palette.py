@@ -15,8 +15,9 @@ SIDE = 1024  # pixels of a tile, at which the picture is looked at once
 
 
 def packed(pixels: np.ndarray) -> np.ndarray:
-    """uint8 pixels [..., 3] to a number for each colour, int32 [...]."""
-    red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
+    """uint8 pixels, [H, W, 3] or grey [H, W], to a number for each colour, int32 [H, W]."""
+    pixels = pixels.astype(np.int32)
+    red, green, blue = np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else [pixels] * 3
     return red << 16 | green << 8 | blue
 
 
@@ -30,7 +31,7 @@ class Palette:
 
 
 class Colours:
-    """The colours of a uint8 picture [H, W, 3], and palettes for them."""
+    """The colours of a uint8 picture, [H, W, 3] or grey [H, W], and palettes for them."""
 
     def __init__(self, pixels: np.ndarray):
         self.pixels = pixels
@@ -67,7 +68,7 @@ class Colours:
 
     def reduced(self, palette: Palette) -> np.ndarray:
         """The picture with the colours of ``palette``, uint8 [H, W, 3]."""
-        out = np.empty_like(self.pixels)
+        out = np.empty((*self.pixels.shape[:2], 3), np.uint8)
         for place, part in self.parts():
             out[place] = palette.colours[palette.chosen[self.order[packed(part)]]]
         return out
