@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -206,12 +206,24 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
         """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged."""
+        parts = self.decoded_tiles(payload, height, width, quality)
+        first = next(parts)  # before memory is allocated for the others
+        image = torch.empty(height, width, 3, dtype=torch.uint8)
+        for tile, pixels in chain([first], parts):
+            image[tile.top : tile.bottom, tile.left : tile.right].copy_(pixels)
+        return image.numpy()
+
+    @torch.inference_mode()
+    def decoded_tiles(
+        self, payload: bytes, height: int, width: int, quality: int
+    ) -> Iterator[tuple[Tile, Tensor]]:
+        """The tiles of the image of height x width pixels in a payload, each with its pixels [h, w,
+        3], whole numbers in 0 to 255. ValueError if it is damaged."""
         full_height, full_width = padded(height, self.STRIDE), padded(width, self.STRIDE)
         q = self.quality_tensor(quality)
         rows = self.latent_rows(payload, full_height, full_width, quality)
         # Only as many rows of the latent are held as the next tile needs: those from ``top`` on.
         latent, top = next(rows), 0
-        image = torch.empty(height, width, 3, dtype=torch.uint8)
         for tile in tiles(full_height, full_width, self.TILE):
             around = tile.grown(self.MARGIN, full_height, full_width)
             bottom = top + latent.shape[2] * self.LATENT_STRIDE
@@ -221,9 +233,8 @@ class Codec(nn.Module):
             part = around.crop(latent, origin=Tile(top, full_height, 0, full_width))
             x_hat = self.synthesise(part.to(self.device), q)
             pixels = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
-            target = image[tile.top : tile.bottom, tile.left : tile.right]
-            target.copy_(pixels.permute(1, 2, 0)[: target.shape[0], : target.shape[1]])
-        return image.numpy()
+            inside = Tile(tile.top, min(tile.bottom, height), tile.left, min(tile.right, width))
+            yield inside, pixels.permute(1, 2, 0)[: inside.shape[0], : inside.shape[1]]
 
     @torch.inference_mode()
     def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, SMALL, as_tensor, colour, grey, noise, save_png
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from model.bytestream import Reader, pack_chunk, pack_number
+from model.tiling import Tile
 from utils import graphics, palette
 from utils.bitstream import needs_checkpoint, unpack
 from utils.coding import Decoder, Encoder, EncodingSettings
@@ -251,7 +253,8 @@ def learned(monkeypatch):
 
     def run(encoder: Encoder, length: int, rgb: np.ndarray = DRAWING) -> None:
         monkeypatch.setattr(encoder.codec, "compress", lambda *args: bytes(length))
-        monkeypatch.setattr(encoder.codec, "decompress", lambda *args: rgb)
+        tile = Tile(0, rgb.shape[0], 0, rgb.shape[1]), torch.tensor(rgb)
+        monkeypatch.setattr(encoder.codec, "decoded_tiles", lambda *args: iter([tile]))
 
     return run
 

@@ -112,7 +112,12 @@ class Encoder:
             def distortion(pixels: np.ndarray) -> float:
                 return self.codec.picture_distortion(Picture(pixels).rgb, original, quality)
 
-            cost = 8 * len(payload) + distortion(decoded(payload, quality, False).pixels)
+            # Tile by tile, so that there are never two entire pictures beside the original.
+            cost = 8 * len(payload)
+            for tile, pixels in self.codec.decoded_tiles(payload, height, width, quality):
+                rgb = to_picture(pixels.byte().cpu().numpy(), grey).rgb
+                part = original[tile.top : tile.bottom, tile.left : tile.right]
+                cost += self.codec.picture_distortion(rgb, part, quality)
             found = graphic.cheapest(distortion, cost, room)
             return (payload, False) if found is None else (found, True)
 
