@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from model.bytestream import Reader, pack_chunk, pack_number
 from model.tiling import Tile
-from utils import graphics, palette
+from utils import coding, graphics, palette
 from utils.bitstream import needs_checkpoint, unpack
 from utils.coding import Decoder, Encoder, EncodingSettings
 from utils.graphics import Graphic
@@ -298,6 +298,19 @@ def test_a_picture_is_let_go_of_when_it_is_encoded(encoder):
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_large_pictures_are_graphics_only_without_loss_and_if_smaller(
+    encoder, learned, monkeypatch
+):
+    monkeypatch.setattr(coding, "MAX_COMPARED", 100 * 100)
+    monkeypatch.setattr(encoder.codec, "picture_distortion", None)
+    payload = graphics.compress(shaded())
+    for length, is_graphic in ((len(payload) - 1, False), (len(payload), True)):
+        learned(encoder, length)
+        xfr, _ = encoded(encoder, shaded(), quality=10)
+        assert xfr.graphic == is_graphic
+        assert xfr.payload == (payload if is_graphic else bytes(length))
 
 
 def test_a_drawing_is_not_searched(checkpoints, monkeypatch):

@@ -22,6 +22,10 @@ from utils.graphics import Graphic, decompress
 from utils.images import Picture, to_picture
 from utils.metrics import psnr
 
+# Pixels of a picture that is decoded to be compared with a graphic. That takes too much memory for
+# larger ones: these become graphics only without loss, if that takes no more bytes.
+MAX_COMPARED = 2**25
+
 
 @dataclass(frozen=True)
 class EncodingSettings:
@@ -107,6 +111,9 @@ class Encoder:
             payload = learned(quality, effort)
             if not graphic.may_pay(len(payload)):
                 return payload, False
+            if height * width > MAX_COMPARED:
+                exact = graphic.exact(min(len(payload), room))
+                return (payload, False) if exact is None else (exact, True)
             original = picture.rgb
 
             def distortion(pixels: np.ndarray) -> float:
