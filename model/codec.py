@@ -210,7 +210,7 @@ class Codec(nn.Module):
         first = next(parts)  # before memory is allocated for the others
         image = torch.empty(height, width, 3, dtype=torch.uint8)
         for tile, pixels in chain([first], parts):
-            image[tile.top : tile.bottom, tile.left : tile.right].copy_(pixels)
+            image[tile.place].copy_(pixels)
         return image.numpy()
 
     @torch.inference_mode()
@@ -241,15 +241,12 @@ class Codec(nn.Module):
         """What a decoded uint8 picture [H, W, 3] costs beside its bits: ``weighted_distortion``, in
         bits, of its parts."""
         q, total = self.quality_tensor(quality), 0.0
+        pictures = [torch.from_numpy(np.require(p, requirements="CW")) for p in (decoded, image)]
         height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
         for tile in tiles(height, width, padded(self.TILE // 2, self.STRIDE)):
-            x_hat, x = (
-                window(torch.from_numpy(np.require(pixels, requirements="CW")), tile) / 255
-                for pixels in (decoded, image)
-            )
-            distortion = self.weighted_distortion(x_hat.to(self.device), x.to(self.device), q)
-            part = image[tile.top : tile.bottom, tile.left : tile.right, 0]
-            total += part.size * distortion.item()
+            x_hat, x = (window(picture, tile).to(self.device) / 255 for picture in pictures)
+            distortion = self.weighted_distortion(x_hat, x, q).item()
+            total += image[tile.place][:, :, 0].size * distortion
         return total
 
     def latent_rows(

@@ -21,6 +21,11 @@ class Tile:
         """Height and width."""
         return self.bottom - self.top, self.right - self.left
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Its rows and columns in an image [H, W, ...]."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
     def crop(self, x: Tensor, origin: "Tile") -> Tensor:
         """This tile's part of x [..., H / s, W / s], which covers ``origin`` with any stride s."""
         stride = origin.shape[1] // x.shape[-1]
@@ -66,7 +71,7 @@ def tiles(height: int, width: int, side: int) -> Iterator[Tile]:
 def window(image: Tensor, tile: Tile) -> Tensor:
     """``tile`` of a uint8 image [H, W, 3] as floats [1, 3, h, w], 0 to 255. Where the tile goes
     beyond the image, the image's last row and column are repeated."""
-    x = image[tile.top : tile.bottom, tile.left : tile.right].permute(2, 0, 1)[None].float()
+    x = image[tile.place].permute(2, 0, 1)[None].float()
     height, width = tile.shape
     right, bottom = width - x.shape[3], height - x.shape[2]
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x

@@ -100,11 +100,6 @@ class Encoder:
                 except ValueError as error:  # a codec takes any picture: this is a defect of it
                     raise RuntimeError(str(error)) from error
 
-        def decoded(payload: bytes, quality: int, is_graphic: bool) -> Picture:
-            if is_graphic:
-                return to_picture(decompress(payload, height, width), grey)
-            return to_picture(self.codec.decompress(payload, height, width, quality), grey)
-
         @cache
         def cheapest(quality: int, effort: int) -> tuple[bytes, bool]:
             """The payload that costs least, and whether it is a graphic."""
@@ -123,8 +118,7 @@ class Encoder:
             cost = 8 * len(payload)
             for tile, pixels in self.codec.decoded_tiles(payload, height, width, quality):
                 rgb = to_picture(pixels.byte().cpu().numpy(), grey).rgb
-                part = original[tile.top : tile.bottom, tile.left : tile.right]
-                cost += self.codec.picture_distortion(rgb, part, quality)
+                cost += self.codec.picture_distortion(rgb, original[tile.place], quality)
             found = graphic.cheapest(distortion, cost, room)
             return (payload, False) if found is None else (found, True)
 
@@ -147,7 +141,11 @@ class Encoder:
 
         def decoded_psnr(quality: int, effort: int) -> float:
             payload, is_graphic = content(quality, effort)
-            return psnr(picture.pixels, decoded(payload, quality, is_graphic).pixels)
+            if is_graphic:
+                rgb = decompress(payload, height, width)
+            else:
+                rgb = self.codec.decompress(payload, height, width, quality)
+            return psnr(picture.pixels, to_picture(rgb, grey).pixels)
 
         if name == "quality":
             return file_at(value)

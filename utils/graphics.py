@@ -54,8 +54,7 @@ def compress_tile(pixels: np.ndarray, effort: dict = EFFORT) -> bytes:
 def compress(pixels: np.ndarray) -> bytes:
     """The payload of a uint8 picture, [H, W] or [H, W, 3], of any size."""
     return b"".join(
-        pack_chunk(compress_tile(pixels[tile.top : tile.bottom, tile.left : tile.right]))
-        for tile in tiles(*pixels.shape[:2], TILE)
+        pack_chunk(compress_tile(pixels[tile.place])) for tile in tiles(*pixels.shape[:2], TILE)
     )
 
 
@@ -162,7 +161,7 @@ def decompress(payload: bytes, height: int, width: int) -> np.ndarray:
     reader.finish()
     rgb = np.empty((height, width, 3), np.uint8)
     for tile, chunk in chunks:
-        rgb[tile.top : tile.bottom, tile.left : tile.right] = decompress_tile(chunk, *tile.shape)
+        rgb[tile.place] = decompress_tile(chunk, *tile.shape)
     return rgb
 
 

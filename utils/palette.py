@@ -43,8 +43,7 @@ class Colours:
     def parts(self) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
         """Tiles of the picture, each with where it is."""
         for tile in tiles(*self.pixels.shape[:2], SIDE):
-            place = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
-            yield place, self.pixels[place]
+            yield tile.place, self.pixels[tile.place]
 
     @cached_property
     def order(self) -> np.ndarray:
