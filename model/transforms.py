@@ -20,6 +20,7 @@ STEP = 16  # channels by which the number of coded ones is chosen
 PREDICTED = 0.4  # bits that a symbol takes with its context, relative to those without
 PART = 128  # channels of y that the encoder computes at once
 FINE = 128  # channels whose values are too large for bfloat16, even in training
+DAMPING = 0.3  # of the inverse of the linear synthesis, whose singular values are about 1 to 2.5
 
 
 class HyperpriorLatents(NamedTuple):
@@ -114,6 +115,16 @@ class SynthesisTransform(nn.Module):
             pixels = pixels + conv1x1(y[:, FINE:], weight[:, FINE:count])
         return self.linear[1](pixels.float()) + deep.float() + 0.5
 
+    def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
+        """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, of which each
+        position holds the pixels of a block, [B, 3 * 16^2, H/16, W/16]: by damped least squares, as
+        if the linear transform were all there is."""
+        with torch.autocast(error.device.type, enabled=False):
+            weight = self.linear[0].weight[:, :, 0, 0] / BLOCK
+            square = weight.T @ weight + DAMPING**2 * torch.eye(len(weight.T), device=error.device)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(square).L) @ weight.T
+            return conv1x1(error, inverse[:, :, None, None]).div_(self.gain(quality).exp())
+
 
 class HyperAnalysis(nn.Module):
     """y [B, K, H/16, W/16], the first K channels, to z [B, Z, H/64, W/64]."""
@@ -145,11 +156,12 @@ def used_channels(y: Tensor) -> Tensor:
     its symbols: those that say where they are not zero, their signs and magnitudes.
     """
     symbols = y.round()
-    saved = CURVATURE / 2 * (y.square() - (y - symbols).square()).sum((2, 3))
-    magnitude = symbols.abs()
-    share = (magnitude > 0).float().mean((2, 3))
+    # y^2 - (y - symbols)^2, with few copies of y
+    saved = CURVATURE / 2 * ((2 * y - symbols) * symbols).sum((2, 3))
+    magnitude = symbols.abs_()
+    share = magnitude.count_nonzero((2, 3)) / y[0, 0].numel()
     entropy = torch.special.entr(share) + torch.special.entr(1 - share)
-    bits = (2 * magnitude).log2().clamp(min=0).sum((2, 3))
+    bits = magnitude.mul_(2).log2_().clamp_(min=0).sum((2, 3))
     bits = bits + entropy / math.log(2) * y[0, 0].numel()
     total, last = (saved - PREDICTED * bits).cumsum(1).max(1)
     count = torch.where(total > 0, last + 1, 1)

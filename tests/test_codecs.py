@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +19,10 @@ from model.codec import join
 from model.context import PASSES
 from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, TABLE_BITS, SymbolCoder, scale_of
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
-from model.hyperprior import HyperpriorCodec, HyperpriorLatents, used_channels
+from model.hyperprior import CORRECTED, HyperpriorCodec, HyperpriorLatents, used_channels
 from model.layers import ResidualBlock, dct_basis
 from model.tiling import padded
+from model.transforms import BLOCK
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.metrics import psnr
 
@@ -191,6 +193,32 @@ def test_only_the_first_channels_of_y_are_coded_as_far_as_they_are_worth_it():
     q, y = codec.quality_tensor(50), y[:, :16]
     chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
     assert codec.decode_latents(chunk, 64, 128, q).shape == y.shape
+
+
+def test_the_synthesis_is_inverted_as_far_as_it_is_linear():
+    codec, (y, _) = tiny_codec("hyperprior"), latents(3, 0)
+    quality = codec.quality_tensor(70)
+    for part in (codec.synthesis.latent, codec.synthesis.up1[0]):
+        part.weight.zero_()
+    change = codec.synthesis(y, quality) - codec.synthesis(0 * y, quality)
+    change = F.pixel_unshuffle(change, BLOCK)
+    assert (codec.synthesis.inverse(change, quality) - y).norm() < 0.2 * y.norm()
+
+
+def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
+    torch.manual_seed(0)
+    config = replace(TINY["hyperprior"], latent=3 * BLOCK**2)  # what is lost can be coded
+    codec, image = HyperpriorCodec(config).requires_grad_(False), colour(150, 200)
+    codec.analysis.linear[1].weight.mul_(0.8)  # no longer inverse to the synthesis
+
+    def coded(quality):
+        payload = codec.compress(image, quality)
+        return payload, psnr(image, codec.decompress(payload, *image.shape[:2], quality))
+
+    corrected, below = coded(100), coded(CORRECTED - 1)
+    monkeypatch.setattr("model.hyperprior.CORRECTED", 101)
+    assert corrected[1] > coded(100)[1] + 1
+    assert below == coded(CORRECTED - 1)
 
 
 @pytest.mark.parametrize("count, certain", [(0, 0), (3, 0), (255, 3), (2, SCALES + 1)])
