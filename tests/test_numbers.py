@@ -123,7 +123,7 @@ def test_the_loss_is_the_lagrangian_of_8_bit_levels_balanced_over_the_rates():
         assert values.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_loss_for_ssimulacra2_is_its_distance_and_a_fifth_of_the_squared_error():
+def test_the_loss_for_ssimulacra2_is_its_distance_and_some_of_the_squared_error():
     x, lmbda = torch.rand(2, 3, 32, 32), torch.tensor([0.01, 0.04])
     x_hat = (x + 0.05 * torch.randn(x.shape)).clamp(0, 1)
     codec = tiny_codec("binary")
@@ -131,9 +131,12 @@ def test_the_loss_for_ssimulacra2_is_its_distance_and_a_fifth_of_the_squared_err
     bpp = torch.tensor([0.3, 1.2])
     loss, *_ = rate_distortion(codec, lambda *_: (x_hat, bpp), x, torch.tensor([20.0, 70.0]))
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
-    mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
-    weight = 7.5 * lmbda**1.026 / (1 + 0.0007 / lmbda)
-    expected = bpp + weight * distance + 0.2 * lmbda * mse
+    red, green, blue = (255 * (x_hat - x)).unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    mse = sum(channel.square().mean((1, 2)) for channel in (red, green, blue)) / 3
+    colour = sum((channel - luma).square().mean((1, 2)) for channel in (red, green, blue)) / 3
+    weight = 6.2 * lmbda**1.066 / (1 + 0.0005 / lmbda)
+    expected = bpp + weight * distance + 0.13 * lmbda * (mse + 8 * colour)
     torch.testing.assert_close(loss, expected / lmbda.sqrt())
 
 
