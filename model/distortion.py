@@ -13,7 +13,7 @@ from model.ssimulacra2 import ssimulacra2_distance
 # files of a quality have about as many bytes as those of the codec for the squared error.
 FACTOR, EXPONENT, KNEE = 6.2, 1.066, 0.0005
 ANCHOR = 0.13  # share of the squared error that keeps colours and flat areas in place
-CHROMA = 8  # how much more that of colour counts in it: the measure itself weighs colour little
+CHROMA = 3  # how much more that of colour counts in it: the measure itself weighs colour little
 LUMA = 0.299, 0.587, 0.114  # the share of red, green and blue in the brightness, ITU-R BT.601
 
 

@@ -136,7 +136,7 @@ def test_the_loss_for_ssimulacra2_is_its_distance_and_some_of_the_squared_error(
     mse = sum(channel.square().mean((1, 2)) for channel in (red, green, blue)) / 3
     colour = sum((channel - luma).square().mean((1, 2)) for channel in (red, green, blue)) / 3
     weight = 6.2 * lmbda**1.066 / (1 + 0.0005 / lmbda)
-    expected = bpp + weight * distance + 0.13 * lmbda * (mse + 8 * colour)
+    expected = bpp + weight * distance + 0.13 * lmbda * (mse + 3 * colour)
     torch.testing.assert_close(loss, expected / lmbda.sqrt())
 
 
