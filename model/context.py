@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.entropy import CERTAIN, SCALES
+from model.entropy import CERTAIN, SCALES, dead_zone
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise, QualityBias
 from model.quantizers import round_straight_through
 
@@ -169,12 +169,13 @@ class ContextModel(nn.Module):
         return new if state is None else state + new
 
     def forward(
-        self, features: Tensor, y: Tensor, coded: Tensor | None = None
+        self, features: Tensor, y: Tensor, share: Tensor, coded: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Training: features [B, D, h, w] and y [B, K, h, w] to y_hat, quantized (straight-through)
         and of the shape of y, and to the means and scale logits of the split latent,
-        [B, 4, 4, K/4, h/2, w/2] each. ``coded``: 1 for the channels of each sample that are coded
-        and 0 for the others, [B, K, 1, 1]; y_hat is zero there."""
+        [B, 4, 4, K/4, h/2, w/2] each. ``share`` [B] is that of ``dead_zone``. ``coded``: 1 for the
+        channels of each sample that are coded and 0 for the others, [B, K, 1, 1]; y_hat is zero
+        there."""
         count = y.shape[1] // GROUPS
         if coded is not None:
             coded = split_latent(coded.expand(-1, -1, 2, 2))
@@ -185,8 +186,9 @@ class ContextModel(nn.Module):
             here = coded_in(step)
             mean, scale = self.predict(features, state, step, count)
             residual = y[here] - mean
-            uncertain = scale_index(scale).round() >= CERTAIN
-            quantized = round_straight_through(residual, uncertain) + mean
+            index = scale_index(scale.detach()).round()
+            kept = (index >= CERTAIN) & (residual.abs() >= dead_zone(index, share))
+            quantized = round_straight_through(residual, kept) + mean
             if coded is not None:
                 quantized = quantized * coded[here]
             state = self.update(state, quantized, step)

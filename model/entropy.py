@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk, pack_number
+from model.quantizers import CURVATURE
 
 SCALES = 64  # number of scales, each with a table of probabilities
 MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
@@ -56,6 +57,21 @@ def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
 def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:
     """The bits that coding ``residual`` takes, in its shape; differentiable in both arguments."""
     return -LowerBound.apply(gaussian_likelihood(residual, index), MIN_LIKELIHOOD).log2()
+
+
+def dead_zone(index: Tensor, share: Tensor) -> Tensor:
+    """The magnitude below which residuals become zero, for scale indices, integers [B, ...]; in
+    their shape.
+
+    To code a residual r as 1 instead of 0 saves a distortion of CURVATURE * (r - 1/2) bits, and
+    takes more bits of rate. Only the ``share`` [B] of those is counted: what is not zero makes the
+    symbols that are coded later cheaper, most of all where there is little.
+    """
+    scales = torch.arange(SCALES, dtype=torch.float32, device=index.device)
+    zero = torch.zeros_like(scales)
+    more_bits = gaussian_bits(zero + 1, scales) - gaussian_bits(zero, scales)
+    share = share.view(-1, *[1] * (index.ndim - 1))
+    return (more_bits / CURVATURE)[index.long()].mul_(share).add_(0.5)
 
 
 class SymbolCoder(nn.Module):

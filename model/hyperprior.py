@@ -21,12 +21,12 @@ from model.context import (
     scale_index,
     split_latent,
 )
-from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, gaussian_bits
+from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, dead_zone, gaussian_bits
 from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
 from model.layers import dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import CURVATURE, round_straight_through
-from model.refinement import Objective, refine
+from model.refinement import SPARE, Objective, refine
 from model.tiling import Tile, padded
 from model.transforms import (
     BLOCK,
@@ -34,13 +34,19 @@ from model.transforms import (
     AnalysisTransform,
     HyperAnalysis,
     HyperpriorLatents,
+    SearchedLatents,
     SynthesisTransform,
+    trimmed,
     used_channels,
 )
 
 CORRECTED = 90  # from this quality on, the latent is corrected by what the decoder makes of it
 HALF_CORRECTED = 0.5  # where the root mean square of the error is this / lmbda, in 8-bit levels
 BAND = 3 * 2**17  # pixels that the search works on at once
+# The share of a symbol's bits that the dead zone counts, up to the quality ZONE_FROM and at the
+# highest. SSIMULACRA 2 weighs errors by what is around them: there no zone suits all symbols.
+ZONES = {"mse": (0.2, 0.6), "ssimulacra2": (0.0, 0.0)}
+ZONE_FROM = 40
 Z_DEPTH = 1  # positions of z that a tile sees of those before it; four times as many of y
 MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
 
@@ -209,12 +215,13 @@ class HyperpriorCodec(Codec):
         y = y * coded
         z = self.hyper_analysis(y, quality)
         features = self.hyper_synthesis(round_straight_through(z), quality)
-        y_hat, means, scales = self.context(features, y, coded)
+        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded)
 
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
         index = scale_index(scales)
-        y_bits = gaussian_bits(self.noisy(split_latent(y) - means), index)
+        residual = split_latent(y if self.training else y_hat) - means
+        y_bits = gaussian_bits(self.noisy(residual), index)
         y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
         if not self.training:
             y_bits = y_bits * (index.round() >= CERTAIN)
@@ -246,6 +253,12 @@ class HyperpriorCodec(Codec):
             for latents in self.tile_latents(image, q):
                 histogram += self.coder.histogram(self.symbols(latents, q)[0])
         self.coder.fit(histogram)
+
+    def zone_share(self, quality: Tensor) -> Tensor:
+        """The share of the bits that the dead zone counts at quality [B]: [B]."""
+        low, high = ZONES[self.distortion]
+        above = (quality - ZONE_FROM).clamp(min=0) / (MAX_QUALITY - ZONE_FROM)
+        return low + (high - low) * above
 
     # Coding
 
@@ -284,6 +297,8 @@ class HyperpriorCodec(Codec):
     ) -> HyperpriorLatents:
         # Copies, since tensors that were made in inference mode cannot have gradients.
         x, y, z, quality = (tensor.clone() for tensor in (x, *latents, quality))
+        spare = min(SPARE, self.config.latent - y.shape[1])
+        y = F.pad(y, (0, 0, 0, 0, 0, spare))
         latents, bands = HyperpriorLatents(y, z), tile.bands(BAND, self.STRIDE)
         for done, band in enumerate(bands):
             with torch.enable_grad():
@@ -291,7 +306,8 @@ class HyperpriorCodec(Codec):
                 found = refine(objective, effort, part_of(report, done, len(bands)))
             for latent, part in zip(latents, found):
                 band.crop(latent, around).copy_(part)
-        return HyperpriorLatents(*(tile.crop(latent, around) for latent in latents))
+        y, z = (tile.crop(latent, around) for latent in latents)
+        return SearchedLatents(trimmed(y), z)
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         used = latent.flatten(2).any(2)[0].nonzero()  # others may be of the tiles around this one
@@ -328,6 +344,7 @@ class HyperpriorCodec(Codec):
         z = latents.z.round().clamp(-LIMIT, LIMIT).float().cpu()
         y = split_latent(latents.y.float().cpu())
         z_segment = z.int().numpy(), self.z_index(z.shape, quality)
+        share = self.zone_share(quality).cpu()
         for certain in (CERTAIN, 0):
             passes = TilePasses(self, z, latents.y.shape, quality, y_border, z_border)
             segments = [z_segment]
@@ -336,6 +353,8 @@ class HyperpriorCodec(Codec):
                 mean, index = passes.predict(step)
                 residual = y[coded_in(step)] - mean / 2**FRACTION_BITS
                 symbols = residual.round().clamp_(-MAX_SYMBOL, MAX_SYMBOL)
+                if latents.dead_zone:
+                    symbols *= residual.abs() >= dead_zone(index, share)
                 coded = index >= certain
                 outliers = ~coded & (symbols != 0)
                 if outliers.any():

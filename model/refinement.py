@@ -25,7 +25,7 @@ from model.entropy import CERTAIN, gaussian_bits
 from model.fixed_point import FRACTION_BITS
 from model.quantizers import CURVATURE, round_straight_through
 from model.tiling import Tile
-from model.transforms import HyperpriorLatents
+from model.transforms import HyperpriorLatents, SearchedLatents, trimmed
 
 if TYPE_CHECKING:
     from model.codec import Report
@@ -46,8 +46,10 @@ class Point(NamedTuple):
 
 SHARE = 0.5  # of the changes that pay, made in one round: they are not independent of each other
 
+SPARE = 32  # channels beyond those that are worth coding without a search: some become worth it
 NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
-GROWTH = 2.3  # an effort takes so many times as long as the one below
+GROWTH = 2.4  # an effort takes so many times as long as the one below
+SETTLED = 0.48  # of a step, that a value is at most away from what it is rounded to at the start
 REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
 HOLD = 1 / 3  # the part of the annealing at the first temperature, in which z moves too
 Z_RATE = 0.007  # its learning rate
@@ -119,15 +121,23 @@ class Objective:
         self.codec, self.quality, self.tile = codec, quality, tile
         self.near = tile.grown(NEAR, around.bottom, around.right)
         self.x, self.y = self.near.crop(x, around), self.near.crop(latents.y, around)
-        self.start = Point(self.split(self.y), tile.crop(latents.z, around))
+        self.start = self.settled(HyperpriorLatents(*(tile.crop(x, around) for x in latents)))
 
-    def split(self, y: Tensor) -> Parts:
-        """The tile's y, in the parts that are coded one after the other."""
-        split = split_latent(self.tile.crop(y, self.near))
-        return [split[coded_in(step)] for step in range(PASSES)]
+    @torch.no_grad()
+    def settled(self, latents: HyperpriorLatents) -> Point:
+        """The tile's ``latents``, where they are rounded with a dead zone moved to where the
+        nearest symbol is the same."""
+        chunk = self.codec.encode_latents(latents._replace(y=trimmed(latents.y)), self.quality)
+        y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
+        y = latents.y.clone()
+        near = y[:, : y_hat.shape[1]]
+        y_hat = y_hat.to(y.device) / 2**FRACTION_BITS
+        near.copy_(y_hat + (near - y_hat).clamp(-SETTLED, SETTLED))
+        split = split_latent(y)
+        return Point([split[coded_in(step)] for step in range(PASSES)], latents.z)
 
     def merge(self, parts: Parts) -> Tensor:
-        """The inverse of ``split``."""
+        """The tile's y, of the parts that are coded one after the other."""
         _, phases, channels, height, width = parts[0].shape
         split = parts[0].new_empty(1, phases, PASSES, channels, height, width)
         for step, part in enumerate(parts):
@@ -161,9 +171,11 @@ class Objective:
         return HyperpriorLatents(self.merge(point.parts), point.z)
 
     def inserted(self, y: Tensor) -> Tensor:
-        """The tile's y, and around it that of NEAR pixels."""
+        """The tile's y, as far as it goes, and around it that of NEAR pixels."""
         around = self.y.clone()
-        self.tile.crop(around, self.near).copy_(y)
+        inside = self.tile.crop(around, self.near)
+        inside[:, : y.shape[1]] = y
+        inside[:, y.shape[1] :] = 0
         return around
 
     def distortion(self, x_hat: Tensor) -> Tensor:
@@ -174,7 +186,8 @@ class Objective:
     @torch.no_grad()
     def cost(self, point: Point) -> float:
         """The cost of ``point`` in a file: of its bytes, and of what a decoder makes of them."""
-        chunk = self.codec.encode_latents(self.latents(point), self.quality)
+        y, z = self.latents(point)
+        chunk = self.codec.encode_latents(SearchedLatents(trimmed(y), z), self.quality)
         y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
         y_hat = self.inserted(y_hat.to(self.y.device) / 2**FRACTION_BITS)
         with torch.autocast(self.x.device.type, enabled=False):

@@ -17,7 +17,7 @@ BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
 # theirs; three times higher, fine regular textures, such as cloth, could become blocks of noise.
 ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
 STEP = 16  # channels by which the number of coded ones is chosen
-PREDICTED = 0.4  # bits that a symbol takes with its context, relative to those without
+PREDICTED = 0.2  # bits that a symbol takes with its context, relative to those without
 PART = 128  # channels of y that the encoder computes at once
 FINE = 128  # channels whose values are too large for bfloat16, even in training
 DAMPING = 0.3  # of the inverse of the linear synthesis, whose singular values are about 1 to 2.5
@@ -28,6 +28,14 @@ class HyperpriorLatents(NamedTuple):
 
     y: Tensor  # [1, K, H/16, W/16]
     z: Tensor  # [1, Z, H/64, W/64]
+
+    dead_zone = True  # whether y is rounded with one
+
+
+class SearchedLatents(HyperpriorLatents):
+    """Those that a search has found: they are rounded to what is nearest."""
+
+    dead_zone = False
 
 
 def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
@@ -166,3 +174,10 @@ def used_channels(y: Tensor) -> Tensor:
     total, last = (saved - PREDICTED * bits).cumsum(1).max(1)
     count = torch.where(total > 0, last + 1, 1)
     return -(-count // STEP) * STEP
+
+
+def trimmed(y: Tensor) -> Tensor:
+    """y [1, M, h, w] without its last channels, in steps of STEP, if they are zero everywhere."""
+    used = y.flatten(2).any(2)[0].nonzero()
+    last = used[-1].item() if len(used) else 0
+    return y[:, : (last // STEP + 1) * STEP]

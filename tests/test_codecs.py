@@ -17,12 +17,23 @@ from model import ARCHITECTURES, codec_class, load_codec
 from model.bytestream import Reader, pack_chunk, pack_number
 from model.codec import join
 from model.context import PASSES
-from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, TABLE_BITS, SymbolCoder, scale_of
+from model.entropy import (
+    CERTAIN,
+    MAX_SYMBOL,
+    SCALES,
+    TABLE_BITS,
+    SymbolCoder,
+    dead_zone,
+    gaussian_bits,
+    scale_of,
+)
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
-from model.hyperprior import CORRECTED, HyperpriorCodec, HyperpriorLatents, used_channels
+from model.hyperprior import CORRECTED, HyperpriorCodec
 from model.layers import ResidualBlock, dct_basis
+from model.limits import DISTORTIONS
+from model.quantizers import CURVATURE
 from model.tiling import padded
-from model.transforms import BLOCK
+from model.transforms import BLOCK, HyperpriorLatents, SearchedLatents, used_channels
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.metrics import psnr
 
@@ -121,10 +132,10 @@ def hyperprior_round_trip(y: torch.Tensor, z: torch.Tensor, quality: int) -> Non
     """The decoder's latent is the encoder's, and within half a step of y."""
     codec = CODECS["hyperprior"]
     q, (height, width) = codec.quality_tensor(quality), y.shape[2:]
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
+    chunk = codec.encode_latents(SearchedLatents(y, z), q)
     latent = codec.decode_latents(chunk, 16 * height, 16 * width, q)
     assert ((latent.double() / 64 - y).abs() <= 0.5 + (1 + y.abs()) * 1e-6).all()
-    assert codec.encode_latents(HyperpriorLatents(latent.double() / 64, z), q) == chunk
+    assert codec.encode_latents(SearchedLatents(latent.double() / 64, z), q) == chunk
 
 
 def latents(y_scale: float, z_scale: float, height: int = 4, width: int = 8, seed: int = 0):
@@ -174,6 +185,31 @@ def test_symbols_that_are_certain_are_not_coded(index):
     assert codec.decode_latents(chunk, 64, 128, q).count_nonzero() == 0
 
 
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_residuals_just_above_a_half_are_not_worth_the_bits_of_rare_symbols(distortion):
+    codec, (y, z) = certain_codec(10), latents(0, 0)
+    codec.distortion = distortion
+    y[0, :4, 1, 2] = torch.tensor([0.4, 0.53, -0.53, 0.9])
+    q = codec.quality_tensor(50)
+
+    def decoded(kind):
+        return codec.decode_latents(codec.encode_latents(kind(y, z), q), 64, 128, q)[0, :4, 1, 2]
+
+    zone = distortion == "mse"  # the other has none
+    assert decoded(HyperpriorLatents).tolist() == [0, 64 * (not zone), -64 * (not zone), 64]
+    assert decoded(SearchedLatents).tolist() == [0, 64, -64, 64]
+
+
+def test_the_dead_zone_is_where_a_share_of_the_bits_outweighs_the_distortion():
+    index, share = torch.tensor([[0, 20, 40, 63]] * 2), torch.tensor([0.0, 0.5])
+    none, half = dead_zone(index, share)
+    assert none.tolist() == [0.5] * 4
+    assert (half.diff() < 0).all() and half[-1] < 0.501
+    bits = gaussian_bits(torch.tensor([1.0, 0.0]), torch.tensor(20.0))
+    saved = CURVATURE / 2 * (half[1] ** 2 - (half[1] - 1) ** 2)
+    assert saved.item() == pytest.approx(0.5 * (bits[0] - bits[1]).item(), rel=1e-5)
+
+
 def test_what_is_not_as_certain_as_predicted_is_coded_all_the_same():
     codec, (y, z) = certain_codec(0), latents(0, 0)
     y[0, 3, 1, 2] = 50
@@ -185,7 +221,7 @@ def test_what_is_not_as_certain_as_predicted_is_coded_all_the_same():
 def test_only_the_first_channels_of_y_are_coded_as_far_as_they_are_worth_it():
     y = torch.zeros(3, 64, 4, 4)
     y[0, :20] = 3  # two steps of 16 channels
-    y[1, 40, 0, 0] = 0.6  # hardly better than zero, and dear
+    y[1, 40, 0, 0] = 0.55  # hardly better than zero, and dear
     y[2, 40] = 30
     assert used_channels(y).tolist() == [32, 16, 48]
 

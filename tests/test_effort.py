@@ -13,6 +13,7 @@ from helpers import colour, full_latent, noise, save_tiny, tiny_codec
 
 from model import hyperprior, refinement
 from model.bytestream import pack_chunk
+from model.context import PASSES, coded_in, split_latent
 from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from model.refinement import (
     SEARCHES,
@@ -26,7 +27,7 @@ from model.refinement import (
     sampled,
 )
 from model.tiling import Tile
-from model.transforms import HyperpriorLatents
+from model.transforms import STEP, HyperpriorLatents, SearchedLatents
 from utils.coding import (
     Encoder,
     EncodingSettings,
@@ -52,7 +53,8 @@ def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = 
 
 def cost(objective: Objective, latents: HyperpriorLatents) -> float:
     """The cost of the latents of the entire picture."""
-    return objective.cost(Point(objective.split(latents.y), latents.z))
+    split = split_latent(latents.y)
+    return objective.cost(Point([split[coded_in(step)] for step in range(PASSES)], latents.z))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_the_search_makes_small_what_training_does(codec):
     x_hat, bpp = codec(objective.x, objective.quality)
     distortion = codec.weighted_distortion(x_hat, objective.x, objective.quality)
     pixels = objective.x[0, 0].numel()
-    assert trial.cost.item() == pytest.approx(pixels * (bpp + distortion).item(), rel=1e-3)
+    assert trial.cost.item() == pytest.approx(pixels * (bpp + distortion).item(), rel=5e-3)
     assert 0 < sum(part.sum().item() for part in trial.bits) < pixels * bpp.item()  # not those of z
 
 
@@ -153,11 +155,41 @@ def test_only_the_tile_is_refined_and_only_its_bits_count(codec):
     objective = objective_of(codec, 128, 128, tile)
     y, z = refine(objective, 3, lambda _: None)
     assert y.shape[2:] == (4, 4) and z.shape[2:] == (1, 1)
-    assert objective.latents(objective.start).y.equal(objective.y[:, :, 2:6, 0:4])
+    start = objective.latents(objective.start).y
+    assert start.allclose(objective.y[:, :, 2:6, 0:4], rtol=0, atol=0.5)  # of a symbol
     trial = objective(objective.start, nearest)
     objective.y[:, :, 0:2] += 3  # changes the picture, not the bits
     changed = objective(objective.start, nearest)
     assert all(map(torch.equal, trial.bits, changed.bits)) and trial.cost != changed.cost
+
+
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_a_search_begins_with_the_symbols_that_are_coded_without_one(
+    codec, monkeypatch, distortion
+):
+    monkeypatch.setattr(codec, "distortion", distortion)
+    objective = objective_of(codec)
+    y, z = objective.latents(objective.start)
+    plain = codec.encode_latents(codec.analyse(objective.x, objective.quality), objective.quality)
+    assert codec.encode_latents(SearchedLatents(y, z), objective.quality) == plain
+
+
+def test_a_search_may_use_channels_that_were_not_worth_coding(monkeypatch):
+    codec = tiny_codec("hyperprior")
+    assert codec.config.latent > STEP
+    few = HyperpriorLatents(torch.zeros(1, STEP, 4, 8), torch.zeros(1, codec.config.hyper, 1, 2))
+    picture, whole = colour(64, 128), Tile(0, 64, 0, 128)
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+
+    def found(effort):
+        quality = codec.quality_tensor(QUALITY)
+        return codec.refine(x, few, quality, whole, whole, effort, lambda _: None).y.shape[1]
+
+    assert found(STEEP) > STEP
+    monkeypatch.setattr(
+        hyperprior, "refine", lambda objective, *_: objective.latents(objective.start)
+    )
+    assert found(STEEP) == STEP
 
 
 @pytest.mark.parametrize(
