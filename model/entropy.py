@@ -70,8 +70,10 @@ def dead_zone(index: Tensor, share: Tensor) -> Tensor:
     scales = torch.arange(SCALES, dtype=torch.float32, device=index.device)
     zero = torch.zeros_like(scales)
     more_bits = gaussian_bits(zero + 1, scales) - gaussian_bits(zero, scales)
-    share = share.view(-1, *[1] * (index.ndim - 1))
-    return (more_bits / CURVATURE)[index.long()].mul_(share).add_(0.5)
+    zones = 0.5 + share[:, None] / CURVATURE * more_bits  # [B, SCALES]
+    first = SCALES * torch.arange(len(share), dtype=torch.int32, device=index.device)
+    index = index.int() + first.view(-1, *[1] * (index.ndim - 1))
+    return zones.flatten().index_select(0, index.flatten()).view_as(index)  # faster than zones[...]
 
 
 class SymbolCoder(nn.Module):
