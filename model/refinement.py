@@ -55,7 +55,7 @@ HOLD = 1 / 3  # the part of the annealing at the first temperature, in which z m
 Z_RATE = 0.007  # its learning rate
 TEMPERATURES = (0.7, 0.3)  # the first, and the last
 NOISE = (0.6, 1.0)  # share of the Gumbel noise, least and most: with less, fewer steps are enough
-NOISE_GROWTH = 0.05  # of the noise, times the square root of the number of steps
+NOISE_GROWTH = 0.075  # of the noise, times the square root of the number of steps
 SLOPE = 4 / 3  # of the logit of the probability to round up, by that of the fraction
 EDGE = 0.01  # fractions closer than this to 0 or 1, where logits are infinite, stay where they are
 

@@ -19,7 +19,6 @@ from model import codec_class, load_codec
 from tests.fuzz import memory_bound, virtual_bytes
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.coding import Decoder
-from utils.optimizer import ParallelSOAP
 from utils.training import Trainer, TrainingSettings
 
 HUGE = 10**9
@@ -549,8 +548,8 @@ def test_other_possible_tables_are_used(alter):
 
 # Training states
 
-NO_WEIGHTS = {"state": {}, "param_groups": []}
-STATE = {"epoch": 0, "optimizer": [NO_WEIGHTS] * ParallelSOAP.COUNT, "run": {}}
+STATE = {"epoch": 0, "optimizer": {"steps": 1, "stacks": []}, "run": {}}
+NUMBERS = {"mean": 1, "square": 1, "statistics": [], "bases": []}
 STATES = {
     "no epoch": {"optimizer": {}},
     "an epoch in words": {**STATE, "epoch": "three"},
@@ -559,13 +558,20 @@ STATES = {
     "no run": {"epoch": 0, "optimizer": {}},
     "a run of a list": {**STATE, "run": []},
     "an empty optimiser": {**STATE, "optimizer": {}},
-    "an optimiser of no weights": {**STATE, "optimizer": []},
-    "an optimiser of numbers": {**STATE, "optimizer": [1] * ParallelSOAP.COUNT},
+    "an optimiser of a list": {**STATE, "optimizer": []},
     "an optimiser of nothing": {**STATE, "optimizer": None},
-    "an optimiser of other weights": STATE,
-    "groups of numbers": {
+    "an optimiser of no weights": STATE,
+    "an optimiser of a number of steps that is none": {
         **STATE,
-        "optimizer": [{"state": {}, "param_groups": [1]}] * ParallelSOAP.COUNT,
+        "optimizer": {"steps": "ten", "stacks": []},
+    },
+    "an optimiser of numbers": {**STATE, "optimizer": {"steps": 1, "stacks": [NUMBERS] * 99}},
+    "an optimiser of other weights": {
+        **STATE,
+        "optimizer": {
+            "steps": 1,
+            "stacks": [dict.fromkeys(("mean", "square"), torch.zeros(9)) | {"statistics": []}],
+        },
     },
 }
 

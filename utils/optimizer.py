@@ -1,11 +1,9 @@
-"""The optimiser of all training runs: SOAP, on several threads; and the average of the weights."""
+"""The optimiser of all training runs: SOAP; and the average of the weights."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 
 from utils.devices import mixed_precision
@@ -13,76 +11,138 @@ from utils.devices import mixed_precision
 AVERAGING = 0.999  # a step changes the average by 1 - AVERAGING of the difference
 
 
-class FastSOAP(SOAP):
+class Stack:
+    """All weights of a shape in one tensor [N, ...], without dimensions of size one, with their
+    moments and, for each dimension of up to MAX_SIDE, statistics and eigenbases [N, S, S]."""
+
+    MAX_SIDE = 512
+
+    def __init__(self, shape: tuple[int, ...], weights: list[nn.Parameter]):
+        self.weights = weights
+        self.shape = len(weights), *shape
+        device = weights[0].device
+        self.mean, self.square = (torch.zeros(self.shape, device=device) for _ in range(2))
+        sides = [size if size <= self.MAX_SIDE else 0 for size in shape if len(shape) > 1]
+        eyes = [torch.eye(size, device=device).repeat(len(weights), 1, 1) for size in sides]
+        self.statistics, self.bases = [torch.zeros_like(eye) for eye in eyes], eyes
+        self.dtype = torch.bfloat16 if mixed_precision(device) else torch.float32
+
+    def gradients(self) -> Tensor:
+        """Zero where a weight has none."""
+        found = (torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights)
+        return torch.stack([gradient.reshape(self.shape[1:]) for gradient in found])
+
+    def rotated(self, x: Tensor, back: bool = False) -> Tensor:
+        """x [N, ...] in the eigenbases, or back from them, one dimension after the other."""
+        for basis in self.bases:
+            rest = x.shape[2:]
+            x = x.flatten(2).mT
+            if basis.numel():
+                x = x.to(self.dtype) @ (basis.mT if back else basis).to(self.dtype)
+            x = x.unflatten(1, rest)
+        return x.float()
+
+    def observe(self, gradients: Tensor, decay: float) -> None:
+        """Update the statistics."""
+        for dim, statistic in enumerate(self.statistics, start=1):
+            if statistic.numel():
+                rows = gradients.movedim(dim, 1).flatten(2).to(self.dtype)
+                statistic.lerp_((rows @ rows.mT).float(), 1 - decay)
+
+    def begin(self) -> None:
+        """The eigenbases of the first statistics."""
+        for statistic, basis in zip(self.statistics, self.bases):
+            basis.copy_(torch.linalg.eigh(statistic.double())[1].flip(2))
+
+    def refresh(self) -> None:
+        """One power iteration of the eigenbases, which are sorted by their eigenvalues."""
+        for dim, (statistic, basis) in enumerate(zip(self.statistics, self.bases), start=1):
+            if basis.numel():
+                order = refresh_basis(statistic, basis)
+                view = [len(order), *[1] * (self.square.ndim - 1)]
+                view[dim] = order.shape[1]
+                self.square.copy_(self.square.gather(dim, order.view(view).expand(self.shape)))
+
+
+def refresh_basis(statistic: Tensor, basis: Tensor) -> Tensor:
+    """Bring eigenbases [N, S, S] up to date, in place; returns the order [N, S] of the columns.
+
+    It is QR by a Cholesky decomposition, which is parallel on a GPU. A millionth of the largest
+    eigenvalue is added to all: so float64 is precise enough. Where it fails nevertheless, a basis
+    stays as it is.
+    """
+    product = statistic @ basis
+    values = (basis * product).sum(1)
+    order = values.argsort(1, descending=True)
+    product = product + 1e-6 * values.amax(1)[:, None, None].clamp(min=1e-30) * basis
+    columns = product.gather(2, order[:, None].expand_as(product)).double()
+    columns = columns / torch.linalg.vector_norm(columns, dim=1, keepdim=True)
+    lower, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
+    found = torch.linalg.solve_triangular(lower, columns.mT, upper=False).mT.float()
+    fine = (failed == 0) & found.isfinite().all(2).all(1)
+    basis.copy_(torch.where(fine[:, None, None], found, basis))
+    return torch.where(fine[:, None], order, torch.arange(order.shape[1], device=order.device))
+
+
+class SOAP:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024,
-    https://arxiv.org/abs/2409.11321), with the operands of its large matrix products in ``dtype``.
+    https://arxiv.org/abs/2409.11321).
 
-    Statistics, moments and eigenbases stay float32. Dimensions of size one are skipped: there is
-    nothing to rotate.
+    Weights of a shape are stepped together: most matrices are too small to keep a GPU, or several
+    threads, busy. Large products are in bfloat16 where that is faster.
     """
 
-    def __init__(self, weights: Iterable[nn.Parameter], dtype: torch.dtype, **settings):
-        super().__init__(weights, **settings)
-        self.dtype = dtype
+    DECAY = 0.95  # of both moments and of the statistics
+    EPSILON = 1e-8
+    FREQUENCY = 10  # steps from one refresh of the eigenbases to the next
 
-    def init_pre_conditioner(self, grad: Tensor, state: dict, *args, **kwargs) -> None:
-        super().init_pre_conditioner(grad, state, *args, **kwargs)
-        state["GG"] = [statistic if len(statistic) > 1 else [] for statistic in state["GG"]]
+    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float):
+        shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for weight in weights:
+            shapes.setdefault(tuple(s for s in weight.shape if s > 1) or (1,), []).append(weight)
+        self.stacks = [Stack(shape, alike) for shape, alike in shapes.items()]
+        self.learning_rate = learning_rate
+        self.steps = 0
 
-    def project(self, grad: Tensor, state: dict, *_, project_type: str = "forward", **__) -> Tensor:
-        """Rotate ``grad`` into the eigenbasis, or back, one dimension after the other."""
-        side = 0 if project_type == "forward" else 1
-        x = grad
-        for basis in state["Q"]:
-            if len(basis):
-                x = torch.tensordot(x.to(self.dtype), basis.to(self.dtype), dims=[[0], [side]])
-            else:
-                x = x.movedim(0, -1)
-        return x.to(grad.dtype)
-
-    def update_pre_conditioner(self, grad: Tensor, state: dict, step: int, *_, **__) -> None:
-        for dim, statistic in enumerate(state["GG"]):
-            if len(statistic):
-                rows = grad.movedim(dim, 0).flatten(1).to(self.dtype)
-                statistic.lerp_((rows @ rows.T).float(), weight=1 - state["shampoo_beta"])
-        if state["Q"] is None:
-            state["Q"] = self.get_orthogonal_matrix(state["GG"])
-        elif step % state["precondition_frequency"] == 0:
-            state["Q"] = self.get_orthogonal_matrix_qr(state)
-
-
-class ParallelSOAP:
-    """FastSOAP on several threads: the weights are divided among COUNT optimisers with the same
-    ``settings``, since most matrices are too small to divide one product among threads. Products
-    are in bfloat16 where that is faster: where it is emulated, a step takes ten times as long.
-
-    It has those methods of a ``torch.optim.Optimizer`` that the training loop needs. On a GPU,
-    which is parallel in itself, there is one thread.
-    """
-
-    COUNT = 8
-
-    def __init__(self, weights: Iterable[nn.Parameter], **settings):
-        ordered = sorted(weights, key=Tensor.numel, reverse=True)
-        shares = (ordered[first :: self.COUNT] for first in range(self.COUNT))
-        dtype = torch.bfloat16 if mixed_precision(ordered[0].device) else torch.float32
-        self.optimizers = [FastSOAP(share, dtype, **settings) for share in shares if share]
-        threads = torch.get_num_threads() if ordered[0].is_cpu else 1
-        self.threads = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-    @property
-    def param_groups(self) -> list[dict]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
+    @torch.no_grad()
     def step(self) -> None:
-        list(self.threads.map(FastSOAP.step, self.optimizers))
+        """Move the weights. The first step only begins the statistics."""
+        for stack in self.stacks:
+            gradients = stack.gradients()
+            if self.steps:
+                self.move(stack, gradients)
+            stack.observe(gradients, self.DECAY)
+            if not self.steps:
+                stack.begin()
+            elif self.steps % self.FREQUENCY == 0:
+                stack.refresh()
+        self.steps += 1
 
-    def state_dict(self) -> list[dict]:
-        return [optimizer.state_dict() for optimizer in self.optimizers]
+    def move(self, stack: Stack, gradients: Tensor) -> None:
+        stack.mean.lerp_(gradients, 1 - self.DECAY)
+        stack.square.lerp_(stack.rotated(gradients).square(), 1 - self.DECAY)
+        unbiased = (1 - self.DECAY**self.steps) ** 0.5 / (1 - self.DECAY**self.steps)
+        step = stack.rotated(stack.mean) / (stack.square.sqrt() + self.EPSILON)
+        step = stack.rotated(step, back=True).mul_(self.learning_rate * unbiased)
+        steps = [part.view_as(weight) for part, weight in zip(step, stack.weights)]
+        torch._foreach_sub_(stack.weights, steps)
 
-    def load_state_dict(self, states: list[dict]) -> None:
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+    def state_dict(self) -> dict:
+        names = "mean", "square", "statistics", "bases"
+        stacks = [{name: getattr(stack, name) for name in names} for stack in self.stacks]
+        return {"steps": self.steps, "stacks": stacks}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """AttributeError, LookupError, RuntimeError, TypeError or ValueError if it does not fit."""
+        self.steps = int(state["steps"])
+        for stack, saved in zip(self.stacks, state["stacks"], strict=True):
+            ours = [stack.mean, stack.square, *stack.statistics, *stack.bases]
+            theirs = [saved["mean"], saved["square"], *saved["statistics"], *saved["bases"]]
+            for tensor, value in zip(ours, theirs, strict=True):
+                if tensor.shape != value.shape:
+                    raise ValueError("the optimiser's state is of other weights")
+                tensor.copy_(value)
 
 
 class WeightAverage:

@@ -16,7 +16,7 @@ from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loa
 from utils.devices import fast_precision
 from utils.files import check_folder, find_inputs, image_extensions
 from utils.history import COLUMNS, Mean, Progress, is_history, plot_history
-from utils.optimizer import ParallelSOAP, WeightAverage
+from utils.optimizer import SOAP, WeightAverage
 from utils.processes import processes
 
 WARMUP_STEPS = 200
@@ -112,18 +112,6 @@ def rate_distortion(
     return loss, bpp.detach(), psnr
 
 
-def make_optimizer(codec: nn.Module, learning_rate: float) -> ParallelSOAP:
-    """The optimiser of all weights of ``codec``."""
-    return ParallelSOAP(
-        codec.parameters(),
-        lr=learning_rate,
-        betas=(0.95, 0.95),
-        weight_decay=0,
-        precondition_frequency=10,
-        max_precondition_dim=512,
-    )
-
-
 class Trainer:
     """Trains ``codec``; ``model`` is the codec itself or its data-parallel wrapping. Saves to
     ``folder``.
@@ -145,7 +133,7 @@ class Trainer:
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
         self.seed, self.epochs = settings.seed, settings.num_of_epochs
         self.root = settings.dataset_path
-        self.optimizer = make_optimizer(codec, settings.lr_rate)
+        self.optimizer = SOAP(codec.parameters(), settings.lr_rate)
         self.average = WeightAverage(codec)
         self.epoch = 0
         self.progress = Progress()
@@ -241,8 +229,8 @@ class Trainer:
             step = self.epoch * steps + progress.steps
             # Noise depends on seed, step and rank alone: a resumed run has the same.
             torch.manual_seed(hash((self.seed, step, rank)))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.run["lr_rate"] * learning_rate_factor(step, self.epochs * steps)
+            factor = learning_rate_factor(step, self.epochs * steps)
+            self.optimizer.learning_rate = self.run["lr_rate"] * factor
             measures = self.measure(self.model, batch)
             loss = measures[0].mean()
             if not loss.isfinite():
@@ -281,7 +269,7 @@ class Trainer:
     def finish_epoch(self, validated: dict[str, Mean]) -> str:
         """Append the epoch to the history. Returns it as one line of text."""
         total = sum(validated.values(), start=Mean())
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+        learning_rate = self.optimizer.learning_rate
         seconds = self.progress.seconds
         self.epoch += 1
         values = self.epoch, *self.progress.mean.values, *total.values, learning_rate, seconds
