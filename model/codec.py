@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
@@ -223,18 +222,35 @@ class Codec(nn.Module):
         q = self.quality_tensor(quality)
         rows = self.latent_rows(payload, full_height, full_width, quality)
         # Only as many rows of the latent are held as the next tile needs: those from ``top`` on.
-        latent, top = next(rows), 0
+        held: list[Tensor] = []
+        top = bottom = 0
         for tile in tiles(full_height, full_width, self.TILE):
             around = tile.grown(self.MARGIN, full_height, full_width)
-            bottom = top + latent.shape[2] * self.LATENT_STRIDE
-            if around.bottom > bottom:
-                held = latent[:, :, (around.top - top) // self.LATENT_STRIDE :]
-                latent, top = join([held, next(rows)], dim=2), around.top
-            part = around.crop(latent, origin=Tile(top, full_height, 0, full_width))
+            above, top = (around.top - top) // self.LATENT_STRIDE, around.top
+            while held and above >= held[0].shape[2]:
+                above -= held.pop(0).shape[2]
+            if above:
+                held[0] = held[0][:, :, above:].clone()
+            while bottom < around.bottom:
+                held.append(next(rows))
+                bottom += held[-1].shape[2] * self.LATENT_STRIDE
+            part = self.cut(held, around)
             x_hat = self.synthesise(part.to(self.device), q)
-            pixels = tile.crop(x_hat, origin=around)[0].mul(255).round().clamp(0, 255)
+            pixels = tile.crop(x_hat, origin=around)[0].mul_(255).round_().clamp_(0, 255)
             inside = Tile(tile.top, min(tile.bottom, height), tile.left, min(tile.right, width))
             yield inside, pixels.permute(1, 2, 0)[: inside.shape[0], : inside.shape[1]]
+
+    def cut(self, rows: list[Tensor], around: Tile) -> Tensor:
+        """What ``rows`` of the latent, of which the first begins with ``around``, have in it."""
+        height, width = (length // self.LATENT_STRIDE for length in around.shape)
+        left = around.left // self.LATENT_STRIDE
+        parts = []
+        for row in rows:
+            parts.append(row[:, :, :height, left : left + width])
+            height -= row.shape[2]
+            if height <= 0:
+                break
+        return join(parts, dim=2)
 
     @torch.inference_mode()
     def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:
@@ -261,8 +277,9 @@ class Codec(nn.Module):
         reader.finish()
         borders = self.borders(width)
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            latents = [self.decode_latents(chunk, *tile.shape, q, *borders) for tile, chunk in row]
-            yield join(latents, dim=3)
+            yield join(
+                [self.decode_latents(chunk, *tile.shape, q, *borders) for tile, chunk in row], dim=3
+            )
 
 
 def part_of(report: Report, part: int, parts: int) -> Report:
@@ -271,8 +288,14 @@ def part_of(report: Report, part: int, parts: int) -> Report:
 
 
 def join(latents: list[Tensor], dim: int) -> Tensor:
-    """Latents [1, C, h, w] side by side, as ``torch.cat`` does; where one has fewer channels than
+    """Latents [1, C, h, w] side by side, as by ``torch.cat``; where one has fewer channels than
     another, the missing ones are zero."""
-    channels = max(latent.shape[1] for latent in latents)
-    pads = ((0, 0, 0, 0, 0, channels - latent.shape[1]) for latent in latents)
-    return torch.cat([F.pad(latent, pad) for latent, pad in zip(latents, pads)], dim)
+    shape = list(latents[0].shape)
+    shape[1] = max(latent.shape[1] for latent in latents)
+    shape[dim] = sum(latent.shape[dim] for latent in latents)
+    whole, start = latents[0].new_zeros(shape), 0
+    for latent in latents:
+        length = latent.shape[dim]
+        whole.narrow(dim, start, length)[:, : latent.shape[1]] = latent
+        start += length
+    return whole
