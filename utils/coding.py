@@ -17,7 +17,7 @@ from model.limits import DEFAULT_QUALITY, DISTORTIONS, MAX_PIXELS, MAX_QUALITY, 
 from utils.bitstream import Xfr, pack, unpack
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.console import SCRIPTS
-from utils.devices import fast_precision
+from utils.devices import fast_precision, return_freed_memory
 from utils.graphics import Graphic, decompress
 from utils.images import Picture, to_picture
 from utils.metrics import psnr
@@ -25,6 +25,7 @@ from utils.metrics import psnr
 # Pixels of a picture that is decoded to be compared with a graphic. That takes too much memory for
 # larger ones: these become graphics only without loss, if that takes no more bytes.
 MAX_COMPARED = 2**25
+LARGE = 2**26  # values of a picture after which freed memory is returned to the system
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ class Decoder:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
         with fast_precision(self.device) if self.fast else nullcontext():
             rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
+        if rgb.size > LARGE:
+            return_freed_memory()
         return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
 
     def codec(self, wanted: int) -> Codec:

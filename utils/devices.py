@@ -25,8 +25,16 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, 2**28)
-        mallopt(M_MMAP_THRESHOLD, 17 * 2**20)  # a little more than a layer of a tile
+        mallopt(M_MMAP_THRESHOLD, 2**25)
         mallopt(M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Give what glibc has kept of freed memory back to the system. After a large picture that is
+    several hundred MiB, in pieces, and writing it takes as much again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def pick_device(name: str) -> torch.device:
