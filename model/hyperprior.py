@@ -36,6 +36,7 @@ from model.transforms import (
     HyperpriorLatents,
     SearchedLatents,
     SynthesisTransform,
+    last_used,
     trimmed,
     used_channels,
 )
@@ -310,8 +311,7 @@ class HyperpriorCodec(Codec):
         return SearchedLatents(trimmed(y), z)
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
-        used = latent.flatten(2).any(2)[0].nonzero()  # others may be of the tiles around this one
-        count = used.max().item() + 1 if len(used) else 1
+        count = last_used(latent) + 1  # others may be of the tiles around this one
         return self.synthesis(latent[:, :count] / 2**FRACTION_BITS, quality)
 
     def borders(self, width: int) -> tuple[Border, Border]:

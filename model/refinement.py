@@ -127,11 +127,9 @@ class Objective:
     def settled(self, latents: HyperpriorLatents) -> Point:
         """The tile's ``latents``, where they are rounded with a dead zone moved to where the
         nearest symbol is the same."""
-        chunk = self.codec.encode_latents(latents._replace(y=trimmed(latents.y)), self.quality)
-        y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
+        _, y_hat = self.coded(latents)
         y = latents.y.clone()
         near = y[:, : y_hat.shape[1]]
-        y_hat = y_hat.to(y.device) / 2**FRACTION_BITS
         near.copy_(y_hat + (near - y_hat).clamp(-SETTLED, SETTLED))
         split = split_latent(y)
         return Point([split[coded_in(step)] for step in range(PASSES)], latents.z)
@@ -183,17 +181,21 @@ class Objective:
         distortion = self.codec.weighted_distortion(x_hat, self.x, self.quality)
         return self.x[0, 0].numel() * distortion.sum()
 
+    def coded(self, latents: HyperpriorLatents) -> tuple[int, Tensor]:
+        """The bits of the tile's latents, and y as a decoder has it."""
+        chunk = self.codec.encode_latents(latents._replace(y=trimmed(latents.y)), self.quality)
+        y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
+        return 8 * len(chunk), y_hat.to(self.y.device) / 2**FRACTION_BITS
+
     @torch.no_grad()
     def cost(self, point: Point) -> float:
         """The cost of ``point`` in a file: of its bytes, and of what a decoder makes of them."""
-        y, z = self.latents(point)
-        chunk = self.codec.encode_latents(SearchedLatents(trimmed(y), z), self.quality)
-        y_hat = self.codec.decode_latents(chunk, *self.tile.shape, self.quality)
-        y_hat = self.inserted(y_hat.to(self.y.device) / 2**FRACTION_BITS)
+        bits, y_hat = self.coded(SearchedLatents(*self.latents(point)))
+        y_hat = self.inserted(y_hat)
         with torch.autocast(self.x.device.type, enabled=False):
             x_hat = self.codec.synthesis(y_hat, self.quality)
             pixels = x_hat.mul(255).round().clamp(0, 255)
-            return 8 * len(chunk) + self.distortion(pixels / 255).item()
+            return bits + self.distortion(pixels / 255).item()
 
 
 def nearest(part: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -178,6 +178,10 @@ def used_channels(y: Tensor) -> Tensor:
 
 def trimmed(y: Tensor) -> Tensor:
     """y [1, M, h, w] without its last channels, in steps of STEP, if they are zero everywhere."""
+    return y[:, : (last_used(y) // STEP + 1) * STEP]
+
+
+def last_used(y: Tensor) -> int:
+    """The last channel of y [1, M, h, w] that is not zero everywhere; 0 if there is none."""
     used = y.flatten(2).any(2)[0].nonzero()
-    last = used[-1].item() if len(used) else 0
-    return y[:, : (last // STEP + 1) * STEP]
+    return used[-1].item() if len(used) else 0
