@@ -48,6 +48,7 @@ SHARE = 0.5  # of the changes that pay, made in one round: they are not independ
 
 SPARE = 32  # channels beyond those that are worth coding without a search: some become worth it
 NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
+FIRST = 0.12  # of the steps that are rounds of RDOQ before annealing, at most
 GROWTH = 2.4  # an effort takes so many times as long as the one below
 SETTLED = 0.48  # of a step, that a value is at most away from what it is rounded to at the start
 REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
@@ -63,7 +64,7 @@ EDGE = 0.01  # fractions closer than this to 0 or 1, where logits are infinite, 
 class Search(NamedTuple):
     """What suits a distortion."""
 
-    rounds: int  # of RDOQ before annealing
+    rounds: int  # of RDOQ before annealing, at most
     few: int  # steps up to which RDOQ alone gives more
     curvature: float  # of the cost of a symbol, for RDOQ
     rate: float  # the learning rate
@@ -87,7 +88,10 @@ class Plan(NamedTuple):
 def plan(effort: int, search: Search) -> Plan:
     """The steps of an effort of at least 1."""
     steps = round(GROWTH ** (effort - 1))
-    return Plan(search.rounds, steps - search.rounds) if steps > search.few else Plan(steps, 0)
+    if steps <= search.few:
+        return Plan(steps, 0)
+    rounds = min(search.rounds, round(FIRST * steps))
+    return Plan(rounds, steps - rounds)
 
 
 class Trial(NamedTuple):
