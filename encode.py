@@ -59,7 +59,7 @@ def parse_args() -> Namespace:
         "--effort",
         type=number(int, 0, MAX_EFFORT),
         default=0,
-        help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (a minute or two for "
+        help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (some minutes for "
         "half a megapixel); each effort takes two to three times as long as the one below: smaller "
         "files of the same quality, equally fast decoding; only for codecs that can, such as "
         "hyperprior",

@@ -48,8 +48,8 @@ SHARE = 0.5  # of the changes that pay, made in one round: they are not independ
 
 SPARE = 32  # channels beyond those that are worth coding without a search: some become worth it
 NEAR = 32  # pixels around a tile; the synthesis reaches further, but hardly
+STEPS = 1, 3, 8, 20, 48, 115, 255, 540, 1101  # of each effort
 FIRST = 0.12  # of the steps that are rounds of RDOQ before annealing, at most
-GROWTH = 2.4  # an effort takes so many times as long as the one below
 SETTLED = 0.48  # of a step, that a value is at most away from what it is rounded to at the start
 REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
 HOLD = 1 / 3  # the part of the annealing at the first temperature, in which z moves too
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
 
 def plan(effort: int, search: Search) -> Plan:
     """The steps of an effort of at least 1."""
-    steps = round(GROWTH ** (effort - 1))
+    steps = STEPS[effort - 1]
     if steps <= search.few:
         return Plan(steps, 0)
     rounds = min(search.rounds, round(FIRST * steps))
