@@ -361,9 +361,9 @@ class HyperpriorCodec(Codec):
                     lost += net_worth(residual[outliers], index[outliers])
                 symbols *= coded
                 passes.update(step, symbols * 2**FRACTION_BITS + mean)
-                coded = coded.numpy()  # which selects in less than half of the time
-                values = symbols.numpy()[coded].astype(np.int32)
-                segments.append((values, index.numpy()[coded].astype(np.uint8)))
+                chosen = coded.numpy()  # numpy selects in less than half of torch's time
+                values = symbols.numpy()[chosen].astype(np.int32)
+                segments.append((values, index.numpy()[chosen].astype(np.uint8)))
             if lost <= 0:
                 break
         passes.finish()

@@ -121,7 +121,7 @@ class SOAP:
     def move(self, stack: Stack, gradients: Tensor) -> None:
         stack.mean.lerp_(gradients, 1 - self.DECAY)
         stack.square.lerp_(stack.rotated(gradients).square(), 1 - self.DECAY)
-        unbiased = (1 - self.DECAY**self.steps) ** 0.5 / (1 - self.DECAY**self.steps)
+        unbiased = (1 - self.DECAY**self.steps) ** -0.5  # of the mean, by that of the root
         step = stack.rotated(stack.mean) / (stack.square.sqrt() + self.EPSILON)
         step = stack.rotated(step, back=True).mul_(self.learning_rate * unbiased)
         steps = [part.view_as(weight) for part, weight in zip(step, stack.weights)]
