@@ -413,6 +413,26 @@ def test_what_ctrl_c_says_is_true_while_the_state_is_being_saved(train, monkeypa
     assert "is in out/last.tar" not in result.err
 
 
+@pytest.mark.parametrize("during", ["save_checkpoint", "plot_history"])
+def test_a_ctrl_c_while_a_file_is_written_waits_and_is_not_lost(train, monkeypatch, during):
+    class Garbage:
+        def __del__(self):  # where Python itself would ignore the exception
+            signal.raise_signal(signal.SIGINT)
+
+    original = getattr(utils.training, during)
+
+    def slow(path, content):
+        original(path, content)
+        if Path("out/last.tar").exists():
+            Garbage()
+
+    monkeypatch.setattr(utils.training, during, slow)
+    result = train("--num_of_epochs", 2)
+    assert result.code == 130
+    assert only_line(result.err) == "stopped; the state of epoch 1 is in out/last.tar"
+    assert load_checkpoint(Path("out/last.tar"))["epoch"] == 1
+
+
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(train, monkeypatch):
     def diverge(codec, model, x, quality):
         loss, *others = rate_distortion(codec, model, x, quality)

@@ -3,7 +3,8 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.limits import MAX_PIXELS
@@ -70,6 +71,24 @@ def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
     parser.add_argument(
         "--skip_existing", action="store_true", help=f"keep {kept}, and make only the others"
     )
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block. For the main thread alone."""
+    received = []
+    handlers = {
+        number: signal.signal(number, lambda *_: received.append(True))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup and the shell's & ignore SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The training loop: rate-distortion optimisation of any codec."""
 
+import gc
 import math
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from model.codec import Codec
 from utils.checkpoints import first_line, save_checkpoint
+from utils.console import uninterrupted
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.devices import fast_precision
 from utils.files import check_folder, find_inputs, image_extensions
@@ -313,7 +315,9 @@ class Trainer:
                 save_checkpoint(self.folder / "best.tar", {**self.identity(), "weights": half})
         # After best.tar: a run that is killed between them repeats the epoch, and saves both.
         self.save_state()
-        plot_history(self.history, self.folder / "history.png")
+        with uninterrupted():
+            plot_history(self.history, self.folder / "history.png")
+            gc.collect()  # later, callbacks of matplotlib's garbage could swallow a Ctrl-C
 
     def state(self) -> dict:
         """What a run is resumed from, without ``identity``."""
@@ -329,10 +333,11 @@ class Trainer:
 
     def save_state(self) -> None:
         """Save last.tar, to resume from."""
-        save_checkpoint(self.folder / "last.tar", {**self.identity(), **self.state()})
-        self.saved = f"epoch {self.epoch}"
-        if self.progress.steps:
-            self.saved += f" and {self.progress.steps} steps"
+        with uninterrupted():
+            save_checkpoint(self.folder / "last.tar", {**self.identity(), **self.state()})
+            self.saved = f"epoch {self.epoch}"
+            if self.progress.steps:
+                self.saved += f" and {self.progress.steps} steps"
 
     def identity(self) -> dict:
         """What every checkpoint of the run has."""
