@@ -271,7 +271,8 @@ def test_totals_of_several_processes_agree_too(monkeypatch):
     first.add(1000, 100, 800)
     second.add(1000, 200, 800)
     second.add(1000, 300, 800)
-    values = [[getattr(t, name) for name in COUNTS] for t in (first, second)]
+    first.seconds, second.seconds = 2, 6
+    values = [[t.seconds, *(getattr(t, name) for name in COUNTS)] for t in (first, second)]
     monkeypatch.setattr("utils.jobs.gather", lambda name, value: values)
     first.finish()
-    assert "ratio 5.00 in total (6.11 on average), bpp 2.000, " in first.summary()
+    assert "ratio 5.00 in total (6.11 on average), bpp 2.000, 2.00 s per pic" in first.summary()

@@ -210,6 +210,9 @@ def test_script_lays_a_second_folder_beside_the_first(workplace, script):
     source = built.source.replace("\n", "")
     assert source.count(f"<small>{size:,}</small>") == 3  # its row, the average, the total
     assert source.count("<figcaption><span>Reconstruction</span>") == 1
+    Path("other/b.webp").rename("other/c.webp")
+    done = script("test", *flags)
+    assert done.code == 1 and "no picture in other (--folder_path_second) has an orig" in done.err
 
 
 def test_the_area_with_the_largest_errors_is_seen_at_1_to_1(page, tmp_path):

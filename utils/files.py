@@ -167,7 +167,7 @@ def plan_outputs(
     """The output of each file: ``out/sub/photo.<extension>`` for ``source/sub/photo.png``; ``out``
     itself, if it names a file, as ``source`` does then. ValueError if only one of them does.
 
-    A file whose output would overwrite that of another file of this run counts as failed.
+    Files that have the same output count as failed, all of them: which one is meant is not known.
     """
     if names_file(out):
         if not source.is_file():
@@ -175,15 +175,15 @@ def plan_outputs(
         if normalize_extension(out.suffix) != extension:
             raise ValueError(f"the name of {out} should end in .{extension}")
         return dict.fromkeys(paths, out)
-    outputs: dict[Path, Path] = {}
-    taken: dict[Path, Path] = {}
+    sources: dict[Path, list[Path]] = {}
     for path in paths:
         output = out / relative_name(path, source).with_suffix(f".{extension}")
-        if output in taken:
-            error = ValueError(f"its result would overwrite that of {taken[output].name}")
+        sources.setdefault(output, []).append(path)
+    for output, alike in sources.items():
+        if len(alike) > 1:
+            names = " and ".join(path.name for path in alike)
+            error = ValueError(f"{names} have the same result, {output.name}")
             error.add_note(SAME_RESULT)
-            tally.fail_for_all(path, error)
-        else:
-            outputs[path] = output
-            taken[output] = path
-    return outputs
+            for path in alike:
+                tally.fail_for_all(path, error)
+    return {path: output for output, (path, *others) in sources.items() if not others}

@@ -116,11 +116,13 @@ class Tally:
         With several processes, rank 0 prints it once all are done, and all of them return 0, since
         torchrun would take any other code for a crash, stop the rest and print a long traceback.
         """
-        gathered = gather("tally", [getattr(self, name) for name in COUNTS])
+        gathered = gather("tally", [self.seconds, *(getattr(self, name) for name in COUNTS)])
         if not gathered:
             return 0
-        for name, total in zip(COUNTS, map(sum, zip(*gathered))):
-            setattr(self, name, total)
+        seconds, *counts = zip(*gathered)
+        self.seconds = max(seconds)
+        for name, values in zip(COUNTS, counts):
+            setattr(self, name, sum(values))
         print(self.summary())
         if self.failed and len(gathered) > 1:
             print("note: the exit code is 0, as torchrun takes others for crashes", file=sys.stderr)

@@ -50,7 +50,8 @@ def match_files(
 def match_second(
     originals: Iterable[Path], folders: PictureFiles, recursive: bool, tally: Tally
 ) -> dict[Path, Path]:
-    """The reconstruction of each original in the second run, where it has one."""
+    """The reconstruction of each original in the second run, where it has one. FileNotFoundError if
+    none has."""
     root, second = folders.original, folders.second
     found = find_inputs(second, readable_extensions(), recursive, tally, "--folder_path_second")
     if second.is_file():
@@ -59,4 +60,7 @@ def match_second(
         return dict.fromkeys(originals, second)
     by_name = {path.relative_to(second).with_suffix(""): path for path in found}
     names = {path: relative_name(path, root).with_suffix("") for path in originals}
-    return {path: by_name[name] for path, name in names.items() if name in by_name}
+    matches = {path: by_name[name] for path, name in names.items() if name in by_name}
+    if names and not matches:
+        raise FileNotFoundError(f"no picture in {second} (--folder_path_second) has an original")
+    return matches

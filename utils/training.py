@@ -192,7 +192,7 @@ class Trainer:
         return (
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
             f"{pictures} pictures to train on, {len(validation.dataset)} to validate; an epoch is "
-            f"{len(train.dataset)} crops in {len(train)} steps, on {self.device}"
+            f"{len(train.dataset)} crops in {len(train)} steps, on {self.device} -> {self.folder}"
         )
 
     def measure(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
