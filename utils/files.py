@@ -179,11 +179,14 @@ def plan_outputs(
     for path in paths:
         output = out / relative_name(path, source).with_suffix(f".{extension}")
         sources.setdefault(output, []).append(path)
+    planned = {}
     for output, alike in sources.items():
-        if len(alike) > 1:
-            names = " and ".join(path.name for path in alike)
-            error = ValueError(f"{names} have the same result, {output.name}")
-            error.add_note(SAME_RESULT)
-            for path in alike:
-                tally.fail_for_all(path, error)
-    return {path: output for output, (path, *others) in sources.items() if not others}
+        if len(alike) == 1:
+            planned[alike[0]] = output
+            continue
+        names = " and ".join(path.name for path in alike)
+        error = ValueError(f"{names} have the same result, {output.name}")
+        error.add_note(SAME_RESULT)
+        for path in alike:
+            tally.fail_for_all(path, error)
+    return planned
