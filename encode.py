@@ -133,7 +133,8 @@ def main(args: Namespace) -> int:
         tally.add(original, len(data), height * width)
         if len(data) > original:
             tally.larger += 1
-            tally.notice(path, f"grows from {original} to {len(data)} bytes: try a lower quality")
+            sizes = f"from {original} to {len(data)} bytes"
+            tally.notice(path, f"grows {sizes}: try a lower quality or target")
 
     run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
     return tally.finish()
