@@ -61,7 +61,6 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.bitstream import Xfr, needs_checkpoint, unpack
     from utils.files import (
         atomic_write,
         check_output,
@@ -70,13 +69,15 @@ def main(args: Namespace) -> int:
         output_format,
         plan_outputs,
     )
-    from utils.images import (
+    from utils.jobs import Skip, compute_pool, run_job
+    from utils.tally import Tally
+    from xfr.file import Xfr, needs_checkpoint, unpack
+    from xfr.images import (
         Picture,
         is_intact,
         writable_format,
         write_picture,
     )
-    from utils.jobs import Skip, Tally, run_job
 
     extension = output_format(args.file_format, args.out_folder)
     writable_format(extension)  # a format that cannot be written fails here, not later
@@ -91,8 +92,8 @@ def main(args: Namespace) -> int:
         check_output(args.out_folder)
 
     # These load torch, which takes a second: what can be refused without it has been.
-    from utils.coding import Decoder
-    from utils.devices import compute_pool, pick_device
+    from utils.devices import pick_device
+    from xfr.decoder import Decoder
 
     device = pick_device(args.device)
     decoder = Decoder(model, device, fast=args.precision == "fast")

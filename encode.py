@@ -78,7 +78,6 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.bitstream import MAGIC, TARGETS
     from utils.files import (
         atomic_write,
         check_output,
@@ -88,8 +87,10 @@ def main(args: Namespace) -> int:
         image_extensions,
         plan_outputs,
     )
-    from utils.images import Picture, read_picture
-    from utils.jobs import Skip, Tally, run_job
+    from utils.jobs import Skip, compute_pool, run_job
+    from utils.tally import Tally
+    from xfr.file import MAGIC, TARGETS
+    from xfr.images import Picture, read_picture
 
     model, tally = find_checkpoint(args.model), Tally("encoded")
     extensions = image_extensions(args.file_format)
@@ -98,8 +99,8 @@ def main(args: Namespace) -> int:
     check_output(args.out_folder)
 
     # These load torch, which takes a second: what can be refused without it has been.
-    from utils.coding import Encoder, EncodingSettings
-    from utils.devices import compute_pool, pick_device
+    from utils.devices import pick_device
+    from xfr.encoder import Encoder, EncodingSettings
 
     device = pick_device(args.device)
     encoder = Encoder(model, device)

@@ -65,9 +65,10 @@ def parse_args() -> Namespace:
 
 def main(args: Namespace) -> int:
     from utils.files import check_folder, check_replaceable, output_format, relative_name
-    from utils.jobs import Tally, run_job
+    from utils.jobs import compute_pool, run_job
     from utils.matching import PictureFiles, match_files
     from utils.processes import processes
+    from utils.tally import Tally
 
     table = Path(args.out_file_name)
     if table.name == args.out_file_name:
@@ -87,7 +88,7 @@ def main(args: Namespace) -> int:
     files = match_files(folders, extension, args.recursive, tally)
 
     # These load torch, which takes a second: what can be refused without it has been.
-    from utils.devices import compute_pool, pick_device
+    from utils.devices import pick_device
     from utils.report import write_report
     from utils.scores import (
         Result,

@@ -80,8 +80,8 @@ def main(args: Namespace) -> int:
     import torch
 
     from model import codec_class
+    from model.checkpoint import load_checkpoint
     from model.geometry import check_geometry
-    from utils.checkpoints import load_checkpoint
     from utils.devices import data_parallel, pick_device
     from utils.processes import processes
     from utils.training import (

@@ -22,8 +22,9 @@ from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 
 if TYPE_CHECKING:
-    from utils.coding import Decoder, Encoder
-    from utils.images import Picture
+    from xfr.decoder import Decoder
+    from xfr.encoder import Encoder
+    from xfr.images import Picture
 
 
 def parse_args() -> Namespace:
@@ -57,9 +58,10 @@ def main(args: Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from utils.coding import Decoder, Encoder, EncodingSettings
     from utils.devices import pick_device
     from utils.files import atomic_write, find_files, image_extensions
+    from xfr.decoder import Decoder
+    from xfr.encoder import Encoder, EncodingSettings
 
     torch.set_num_threads(1)
     paths = find_files(args.folder, image_extensions(None), recursive=True)
@@ -97,7 +99,7 @@ def main(args: Namespace) -> int:
 
 def middle(path: Path, side: int) -> "Picture":
     """A picture, or the square of ``side`` pixels in its middle."""
-    from utils.images import Picture, read_picture
+    from xfr.images import Picture, read_picture
 
     picture = read_picture(path)
     top, left = ((length - side) // 2 for length in picture.shape)
@@ -110,8 +112,8 @@ def measure(
     encoder: "Encoder", decoder: "Decoder", picture: "Picture", quality: int, effort: int
 ) -> tuple[float, int, float]:
     """The cost of a file and its size, in bits, and the seconds that a megapixel takes."""
-    from utils.bitstream import unpack
-    from utils.coding import EncodingSettings
+    from xfr.encoder import EncodingSettings
+    from xfr.file import unpack
 
     start = time.process_time()
     data = encoder.encode(picture, EncodingSettings(quality, effort=effort))

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from model.limits import DEFAULT_QUALITY
-from utils.bitstream import unpack
-from utils.coding import Decoder, Encoder, EncodingSettings, highest_quality_within
-from utils.images import Picture, read_picture, round_trip
+from xfr.decoder import Decoder
+from xfr.encoder import Encoder, EncodingSettings, highest_quality_within
+from xfr.file import unpack
+from xfr.images import Picture, read_picture, round_trip
 
 
 class Ours:

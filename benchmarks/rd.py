@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from benchmarks.peers import Ours, Peer
     from benchmarks.results import Results, Row
-    from utils.images import Picture
-    from utils.jobs import Tally
+    from utils.tally import Tally
+    from xfr.images import Picture
 
 CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
 
@@ -226,8 +226,8 @@ def measure_all(
     """Measure what ``results`` lacks. ``paths``: the pictures by their names in the CSV."""
     from tqdm import tqdm
 
-    from utils.images import read_picture
-    from utils.jobs import Tally
+    from utils.tally import Tally
+    from xfr.images import read_picture
 
     tally = Tally("measured")
     wanted = [(codec, setting) for codec in codecs for setting in codec.settings]
@@ -274,8 +274,8 @@ def main(args: Namespace) -> int:
     from benchmarks.plots import plot
     from benchmarks.results import Results
     from benchmarks.tables import folder_report, preamble, report
+    from utils.console import printable
     from utils.files import atomic_write
-    from utils.jobs import printable
 
     measures = choose_measures(args)
     published = read_published(args.published) if args.published else {}

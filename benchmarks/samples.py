@@ -68,8 +68,8 @@ def reconstruct(
     from tempfile import TemporaryDirectory
 
     from benchmarks.peers import Ours
-    from utils.images import read_picture
     from utils.metrics import psnr, ssimulacra2
+    from xfr.images import read_picture
 
     picture = read_picture(path)
     height, width = picture.shape

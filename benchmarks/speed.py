@@ -121,7 +121,7 @@ def codec_times(
 
     from benchmarks.peers import MbtMean, Ours, make_peers
     from utils.devices import pick_device
-    from utils.images import read_picture
+    from xfr.images import read_picture
 
     device = pick_device("cpu")
     chosen = []
@@ -199,7 +199,7 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
     from benchmarks.peers import Ours
     from model.entropy import SymbolCoder, SymbolDecoder
     from utils.devices import pick_device
-    from utils.images import read_picture, to_picture, write_picture
+    from xfr.images import read_picture, to_picture, write_picture
 
     ours = Ours(model, [], pick_device("cpu"))
     watch = Stopwatch()

@@ -1,4 +1,4 @@
-"""The codecs. A new architecture is one new file in this folder and one line in ARCHITECTURES."""
+"""The codecs. A new architecture is one new file or folder here, and one line below."""
 
 from importlib import import_module
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 # Where the class of each architecture is; it is imported when it is needed.
 ARCHITECTURES = {
-    "binary": "model.binary:BinaryCodec",
-    "hyperprior": "model.hyperprior:HyperpriorCodec",
+    "binary": "model.binary.network:BinaryCodec",
+    "hyperprior": "model.hyperprior.network:HyperpriorCodec",
 }
 
 
@@ -24,7 +24,7 @@ def codec_class(arch: str) -> "type[Codec]":
 
 
 def load_codec(checkpoint: dict, device: "torch.device | str" = "cpu") -> "Codec":
-    """The codec of a checkpoint (see utils/checkpoints.py), ready to encode and decode.
+    """The codec of a checkpoint (see model/checkpoint.py), ready to encode and decode.
 
     ValueError if the checkpoint's architecture, configuration and weights do not fit each other.
     """

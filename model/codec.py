@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.bytestream import Reader, pack_chunk
 from model.distortion import FUNCTIONS
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
-from model.tiling import Tile, padded, tiles, window
+from model.tiles import Tile, padded, tiles, window
 
 Latents = tuple[Tensor, ...]  # a NamedTuple of each architecture, its latents [1, C, H / s, W / s]
 Report = Callable[[float], None]  # called now and then with the share of the work that is done

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.codec import Codec
 from model.limits import DEFAULT_QUALITY
-from model.tiling import padded
+from model.tiles import padded
 
 
 @torch.inference_mode()

@@ -81,8 +81,8 @@ class Result:
 def decode(decoder, data: bytes, max_pixels: int):
     """The content of a file, and its picture, as decode.py reads them. The picture is also written,
     as TIFF: only there is EXIF taken apart."""
-    from utils.bitstream import unpack
-    from utils.images import write_picture
+    from xfr.file import unpack
+    from xfr.images import write_picture
 
     xfr = unpack(data, max_pixels)
     picture = decoder.decode(xfr)
@@ -160,7 +160,8 @@ def work(
     import torch
 
     from tests.mutants import Mutants
-    from utils.coding import Decoder, Encoder
+    from xfr.decoder import Decoder
+    from xfr.encoder import Encoder
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)

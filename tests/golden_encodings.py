@@ -21,13 +21,13 @@ QUALITIES = 1, 30, 55, 100
 
 def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The name and the bytes of each encoding. ``folder`` takes a checkpoint that is made here."""
-    from helpers import colour, grey, noise
+    from helpers import colour, grey, noise, write_checkpoint
     from test_graphics import drawing
 
-    from utils.checkpoints import load_checkpoint, save_checkpoint
-    from utils.coding import Encoder, EncodingSettings
-    from utils.images import Picture
-    from utils.metadata import Metadata
+    from model.checkpoint import load_checkpoint
+    from xfr.encoder import Encoder, EncodingSettings
+    from xfr.images import Picture
+    from xfr.metadata import Metadata
 
     def textured(height: int, width: int) -> Picture:
         pixels = colour(height, width).astype(int) + noise(height, width, 1) // 8
@@ -36,7 +36,7 @@ def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
     checkpoint = load_checkpoint(GOLDEN / "hyperprior.tar")
     del checkpoint["format"]
     visual = folder / "visual.tar"
-    save_checkpoint(visual, {**checkpoint, "distortion": "ssimulacra2"})
+    write_checkpoint(visual, {**checkpoint, "distortion": "ssimulacra2"})
     photo, wide, high = textured(70, 90), textured(8, 1030), textured(1100, 9)
     for name, path in (
         ("binary", GOLDEN / "binary.tar"),

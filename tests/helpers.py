@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from model import ARCHITECTURES, codec_class
-from model.binary import BinaryConfig
-from model.hyperprior import HyperpriorConfig
-from model.tiling import padded
-from utils.checkpoints import save_checkpoint
+from model.binary.network import BinaryConfig
+from model.checkpoint import save_checkpoint
+from model.hyperprior.network import HyperpriorConfig
+from model.tiles import padded
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHS = tuple(ARCHITECTURES)
@@ -87,8 +87,14 @@ def save_tiny(path: Path, arch: str = "binary", seed: int = 0) -> Path:
         for name, weight in codec.state_dict().items()
     }
     contents = {"arch": arch, "config": codec.config_dict(), "weights": weights, "history": {}}
-    save_checkpoint(path, contents)
+    write_checkpoint(path, contents)
     return path
+
+
+def write_checkpoint(path: Path, contents: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        save_checkpoint(stream, contents)
 
 
 def run_process(command: list, cwd: Path | None = None, seconds: float = 120) -> SimpleNamespace:

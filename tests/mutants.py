@@ -15,14 +15,14 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from model.binary import BinaryCodec
+from model.binary.network import BinaryCodec
 from model.bytestream import Reader, lzma_compress, lzma_filters, pack_chunk, pack_number
-from model.hyperprior import HyperpriorCodec
-from utils.bitstream import ALPHA, DPI, EFFORT, GRAPHIC, STREAMS, TARGET, Xfr, pack
-from utils.coding import Encoder
-from utils.graphics import compress
-from utils.images import Picture
-from utils.metadata import NO_METADATA, Metadata
+from model.hyperprior.network import HyperpriorCodec
+from xfr.encoder import Encoder
+from xfr.file import ALPHA, DPI, EFFORT, GRAPHIC, STREAMS, TARGET, Xfr, pack
+from xfr.graphics import compress
+from xfr.images import Picture
+from xfr.metadata import NO_METADATA, Metadata
 
 Rng = np.random.Generator
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bytestream import lzma_compress, pack_chunk, pack_number
-from utils.bitstream import (
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.file import (
     ALPHA,
     DPI,
     EFFORT,
@@ -25,8 +26,7 @@ from utils.bitstream import (
     pack,
     unpack,
 )
-from utils.coding import Encoder, EncodingSettings
-from utils.metadata import Metadata
+from xfr.metadata import Metadata
 
 PLAIN = Xfr(1, 0x0123456789ABCDEF, 768, 512, False, 50, bytes(range(256)) * 100)
 SMALL = Xfr(

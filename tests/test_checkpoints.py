@@ -16,10 +16,10 @@ import torch
 from helpers import ARCHS, TINY, colour, full_latent, save_png, tiny_codec
 
 from model import codec_class, load_codec
+from model.checkpoint import fingerprint, load_checkpoint
 from tests.fuzz import memory_bound, virtual_bytes
-from utils.checkpoints import fingerprint, load_checkpoint
-from utils.coding import Decoder
 from utils.training import Trainer, TrainingSettings
+from xfr.decoder import Decoder
 
 HUGE = 10**9
 needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
@@ -258,7 +258,8 @@ def test_another_format_is_named(alter, version):
 
 
 @pytest.mark.parametrize(
-    "arch", ["", "ternary", "two\nlines", "\x1b[2J", "x" * 10**6, "model.binary:BinaryCodec"]
+    "arch",
+    ["", "ternary", "two\nlines", "\x1b[2J", "x" * 10**6, "model:BinaryCodec"],
 )
 def test_an_unknown_architecture_is_named_in_one_short_line(alter, arch):
     message = refusal(alter("binary", lambda checkpoint: {**checkpoint, "arch": arch}))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from model import ARCHITECTURES, codec_class, load_codec
 from model.bytestream import Reader, pack_chunk, pack_number
+from model.checkpoint import fingerprint, load_checkpoint
 from model.codec import join
-from model.context import PASSES
 from model.entropy import (
     CERTAIN,
     MAX_SYMBOL,
@@ -28,13 +28,13 @@ from model.entropy import (
     scale_of,
 )
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
-from model.hyperprior import CORRECTED, HyperpriorCodec
+from model.hyperprior.context import PASSES
+from model.hyperprior.network import CORRECTED, HyperpriorCodec
+from model.hyperprior.transforms import BLOCK, HyperpriorLatents, SearchedLatents, used_channels
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
-from model.tiling import padded
-from model.transforms import BLOCK, HyperpriorLatents, SearchedLatents, used_channels
-from utils.checkpoints import fingerprint, load_checkpoint
+from model.tiles import padded
 from utils.metrics import psnr
 
 SHAPES = [(1, 1), (7, 5), (257, 129)]
@@ -252,7 +252,7 @@ def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
         return payload, psnr(image, codec.decompress(payload, *image.shape[:2], quality))
 
     corrected, below = coded(100), coded(CORRECTED - 1)
-    monkeypatch.setattr("model.hyperprior.CORRECTED", 101)
+    monkeypatch.setattr("model.hyperprior.network.CORRECTED", 101)
     assert corrected[1] > coded(100)[1] + 1
     assert below == coded(CORRECTED - 1)
 
@@ -520,7 +520,7 @@ from pathlib import Path
 sys.path.append("tests")
 from helpers import full_latent
 from model import load_codec
-from utils.checkpoints import load_checkpoint
+from model.checkpoint import load_checkpoint
 for checkpoint, payload in zip(sys.argv[1::2], sys.argv[2::2]):
     codec = load_codec(load_checkpoint(Path(checkpoint)))
     latent = full_latent(codec, Path(payload).read_bytes(), 200, 300, 60)

@@ -10,7 +10,7 @@ from helpers import ROOT, colour, run_process, save_png
 from PIL import Image
 
 from utils.console import size
-from utils.jobs import COUNTS, Tally
+from utils.tally import COUNTS, Tally
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
@@ -233,7 +233,7 @@ def test_a_defect_of_a_codec_shows_its_type_and_place(
     def broken(self, latents, quality):
         raise error
 
-    monkeypatch.setattr("model.binary.BinaryCodec.encode_latents", broken)
+    monkeypatch.setattr("model.binary.network.BinaryCodec.encode_latents", broken)
     result = script("encode", "--image_folder", "photos/a.png", "--model", checkpoints["binary"])
     lines = (ROOT / "model/codec.py").read_text().splitlines()
     (line,) = [i for i, text in enumerate(lines, 1) if "self.encode_latents(" in text]
@@ -273,6 +273,6 @@ def test_totals_of_several_processes_agree_too(monkeypatch):
     second.add(1000, 300, 800)
     first.seconds, second.seconds = 2, 6
     values = [[t.seconds, *(getattr(t, name) for name in COUNTS)] for t in (first, second)]
-    monkeypatch.setattr("utils.jobs.gather", lambda name, value: values)
+    monkeypatch.setattr("utils.tally.gather", lambda name, value: values)
     first.finish()
     assert "ratio 5.00 in total (6.11 on average), bpp 2.000, 2.00 s per pic" in first.summary()

@@ -7,8 +7,7 @@ from helpers import tiny_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.bytestream import Reader
-from model.digits import (
+from model.binary.digits import (
     LEVELS,
     LIMIT,
     cross,
@@ -18,7 +17,8 @@ from model.digits import (
     slope,
     smooth,
 )  # fmt: skip
-from model.packing import MAX_DIGITS, DigitReader, DigitWriter
+from model.binary.packing import MAX_DIGITS, DigitReader, DigitWriter
+from model.bytestream import Reader
 
 CODEC = tiny_codec("binary")
 LARGEST = 2**MAX_DIGITS - 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-PACKAGES = {package: [str(ROOT / package)] for package in ("model", "utils", "benchmarks")}
+PACKAGES = {package: [str(ROOT / package)] for package in ("model", "xfr", "utils", "benchmarks")}
 NAMES = [
     f"{package}.{module.name}"
     for package, path in PACKAGES.items()
@@ -18,7 +18,7 @@ WITH_EXAMPLES = [
 
 
 def test_there_are_modules_with_examples():
-    expected = {"model.bytestream", "model.entropy", "utils.bitstream", "benchmarks.bdrate"}
+    expected = {"model.bytestream", "model.entropy", "xfr.file", "benchmarks.bdrate"}
     assert expected <= set(WITH_EXAMPLES)
 
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from helpers import colour, full_latent, noise, save_tiny, tiny_codec
 
-from model import hyperprior, refinement
 from model.bytestream import pack_chunk
-from model.context import PASSES, coded_in, split_latent
-from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from model.refinement import (
+from model.hyperprior import network, search
+from model.hyperprior.context import PASSES, coded_in, split_latent
+from model.hyperprior.search import (
     SEARCHES,
     Adam,
     Objective,
@@ -26,18 +25,20 @@ from model.refinement import (
     refine,
     sampled,
 )
-from model.tiling import Tile
-from model.transforms import STEP, HyperpriorLatents, SearchedLatents
-from utils.coding import (
+from model.hyperprior.transforms import STEP, HyperpriorLatents, SearchedLatents
+from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
+from model.tiles import Tile
+from utils.jobs import run_job
+from utils.tally import Tally
+from xfr.encoder import (
     Encoder,
     EncodingSettings,
     highest_quality_within,
     lowest_quality_reaching,
     search_quality,
 )
-from utils.images import Picture
-from utils.jobs import Tally, run_job
-from utils.metadata import NO_METADATA
+from xfr.images import Picture
+from xfr.metadata import NO_METADATA
 
 QUALITY = 50
 STEEP = 6  # from here on all searches anneal
@@ -96,7 +97,7 @@ def test_annealing_finds_more_than_its_start(codec):
 
 
 def test_annealing_moves_z_and_then_rounds_it(codec, monkeypatch):
-    monkeypatch.setattr(refinement, "Z_RATE", 0.5)
+    monkeypatch.setattr(search, "Z_RATE", 0.5)
     objective = objective_of(codec)
     generator = torch.Generator().manual_seed(0)
     found = anneal(objective, objective.start, 20, SEARCHES["mse"], generator, lambda: None)
@@ -120,8 +121,8 @@ def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort)
     def worse(objective, point, *_):
         return Point([part + 3 for part in point.parts], point.z)
 
-    monkeypatch.setattr(refinement, "requantize", worse)
-    monkeypatch.setattr(refinement, "anneal", worse)
+    monkeypatch.setattr(search, "requantize", worse)
+    monkeypatch.setattr(search, "anneal", worse)
     objective = objective_of(codec)
     found, start = refine(objective, effort, lambda _: None), objective.start
     assert torch.equal(found.y, objective.merge(start.parts)) and torch.equal(found.z, start.z)
@@ -186,9 +187,7 @@ def test_a_search_may_use_channels_that_were_not_worth_coding(monkeypatch):
         return codec.refine(x, few, quality, whole, whole, effort, lambda _: None).y.shape[1]
 
     assert found(STEEP) > STEP
-    monkeypatch.setattr(
-        hyperprior, "refine", lambda objective, *_: objective.latents(objective.start)
-    )
+    monkeypatch.setattr(network, "refine", lambda objective, *_: objective.latents(objective.start))
     assert found(STEEP) == STEP
 
 
@@ -211,7 +210,7 @@ def test_bands_make_up_the_tile(tile, pixels, heights):
 
 @pytest.mark.parametrize("effort", [2, STEEP])
 def test_each_band_is_searched_beside_what_the_one_above_became(codec, monkeypatch, effort):
-    monkeypatch.setattr(hyperprior, "BAND", 64 * 64)
+    monkeypatch.setattr(network, "BAND", 64 * 64)
     found, above = [], []
 
     def keep(objective, *args):
@@ -219,7 +218,7 @@ def test_each_band_is_searched_beside_what_the_one_above_became(codec, monkeypat
         found.append(refine(objective, *args))
         return found[-1]
 
-    monkeypatch.setattr(hyperprior, "refine", keep)
+    monkeypatch.setattr(network, "refine", keep)
     picture, quality = colour(128, 64), codec.quality_tensor(QUALITY)
     (latents,) = codec.tile_latents(picture, quality, effort)
     upper, lower = found

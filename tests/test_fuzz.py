@@ -8,13 +8,13 @@ from helpers import ARCHS, colour, tiny_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.binary.packing import MAX_DIGITS, DigitReader
 from model.bytestream import Reader, lzma_compress, pack_chunk, pack_number
 from model.limits import MAX_PIXELS
-from model.packing import MAX_DIGITS, DigitReader
 from tests.fuzz import Worker, fuzz, memory_bound, outcome, virtual_bytes, work
 from tests.mutants import Mutants, assemble, dissect, sealed
-from utils.bitstream import Xfr, pack, unpack
-from utils.coding import Encoder
+from xfr.encoder import Encoder
+from xfr.file import Xfr, pack, unpack
 
 LIMIT = 1 << 14  # pixels
 CODER = tiny_codec("hyperprior").coder

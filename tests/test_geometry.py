@@ -9,7 +9,7 @@ from helpers import ARCHS, colour, save_png, tiny_codec
 from torch import Tensor, nn
 
 from model import codec_class
-from model.binary import BinaryCodec
+from model.binary.network import BinaryCodec
 from model.codec import Codec
 from model.geometry import check_geometry
 

@@ -12,9 +12,9 @@ import pytest
 from helpers import full_latent
 from PIL import Image
 
-from utils.bitstream import unpack
-from utils.checkpoints import fingerprint, load_checkpoint
-from utils.coding import Decoder
+from model.checkpoint import fingerprint, load_checkpoint
+from xfr.decoder import Decoder
+from xfr.file import unpack
 
 GOLDEN = Path(__file__).parent / "golden"
 # Of the latent as little-endian int32.

@@ -6,8 +6,8 @@ import sys
 import pytest
 from golden_encodings import GOLDEN, ROOT
 
-from utils.bitstream import unpack
-from utils.coding import Decoder
+from xfr.decoder import Decoder
+from xfr.file import unpack
 
 ENCODED = sorted((GOLDEN / "encoded").glob("*.bin"))
 

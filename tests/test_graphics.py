@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from model.bytestream import Reader, pack_chunk, pack_number
-from model.tiling import Tile
-from utils import coding, graphics, palette
-from utils.bitstream import needs_checkpoint, unpack
-from utils.coding import Decoder, Encoder, EncodingSettings
-from utils.graphics import Graphic
-from utils.images import Picture, read_picture
-from utils.metadata import Metadata
-from utils.palette import Colours
+from model.tiles import Tile
+from xfr import encoder as encoding
+from xfr import graphics, palette
+from xfr.decoder import Decoder
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.file import needs_checkpoint, unpack
+from xfr.graphics import Graphic
+from xfr.images import Picture, read_picture
+from xfr.metadata import Metadata
+from xfr.palette import Colours
 
 NOISE = noise(200, 300)
 
@@ -303,7 +305,7 @@ def test_a_picture_is_let_go_of_when_it_is_encoded(encoder):
 def test_large_pictures_are_graphics_only_without_loss_and_if_smaller(
     encoder, learned, monkeypatch
 ):
-    monkeypatch.setattr(coding, "MAX_COMPARED", 100 * 100)
+    monkeypatch.setattr(encoding, "MAX_COMPARED", 100 * 100)
     monkeypatch.setattr(encoder.codec, "picture_distortion", None)
     payload = graphics.compress(shaded())
     for length, is_graphic in ((len(payload) - 1, False), (len(payload), True)):

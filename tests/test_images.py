@@ -8,7 +8,7 @@ from helpers import colour, grey
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
-from utils.images import (
+from xfr.images import (
     Picture,
     is_intact,
     normalize_extension,
@@ -16,7 +16,7 @@ from utils.images import (
     writable_format,
     write_picture,
 )
-from utils.metadata import Metadata
+from xfr.metadata import Metadata
 
 EXTENSIONS = ["bmp", "png", "jpg", "jpeg", "webp", "tiff", "tif", "ppm", "avif", "gif", "jp2"]
 LOSSLESS = ["bmp", "png", "webp", "tiff", "tif", "ppm"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from utils.images import Picture, read_picture, write_picture
-from utils.metadata import Metadata, is_well_formed, upright
+from xfr.images import Picture, read_picture, write_picture
+from xfr.metadata import Metadata, is_well_formed, upright
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file"),

@@ -12,15 +12,15 @@ from ssimulacra2 import compute_ssimulacra2
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
-from model.binary import BinaryCodec
-from model.digits import FLOOR, laplace_bits
-from model.hyperprior import CORRECTED
+from model.binary.digits import FLOOR, laplace_bits
+from model.binary.network import BinaryCodec
+from model.checkpoint import load_checkpoint
+from model.hyperprior.network import CORRECTED
 from model.layers import GDN, dct_basis
 from model.ssimulacra2 import ssimulacra2_distance
-from utils.checkpoints import load_checkpoint
-from utils.images import read_picture, to_picture
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
 from utils.training import Mean, learning_rate_factor, rate_distortion
+from xfr.images import read_picture, to_picture
 
 SAMPLES, SHIPPED = ROOT / "out/original", ("main", "hyperprior")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, colour, noise, save_png
 
-from utils.checkpoints import load_checkpoint
+from model.checkpoint import load_checkpoint
 from utils.files import atomic_write
-from utils.images import Picture, write_picture
+from xfr.images import Picture, write_picture
 
 MODEL = ["--model", ROOT / "out/main.tar"]
 

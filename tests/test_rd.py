@@ -10,8 +10,8 @@ from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
 from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
-from utils.images import read_picture
 from utils.metrics import psnr, ssimulacra2
+from xfr.images import read_picture
 
 SETTINGS = 13  # of JPEG
 

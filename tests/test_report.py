@@ -13,12 +13,12 @@ import pytest
 from helpers import colour, noise, save_png
 from PIL import Image
 
+from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import MAX_QUALITY
 from utils import report
-from utils.bitstream import unpack
-from utils.checkpoints import fingerprint, load_checkpoint
 from utils.report import write_report
 from utils.scores import Origin, Result, Score
+from xfr.file import unpack
 
 HOSTILE = [
     '"><script>document.title = "taken"</script>.png',

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.peers import Ours, make_peers
 from benchmarks.samples import GAP, LABEL, panel, reconstruct
-from utils.images import read_picture
+from xfr.images import read_picture
 
 
 @pytest.fixture

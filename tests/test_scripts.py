@@ -26,11 +26,11 @@ from helpers import (
 )
 from PIL import Image, ImageCms
 
+from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
-from utils.bitstream import unpack
-from utils.checkpoints import fingerprint, load_checkpoint
-from utils.images import read_picture
 from utils.metrics import psnr
+from xfr.file import unpack
+from xfr.images import read_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SCRIPTS = ("train", "encode", "decode", "test")

@@ -6,9 +6,9 @@ import torch
 from helpers import ROOT
 
 from model import ARCHITECTURES, load_codec
-from utils.checkpoints import load_checkpoint
-from utils.images import read_picture
+from model.checkpoint import load_checkpoint
 from utils.metrics import psnr
+from xfr.images import read_picture
 
 SHIPPED = {"main": "binary", "hyperprior": "hyperprior", "visual": "hyperprior"}
 LARGEST = {"main": 4e6, "hyperprior": 20e6, "visual": 20e6}  # bytes

@@ -9,9 +9,9 @@ import pytest
 from helpers import ROOT, colour, run_process, save_png
 
 from model import load_codec
-from utils.bitstream import unpack
-from utils.checkpoints import load_checkpoint
+from model.checkpoint import load_checkpoint
 from utils.files import atomic_write, find_files
+from xfr.file import unpack
 
 PICTURES = 150
 MOMENTS = random.Random(0)

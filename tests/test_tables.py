@@ -11,7 +11,7 @@ from benchmarks.curves import Point, Series
 from benchmarks.measures import MEASURES, decibels
 from benchmarks.peers import make_peers
 from benchmarks.tables import bd_table, folder_report, rate_table, report
-from utils.images import Picture
+from xfr.images import Picture
 
 PSNR, EYE = MEASURES["psnr"], MEASURES["ssimulacra2"]
 SAMPLE = ROOT / "out/original/astronaut.png"

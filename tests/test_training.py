@@ -15,8 +15,8 @@ from torch import nn
 
 import utils.training
 from model import codec_class, load_codec
+from model.checkpoint import load_checkpoint
 from model.entropy import SymbolCoder
-from utils.checkpoints import load_checkpoint
 from utils.data import crops_in, pure_colours, split
 from utils.files import find_files, image_extensions
 from utils.optimizer import SOAP, Stack
@@ -407,26 +407,28 @@ def test_what_ctrl_c_says_is_true_while_the_state_is_being_saved(train, monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(utils.training, "save_checkpoint", interrupt)
+    monkeypatch.setattr(Trainer, "write", interrupt)
     result = train("--num_of_epochs", 2)
     assert result.code == 130
     assert "is in out/last.tar" not in result.err
 
 
-@pytest.mark.parametrize("during", ["save_checkpoint", "plot_history"])
-def test_a_ctrl_c_while_a_file_is_written_waits_and_is_not_lost(train, monkeypatch, during):
+@pytest.mark.parametrize(
+    ("owner", "during"), [(Trainer, "write"), (utils.training, "plot_history")]
+)
+def test_a_ctrl_c_while_a_file_is_written_waits_and_is_not_lost(train, monkeypatch, owner, during):
     class Garbage:
         def __del__(self):  # where Python itself would ignore the exception
             signal.raise_signal(signal.SIGINT)
 
-    original = getattr(utils.training, during)
+    original = getattr(owner, during)
 
-    def slow(path, content):
-        original(path, content)
+    def slow(*args):
+        original(*args)
         if Path("out/last.tar").exists():
             Garbage()
 
-    monkeypatch.setattr(utils.training, during, slow)
+    monkeypatch.setattr(owner, during, slow)
     result = train("--num_of_epochs", 2)
     assert result.code == 130
     assert only_line(result.err) == "stopped; the state of epoch 1 is in out/last.tar"
@@ -451,7 +453,7 @@ def test_a_defect_of_a_codec_is_not_taken_for_an_error_of_the_input(train, monke
     def broken(*_):
         raise ValueError("shapes differ")
 
-    monkeypatch.setattr("model.binary.BinaryCodec.forward", broken)
+    monkeypatch.setattr("model.binary.network.BinaryCodec.forward", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         train("--num_of_epochs", 3)
 

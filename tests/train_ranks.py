@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from helpers import TINY  # noqa: E402
 
-from model.binary import BinaryCodec  # noqa: E402
+from model.binary.network import BinaryCodec  # noqa: E402
 from utils.training import Trainer  # noqa: E402
 
 FOLDER = Path(sys.argv.pop(1))

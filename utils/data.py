@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
-from utils.images import read_picture
-from utils.jobs import printable
+from utils.console import printable
+from xfr.images import read_picture
 
 MIN_SCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
 AREA_PER_CROP = 4  # a picture gives one crop per epoch for every 4 that fit into it, at least one

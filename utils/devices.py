@@ -1,10 +1,7 @@
-"""Devices that the networks run on: threads, precision, data-parallel training."""
+"""Devices that the networks run on: choosing one, data-parallel training."""
 
-import ctypes
 import os
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,34 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.jobs import IN_FLIGHT
 from utils.processes import processes
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-
-
-def glibc(name: str) -> Callable[..., int] | None:
-    """A function of the C library, where that is glibc."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MiB of freed memory for the next picture: returning it to the system
-    and faulting it in again would take a fifth of the coding time. Once, for all threads, instead
-    of once for each of them, which was half a gigabyte of a large picture."""
-    mallopt = glibc("mallopt")
-    if mallopt:
-        mallopt(M_TRIM_THRESHOLD, 2**28)
-        mallopt(M_MMAP_THRESHOLD, 2**25)
-        mallopt(M_ARENA_MAX, 1)
-
-
-def return_freed_memory() -> None:
-    """Give what glibc has kept of freed memory back to the system. After a large picture that is
-    several hundred MiB, in pieces, and writing it takes as much again."""
-    trim = glibc("malloc_trim")
-    if trim:
-        trim(0)
+from xfr.memory import keep_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
@@ -61,33 +32,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device '{name}' is not usable here ({reason})") from None
     return device
-
-
-def compute_pool(device: torch.device, pictures: int) -> ThreadPoolExecutor:
-    """The threads that encode or decode so many ``pictures``, on the CPU several at a time.
-
-    Two pictures with one thread each take less time than one after the other with two threads,
-    since not all of the work can be shared among threads.
-    """
-    if device.type != "cpu":
-        return ThreadPoolExecutor(1)
-    threads = torch.get_num_threads()
-    workers = max(1, min(threads, pictures, IN_FLIGHT))
-    return ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-    )
-
-
-def mixed_precision(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on ``device``."""
-    if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
-
-
-def fast_precision(device: torch.device) -> torch.autocast:
-    """A context in which the networks run in bfloat16 where that is faster."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision(device))
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils.console import SCRIPTS
-from utils.images import normalize_extension, readable_extensions
-from utils.jobs import Tally, printable
+from utils.console import SCRIPTS, printable
+from utils.tally import Tally
+from xfr.images import normalize_extension, readable_extensions
 
 DEFAULT_FORMAT = "bmp"  # of decoded pictures
 SAME_RESULT = "rename one, or encode each format on its own (--file_format, --out_folder)"

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import find_inputs, plan_outputs, relative_name
-from utils.images import readable_extensions
-from utils.jobs import Tally
 from utils.processes import processes
+from utils.tally import Tally
+from xfr.images import readable_extensions
 
 
 class PictureFiles(NamedTuple):

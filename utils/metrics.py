@@ -1,7 +1,6 @@
 """Measures of how close a reconstruction is to its original."""
 
 import io
-import math
 
 import numpy as np
 import torch
@@ -9,19 +8,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from xfr.targets import psnr
+
+__all__ = ["ms_ssim", "psnr", "ssim", "ssimulacra2"]
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
 MIN_SSIM_SIDE = 7
 MIN_MS_SSIM_SIDE = (WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
 MIN_SSIMULACRA2_SIDE = 8
-
-
-def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
-    error over all channels; infinite if they are equal."""
-    difference = original.astype(np.int32) - reconstruction
-    mse = np.mean(np.square(difference), dtype=np.float64)
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
 def ssim(original: np.ndarray, reconstruction: np.ndarray) -> float | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from utils.devices import mixed_precision
+from model.precision import mixed_precision
 
 AVERAGING = 0.999  # a step changes the average by 1 - AVERAGING of the difference
 

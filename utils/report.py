@@ -17,10 +17,10 @@ from string import Template
 import numpy as np
 from PIL import Image, ImageChops
 
+from utils.console import printable, total_and_mean
 from utils.files import atomic_write
-from utils.images import Picture, read_picture
-from utils.jobs import printable, total_and_mean
 from utils.scores import Origin, Result, Score, average, total
+from xfr.images import Picture, read_picture
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 MAX_SHOWN = 12  # pictures; the others are only in the table

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 
 from model import ARCHITECTURES, codec_class
-from utils.bitstream import unpack
 from utils.files import atomic_write
-from utils.images import normalize_extension, read_picture
 from utils.matching import PictureFiles
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
 from utils.processes import gather
+from xfr.file import unpack
+from xfr.images import normalize_extension, read_picture
 
 COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
 
@@ -40,7 +40,7 @@ class Score:
 
 class Origin(NamedTuple):
     """What an .xfr file says of how it was made. ``graphic``: whether it holds one, see
-    utils/graphics.py. ``target``: its name and value, or ""."""
+    xfr/graphics.py. ``target``: its name and value, or ""."""
 
     checkpoint: str
     quality: int

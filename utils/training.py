@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from model.checkpoint import first_line, save_checkpoint
 from model.codec import Codec
-from utils.checkpoints import first_line, save_checkpoint
+from model.precision import fast_precision
 from utils.console import uninterrupted
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
-from utils.devices import fast_precision
-from utils.files import check_folder, find_inputs, image_extensions
+from utils.files import atomic_write, check_folder, find_inputs, image_extensions
 from utils.history import COLUMNS, Mean, Progress, is_history, plot_history
 from utils.optimizer import SOAP, WeightAverage
 from utils.processes import processes
@@ -312,7 +312,7 @@ class Trainer:
                     name: weight.half() if weight.is_floating_point() else weight
                     for name, weight in self.codec.state_dict().items()
                 }
-                save_checkpoint(self.folder / "best.tar", {**self.identity(), "weights": half})
+                self.write("best.tar", {"weights": half})
         # After best.tar: a run that is killed between them repeats the epoch, and saves both.
         self.save_state()
         with uninterrupted():
@@ -334,10 +334,15 @@ class Trainer:
     def save_state(self) -> None:
         """Save last.tar, to resume from."""
         with uninterrupted():
-            save_checkpoint(self.folder / "last.tar", {**self.identity(), **self.state()})
+            self.write("last.tar", self.state())
             self.saved = f"epoch {self.epoch}"
             if self.progress.steps:
                 self.saved += f" and {self.progress.steps} steps"
+
+    def write(self, name: str, contents: dict) -> None:
+        """Write a checkpoint of the run with these ``contents``."""
+        with atomic_write(self.folder / name) as stream:
+            save_checkpoint(stream, {**self.identity(), **contents})
 
     def identity(self) -> dict:
         """What every checkpoint of the run has."""

@@ -1,31 +1,32 @@
-"""From a picture to the bytes of an .xfr file, and back."""
+"""Pictures to .xfr files: the learned payload, or a graphic where that costs less."""
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
 
 from model import ARCHITECTURES, codec_class, load_codec
-from model.codec import Codec, Report
+from model.checkpoint import fingerprint, load_checkpoint
+from model.codec import Report
 from model.limits import DEFAULT_QUALITY, DISTORTIONS, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
-from utils.bitstream import Xfr, pack, unpack
-from utils.checkpoints import fingerprint, load_checkpoint
-from utils.console import SCRIPTS
-from utils.devices import fast_precision, return_freed_memory
-from utils.graphics import Graphic, decompress
-from utils.images import Picture, to_picture
-from utils.metrics import psnr
+from model.precision import fast_precision
+from xfr.file import Xfr, pack, unpack
+from xfr.graphics import Graphic, decompress
+from xfr.images import Picture, to_picture
+from xfr.targets import (
+    highest_quality_within,
+    lowest_quality_reaching,
+    psnr,
+    search_quality,
+)
 
+ROOT = Path(__file__).resolve().parent.parent  # where the shipped checkpoints are
 # Pixels of a picture that is decoded to be compared with a graphic. That takes too much memory for
 # larger ones: these become graphics only without loss, if that takes no more bytes.
 MAX_COMPARED = 2**25
-LARGE = 2**26  # values of a picture after which freed memory is returned to the system
 
 
 @dataclass(frozen=True)
@@ -190,151 +191,7 @@ class Encoder:
         return made_by == (self.codec.FILE_NUMBER, self.fingerprint) and settings.match(xfr)
 
 
-class Decoder:
-    """Decodes files, each with the checkpoint that made it: that at ``model``, or another .tar file
-    in the same folder. Threads may share it.
-
-    ``model`` None: files of graphics only, which need none. ``fast``: run the networks in bfloat16
-    where that is faster, which changes pixels slightly.
-    """
-
-    def __init__(self, model: Path | None, device: torch.device | str = "cpu", fast: bool = False):
-        self.model, self.device, self.fast = model, torch.device(device), fast
-        self.fingerprint = 0
-        self.codecs: dict[int, Codec] = {}
-        self.broken: dict[int, str] = {}  # checkpoints that hold no working codec, and the reason
-        self.unread: list[Path] = []
-        self.lock = Lock()
-        if model is not None:
-            checkpoint = load_checkpoint(model)
-            self.fingerprint = fingerprint(checkpoint)
-            self.codecs[self.fingerprint] = load_codec(checkpoint, device)
-            self.unread += sorted(set(model.parent.glob("*.tar")) - {model})
-
-    def decode(self, xfr: Xfr) -> Picture:
-        """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
-        if xfr.graphic:
-            rgb = decompress(xfr.payload, *xfr.shape)
-            return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
-        codec = self.codec(xfr.fingerprint)
-        if xfr.arch != codec.FILE_NUMBER:
-            raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
-        with fast_precision(self.device) if self.fast else nullcontext():
-            rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-        if rgb.size > LARGE:
-            return_freed_memory()
-        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
-
-    def codec(self, wanted: int) -> Codec:
-        """The codec of the checkpoint with the fingerprint ``wanted``; ValueError if there is none.
-        Checkpoints are read when they are needed, and once."""
-        with self.lock:
-            while wanted not in self.codecs and self.unread:
-                try:
-                    checkpoint = load_checkpoint(self.unread.pop(0))
-                except (OSError, ValueError):
-                    continue  # some other kind of .tar file
-                found = fingerprint(checkpoint)
-                if found == wanted:
-                    try:
-                        self.codecs[found] = load_codec(checkpoint, self.device)
-                    except ValueError as error:
-                        self.broken[found] = str(error)
-        if wanted in self.broken:
-            raise ValueError(self.broken[wanted])
-        if wanted not in self.codecs:
-            error = ValueError(f"made by checkpoint {wanted:016x}, which is not here")
-            error.add_note(
-                f"give --model the checkpoint that made it: it is neither {self.model} "
-                f"({self.fingerprint:016x}) nor another .tar file in its folder"
-            )
-            raise error
-        return self.codecs[wanted]
-
-
 def named(arch: str) -> str:
     """An architecture for messages, with the checkpoint of it that comes with the scripts."""
     path = Path("out", f"{arch}.tar")
-    return f"the {arch} codec" + f" (--model {path})" * (SCRIPTS / path).is_file()
-
-
-# The search for a target
-
-
-def search_quality(
-    choose: Callable[[Callable[[int], float]], int],
-    easiest: int,
-    measure: Callable[[int, int], float],
-    effort: int,
-) -> int:
-    """``choose`` for what ``measure`` gives at a quality and an effort, with few measurements at
-    this effort. The one that it returns is among them, so that it keeps what choose asks for.
-
-    The others are estimated from those at effort 0, times the ratio that the two had last.
-    ``easiest``: the quality without which choose raises ValueError.
-
-    >>> lowest = partial(lowest_quality_reaching, 50.0, "dB")
-    >>> search_quality(lowest, MAX_QUALITY, lambda quality, effort: quality - 0.1 * effort, 9)
-    51
-    """
-    quick = cache(lambda quality: measure(quality, 0))
-    if not effort:
-        return choose(quick)
-    measured: dict[int, float] = {}
-    ratio = 1.0
-
-    def estimated(quality: int) -> float:
-        return measured[quality] if quality in measured else ratio * quick(quality)
-
-    while True:
-        try:
-            quality = choose(estimated)
-        except ValueError:
-            if easiest in measured:
-                raise
-            quality = easiest
-        if quality in measured:
-            return quality
-        measured[quality] = measure(quality, effort)
-        if math.isfinite(quick(quality)):  # which the PSNR of a graphic may not be
-            ratio = measured[quality] / quick(quality)
-
-
-def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:
-    """The highest quality whose ``size``, in ``unit``, is at most ``limit``; ValueError if none is.
-
-    ``size`` should increase with quality. Where it does not, the result still keeps the limit.
-
-    >>> highest_quality_within(50.5, "bytes", lambda quality: quality)
-    50
-    """
-    size = cache(size)
-    if size(MIN_QUALITY) > limit:
-        smallest = size(MIN_QUALITY)
-        raise ValueError(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
-    return bisect(lambda quality: size(quality) <= limit)
-
-
-def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
-    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none.
-
-    >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
-    51
-    """
-    score = cache(score)
-    if score(MAX_QUALITY) < limit:
-        best = score(MAX_QUALITY)
-        raise ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
-    if score(MIN_QUALITY) >= limit:
-        return MIN_QUALITY
-    return bisect(lambda quality: score(quality) < limit) + 1
-
-
-def bisect(holds: Callable[[int], bool]) -> int:
-    """The highest quality for which ``holds`` is true, if it is true up to some quality, the lowest
-    at least, and false from there on."""
-    low, high = MIN_QUALITY, MAX_QUALITY + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    return f"the {arch} codec" + f" (--model {path})" * (ROOT / path).is_file()

@@ -15,7 +15,7 @@
            whole; else 0, and both as float32 big-endian
     n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
     n      alpha, if flagged: the length of its lzma stream, the stream of width x height bytes
-    n      payload, which the codec defines; of a graphic, see utils/graphics.py
+    n      payload, which the codec defines; of a graphic, see xfr/graphics.py
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
 
 Numbers are LEB128, and lzma streams are raw LZMA2: see model/bytestream.py. For an ordinary picture
@@ -31,8 +31,8 @@ import numpy as np
 
 from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_chunk, pack_number
 from model.limits import MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
-from utils.images import check_shape
-from utils.metadata import LABELS, NO_METADATA, Metadata, is_resolution
+from xfr.images import check_shape
+from xfr.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))

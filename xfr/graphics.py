@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from model.bytestream import Reader, pack_chunk
-from model.tiling import tiles
-from utils.images import Picture
-from utils.palette import Colours
+from model.tiles import tiles
+from xfr.images import Picture
+from xfr.palette import Colours
 
 TILE = 2048  # pixels on each side: bounds the memory, and WebP takes at most 16383
 HEADER = struct.Struct("<4sI4s4sIBI")  # RIFF, bytes from here, WEBP, VP8L, bytes, signature, size

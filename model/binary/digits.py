@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.binary.packing import MAX_DIGITS, DigitReader, DigitWriter
 from model.bytestream import Reader
 from model.fixed_point import FRACTION_BITS, QualityBias, fixed_point
 from model.layers import dct_variance
-from model.packing import MAX_DIGITS, DigitReader, DigitWriter
 
 MEANS = 3  # channels
 LEVELS = 5  # of the pyramid of means; its coarsest positions are 2^LEVELS apart

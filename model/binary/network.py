@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.binary.digits import LIMIT, MEANS, DigitModel
 from model.bytestream import Reader
 from model.codec import Codec, check_range
-from model.digits import LIMIT, MEANS, DigitModel
 from model.layers import GDN, QualityTable, dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_with_dead_zone
@@ -22,7 +22,7 @@ DEAD_ZONE = 0.6  # magnitudes below it become zero
 class BinaryConfig:
     filters: tuple[int, int] = (32, 96)  # channels after the first and the second layer
     latent: int = 96  # channels
-    groups: tuple[int, int] = (16, 48)  # channels at which groups end; see model/digits.py
+    groups: tuple[int, int] = (16, 48)  # channels at which groups end; see model/binary/digits.py
     rate_points: int = 8
 
     def __post_init__(self):

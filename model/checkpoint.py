@@ -12,23 +12,21 @@ import io
 import warnings
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
-
-from utils.files import atomic_write
 
 FORMAT = 1
 DTYPES = (torch.float16, torch.float32, torch.int32)
 KEYS = {"format": int, "arch": str, "config": dict, "history": dict}
 
 
-def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write ``checkpoint``, without its ``format``, atomically. OSError if the system refuses."""
+def save_checkpoint(stream: BinaryIO, checkpoint: dict) -> None:
+    """Write ``checkpoint``, without its ``format``, to a stream. OSError if the system refuses."""
     contents = io.BytesIO()  # torch would replace the OSError of a full disk by one of its own
     torch.save({"format": FORMAT, **checkpoint}, contents)
-    with atomic_write(path) as stream:
-        stream.write(contents.getbuffer())
+    stream.write(contents.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from model.limits import MAX_PIXELS
-from utils.metadata import LABELS, NO_METADATA, Metadata, read_metadata, save_options
+from xfr.metadata import LABELS, NO_METADATA, Metadata, read_metadata, save_options
 
 STRIP = 512  # rows that are copied from Pillow at a time
 MIN_SIDE = 64  # the networks pad smaller pictures to it

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.border import Border
 from model.bytestream import Reader
 from model.codec import Codec, Report, check_range, part_of
-from model.context import (
+from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, dead_zone, gaussian_bits
+from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
+from model.hyperprior.border import Border
+from model.hyperprior.context import (
     PASSES,
     ContextModel,
     HyperSynthesis,
@@ -21,14 +23,8 @@ from model.context import (
     scale_index,
     split_latent,
 )
-from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, dead_zone, gaussian_bits
-from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
-from model.layers import dct_basis
-from model.limits import MAX_QUALITY, MIN_QUALITY
-from model.quantizers import CURVATURE, round_straight_through
-from model.refinement import SPARE, Objective, refine
-from model.tiling import Tile, padded
-from model.transforms import (
+from model.hyperprior.search import SPARE, Objective, refine
+from model.hyperprior.transforms import (
     BLOCK,
     STEP,
     AnalysisTransform,
@@ -40,6 +36,10 @@ from model.transforms import (
     trimmed,
     used_channels,
 )
+from model.layers import dct_basis
+from model.limits import MAX_QUALITY, MIN_QUALITY
+from model.quantizers import CURVATURE, round_straight_through
+from model.tiles import Tile, padded
 
 CORRECTED = 90  # from this quality on, the latent is corrected by what the decoder makes of it
 HALF_CORRECTED = 0.5  # where the root mean square of the error is this / lmbda, in 8-bit levels

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from model.context import PASSES, coded_in, merge_latent, scale_index, split_latent
 from model.entropy import CERTAIN, gaussian_bits
 from model.fixed_point import FRACTION_BITS
+from model.hyperprior.context import PASSES, coded_in, merge_latent, scale_index, split_latent
+from model.hyperprior.transforms import HyperpriorLatents, SearchedLatents, trimmed
 from model.quantizers import CURVATURE, round_straight_through
-from model.tiling import Tile
-from model.transforms import HyperpriorLatents, SearchedLatents, trimmed
+from model.tiles import Tile
 
 if TYPE_CHECKING:
     from model.codec import Report
-    from model.hyperprior import HyperpriorCodec
+    from model.hyperprior.network import HyperpriorCodec
 
 Parts = list[Tensor]  # what each pass of the context model codes: [1, 4, K/4, h/2, w/2] each
 # A part, or z, and its means to its symbols: as they are decoded, and as their bits are counted.

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from model.tiling import tiles
+from model.tiles import tiles
 
 COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
 MOST_COLOURS = 2**15  # that are worth reducing: screenshots have 10,000, photographs 50,000

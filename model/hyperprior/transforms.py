@@ -10,7 +10,7 @@ from model.layers import Conv1x1, Down, QualityTable, ResidualBlock, Up, conv1x1
 from model.quantizers import CURVATURE
 
 if TYPE_CHECKING:
-    from model.hyperprior import HyperpriorConfig
+    from model.hyperprior.network import HyperpriorConfig
 
 BLOCK = 16  # side of the blocks of the linear transforms, and the stride of y
 # Bounds of the residual blocks, see ``ResidualBlock``. In the synthesis, photographs come close to
