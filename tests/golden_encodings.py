@@ -21,8 +21,7 @@ QUALITIES = 1, 30, 55, 100
 
 def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The name and the bytes of each encoding. ``folder`` takes a checkpoint that is made here."""
-    from helpers import colour, grey, noise, write_checkpoint
-    from test_graphics import drawing
+    from helpers import colour, drawing, grey, noise, write_checkpoint
 
     from model.checkpoint import load_checkpoint
     from xfr.encoder import Encoder, EncodingSettings

@@ -19,6 +19,7 @@ from model.hyperprior.network import HyperpriorConfig
 from model.tiles import padded
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 ARCHS = tuple(ARCHITECTURES)
 SMALL = {  # configurations smaller than the default ones
     "binary": BinaryConfig(filters=(8, 12), latent=24, groups=(8, 12)),
@@ -49,6 +50,16 @@ def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     """uint8 [H, W, 3]: nothing that is smaller without loss."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def drawing(height: int = 150, width: int = 200) -> np.ndarray:
+    """uint8 [H, W, 3]: hard-edged stripes and a rectangle, as in a screenshot."""
+    rng = np.random.default_rng(1)
+    pixels = np.repeat(rng.integers(0, 256, (1, -(-width // 4), 3)), 4, axis=1)[:, :width].repeat(
+        height, 0
+    )
+    pixels[height // 3 : height // 2, width // 5 : width // 2] = 255, 0, 80
+    return pixels.astype(np.uint8)
 
 
 def save_png(path: Path, pixels: np.ndarray) -> Path:

@@ -5,18 +5,16 @@ is exact; a pixel may differ by 1 of 255 from machine to machine.
 """
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import full_latent
+from helpers import GOLDEN, full_latent
 from PIL import Image
 
 from model.checkpoint import fingerprint, load_checkpoint
 from xfr.decoder import Decoder
 from xfr.file import unpack
 
-GOLDEN = Path(__file__).parent / "golden"
 # Of the latent as little-endian int32.
 LATENTS = {
     "binary": "54f042d65d86e4cb8732d414e361947b7556053229e8c61f9b45141fa06c458f",

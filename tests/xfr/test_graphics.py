@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL, as_tensor, colour, grey, noise, save_png
+from helpers import ROOT, SMALL, as_tensor, colour, drawing, grey, noise, save_png
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -27,16 +27,6 @@ from xfr.metadata import Metadata
 from xfr.palette import Colours
 
 NOISE = noise(200, 300)
-
-
-def drawing(height: int = 150, width: int = 200) -> np.ndarray:
-    """uint8 [H, W, 3]: hard-edged stripes and a rectangle, as in a screenshot."""
-    rng = np.random.default_rng(1)
-    pixels = np.repeat(rng.integers(0, 256, (1, -(-width // 4), 3)), 4, axis=1)[:, :width].repeat(
-        height, 0
-    )
-    pixels[height // 3 : height // 2, width // 5 : width // 2] = 255, 0, 80
-    return pixels.astype(np.uint8)
 
 
 DRAWING = drawing()

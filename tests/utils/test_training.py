@@ -537,7 +537,7 @@ def test_pictures_that_all_are_damaged_are_one_line(train, pictures):
 
 @pytest.mark.slow
 def test_two_processes_end_with_equal_weights(pictures):
-    ranks = Path(__file__).with_name("train_ranks.py")
+    ranks = ROOT / "tests" / "train_ranks.py"
     flags = [*SMALL, "--num_of_epochs", 2, "--validation_split", 0.2]
     done = torchrun(ranks, pictures.parent, *flags)
     assert done.code == 0, done.err

@@ -1,0 +1,1 @@
+"""Measurements of the codecs beside others: rate-distortion curves, speed, the search."""
