@@ -30,15 +30,10 @@ from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from model.tiles import Tile
 from utils.jobs import run_job
 from utils.tally import Tally
-from xfr.encoder import (
-    Encoder,
-    EncodingSettings,
-    highest_quality_within,
-    lowest_quality_reaching,
-    search_quality,
-)
+from xfr.encoder import Encoder, EncodingSettings
 from xfr.images import Picture
 from xfr.metadata import NO_METADATA
+from xfr.targets import highest_quality_within, lowest_quality_reaching, search_quality
 
 QUALITY = 50
 STEEP = 6  # from here on all searches anneal
