@@ -12,7 +12,7 @@ import torch
 from model import codec_class, load_codec
 from model.checkpoint import fingerprint, load_checkpoint
 from model.codec import Report
-from model.limits import DEFAULT_QUALITY, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from model.precision import fast_precision
 from xfr.candidates import Graphic
 from xfr.checkpoints import SHIPPED
@@ -40,13 +40,22 @@ class EncodingSettings:
 
     ``target``: the name of one of the TARGETS and its value, which replace ``quality``. ``effort``:
     of the search for latents that cost less, 0 (none) to MAX_EFFORT; above 0 only for a codec that
-    REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution.
+    REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution. ValueError if one of them is
+    out of its range.
     """
 
     quality: int = DEFAULT_QUALITY
     target: tuple[str, float] | None = None
     effort: int = 0
     strip_metadata: bool = False
+
+    def __post_init__(self):
+        if not MIN_QUALITY <= self.quality <= MAX_QUALITY:
+            raise ValueError(f"quality {self.quality} is not in {MIN_QUALITY} to {MAX_QUALITY}")
+        if not 0 <= self.effort <= MAX_EFFORT:
+            raise ValueError(f"effort {self.effort} is not in 0 to {MAX_EFFORT}")
+        if self.target is not None and self.target[0] not in TARGETS:
+            raise ValueError(f"{self.target[0]!r:.40} is none of the targets, {', '.join(TARGETS)}")
 
     def match(self, xfr: Xfr) -> bool:
         """Whether a file was encoded with these settings, or with more effort, as far as it tells:
