@@ -15,7 +15,7 @@ from model.codec import Report
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from model.precision import fast_precision
 from xfr.candidates import Graphic
-from xfr.checkpoints import SHIPPED
+from xfr.checkpoints import SHIPPED, shipped_name
 from xfr.file import Xfr, pack, read_file, unpack
 from xfr.graphics import decompress
 from xfr.images import Picture, to_picture
@@ -82,9 +82,10 @@ class Encoder:
         """ValueError if the codec has no search, for which the settings ask."""
         if settings.effort and not self.codec.REFINES:
             able = [name for name, shipped in SHIPPED.items() if codec_class(shipped.arch).REFINES]
+            name = shipped_name(self.fingerprint) or f"the {self.codec.arch} codec"
             raise ValueError(
-                f"--effort: the {self.codec.arch} codec cannot use it, but {' and '.join(able)} "
-                f"can (--model out/{able[-1]}.tar)"
+                f"--effort: {name} cannot use it, but {' and '.join(able)} can "
+                f"(--model out/{able[-1]}.tar)"
             )
 
     def encode(
@@ -142,7 +143,7 @@ class Encoding:
         self, encoder: Encoder, picture: Picture, settings: EncodingSettings, report: Report
     ):
         self.encoder, self.codec = encoder, encoder.codec
-        self.picture, self.rgb = picture, picture.rgb
+        self.picture, self.rgb, self.grey = picture, picture.rgb, picture.pixels.ndim == 2
         self.settings, self.report = settings, report
         self.graphic = Graphic(picture)
         self.room = math.inf  # the most bytes that a graphic may take
@@ -188,28 +189,18 @@ class Encoding:
         return self.graphic.cheapest(distortion, self.learned_cost(learned, quality), self.room)
 
     def learned_cost(self, payload: bytes, quality: int) -> float:
-        """The bits of a learned payload and the distortion that it leaves; tile by tile, so that
-        there are never two entire pictures beside the original."""
+        """The bits of a learned payload and the distortion that it leaves; found tile by tile, so
+        that there are never two entire pictures beside the original."""
         height, width = self.picture.shape
         cost = 8.0 * len(payload)
         for tile, pixels in self.codec.decoded_tiles(payload, height, width, quality):
-            decoded = self.as_decoded(pixels.byte().cpu().numpy())
-            cost += self.codec.picture_distortion(
-                Picture(decoded).rgb, self.rgb[tile.place], quality
-            )
+            rgb = to_picture(pixels.byte().cpu().numpy(), self.grey).rgb
+            cost += self.codec.picture_distortion(rgb, self.rgb[tile.place], quality)
         return cost
 
     def distortion(self, pixels: np.ndarray, quality: int) -> float:
         """The weighted distortion of uint8 pixels, [H, W, 3] or grey [H, W], in bits."""
         return self.codec.picture_distortion(Picture(pixels).rgb, self.rgb, quality)
-
-    def as_decoded(self, rgb: np.ndarray) -> np.ndarray:
-        """Decoded uint8 pixels [H, W, 3] as the decoder returns them: grey if the picture is."""
-        return to_picture(rgb, self.is_grey).pixels
-
-    @property
-    def is_grey(self) -> bool:
-        return self.picture.pixels.ndim == 2
 
     def file(self, quality: int, content: Content) -> bytes:
         """The bytes of the file of any payload."""
@@ -221,7 +212,7 @@ class Encoding:
                 fingerprint=self.encoder.fingerprint,
                 width=width,
                 height=height,
-                grey=self.is_grey,
+                grey=self.grey,
                 quality=quality,
                 payload=content.payload,
                 alpha=self.picture.alpha,
@@ -269,4 +260,4 @@ class Encoding:
             rgb = decompress(content.payload, height, width)
         else:
             rgb = self.codec.decompress(content.payload, height, width, quality)
-        return target.measure(self.picture.pixels, self.as_decoded(rgb))
+        return target.measure(self.picture.pixels, to_picture(rgb, self.grey).pixels)

@@ -43,8 +43,8 @@ LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF or XMP
 HEADER_BYTES = 34  # at most, up to the length of the payload
 # Bounds on a file, so that a huge one is refused before it is read: five times the bytes of the
-# pixels themselves, which no encoder comes near, and room for profile, EXIF and XMP.
-BYTES_PER_PIXEL, BYTES_BESIDE_PIXELS = 16, 4 * MAX_STREAM
+# pixels themselves, which no encoder comes near, and room for profile and metadata.
+BYTES_PER_PIXEL, BYTES_BESIDE_PIXELS = 16, (len(STREAMS) + 1) * MAX_STREAM
 
 
 @dataclass

@@ -199,7 +199,7 @@ def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
 
 def test_effort_names_the_codec_that_has_it(script, photos):
     line = last_line(script("encode", "--image_folder", "photos", "--effort", 3))
-    assert "--effort: the binary codec cannot use it" in line
+    assert "--effort: main cannot use it" in line
     assert line.endswith("but hyperprior and visual can (--model out/visual.tar)")
 
 

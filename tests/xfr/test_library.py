@@ -96,7 +96,7 @@ def test_a_target_is_met(target, limit):
         ({"quality": 30, "max_bytes": 3}, "only one can be met"),
         ({"target_psnr": 30, "max_bytes": 3}, "only one can be met"),
         ({"max_bytes": 3}, "the lowest quality takes .* bytes, more than 3"),
-        ({"effort": 1}, r"the binary codec cannot use it, but hyperprior and visual can"),
+        ({"effort": 1}, "--effort: main cannot use it, but hyperprior and visual can"),
     ],
 )
 def test_a_setting_that_cannot_be_met_is_named(settings, message):
