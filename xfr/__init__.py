@@ -34,7 +34,6 @@ def encode(
     effort: int = 0,
     strip_metadata: bool = False,
     device: str = "cpu",
-    max_pixels: int = MAX_PIXELS,
     **target: float,
 ) -> bytes:
     """The bytes of an .xfr file.
@@ -47,7 +46,7 @@ def encode(
     the search for a smaller file, 0 to 9, which main does not have. ``strip_metadata``: leave out
     EXIF, XMP and resolution.
 
-    ValueError if the picture cannot be read or has more than ``max_pixels``, if the checkpoint is
+    ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
     damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file
     cannot be read.
     """
@@ -61,7 +60,7 @@ def encode(
     settings = EncodingSettings(quality, chosen, effort, strip_metadata)
     encoder = shared(Encoder, checkpoint, device)
     encoder.check(settings)
-    return encoder.encode(as_picture(picture, max_pixels), settings)
+    return encoder.encode(as_picture(picture), settings)
 
 
 def decode(

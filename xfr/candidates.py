@@ -93,11 +93,12 @@ class Graphic:
     def cheapest(
         self, distortion: Callable[[np.ndarray], float], most: float, limit: float = math.inf
     ) -> bytes | None:
-        """The payload of the version that costs least, in bits and ``distortion`` of its pixels in
-        bits, among those of at most ``limit`` bytes; None if that is more than ``most``.
+        """The payload of the version that costs least, of those of at most ``limit`` bytes; None if
+        the least cost is more than ``most``. The cost of a version is its bits and the
+        ``distortion`` of its pixels, in bits.
 
-        The cost falls and then rises with the number of colours: the search goes from one number to
-        the next until it rises.
+        The cost falls and then rises with the number of colours: versions are tried in both
+        directions until it rises.
         """
         versions = [*range(len(self.colours.palettes)), None] if self.is_drawing else [None]
         best = min(FIRST_PALETTE, len(versions) - 1)

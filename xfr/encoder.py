@@ -126,7 +126,7 @@ class Encoder:
 
 
 class Content(NamedTuple):
-    """The payload of a file: of the codec, or of a graphic."""
+    """The payload of a file, and whether it is a graphic or the codec's."""
 
     payload: bytes
     graphic: bool

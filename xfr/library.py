@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from model.limits import MAX_PIXELS
 from xfr.checkpoints import checkpoint_path
 from xfr.images import Picture, check_shape, fits, read_picture
 from xfr.metadata import PREFIX, Metadata
@@ -30,18 +31,18 @@ def load(kind: Callable[[Path, str], Coder], path: Path, device: str) -> Coder:
     return kind(path, device)
 
 
-def as_picture(source: Image.Image | np.ndarray | str | Path, max_pixels: int) -> Picture:
+def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
     """The picture at a path, in an image of Pillow, or in a uint8 array, [H, W, 3] or [H, W].
-    ValueError if it is none, or has more than ``max_pixels``; OSError if it cannot be read."""
+    ValueError if it is none, or has more than MAX_PIXELS; OSError if it cannot be read."""
     if isinstance(source, str | Path):
-        return read_picture(Path(source), max_pixels)
+        return read_picture(Path(source))
     if isinstance(source, Image.Image):
-        check_shape(source.height, source.width, max_pixels)
+        check_shape(source.height, source.width, MAX_PIXELS)
         return from_pillow(source)
     shape = source.shape
     if source.dtype != np.uint8 or not (len(shape) == 2 or shape[2:] == (3,)) or not source.size:
         raise ValueError(f"an array {source.dtype} {list(shape)}, not uint8 [H, W, 3] or [H, W]")
-    check_shape(shape[0], shape[1], max_pixels)
+    check_shape(shape[0], shape[1], MAX_PIXELS)
     return Picture(np.ascontiguousarray(source))
 
 

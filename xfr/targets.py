@@ -50,8 +50,8 @@ class OutOfReach(ValueError):
 
 
 class Estimates:
-    """The measure of each quality at an effort. It is estimated until ``add`` measures it: as the
-    measure at effort 0, times the ratio that the two efforts had last."""
+    """The measure of each quality at an effort, estimated until ``add`` measures it: the measure at
+    effort 0, times the ratio that the two efforts had last."""
 
     def __init__(self, measure: Callable[[int, int], float], effort: int):
         self.measure, self.effort, self.ratio = measure, effort, 1.0
@@ -66,7 +66,7 @@ class Estimates:
     def add(self, quality: int) -> None:
         """Measure this quality at the effort, which takes long."""
         self.measured[quality] = self.measure(quality, self.effort)
-        if math.isfinite(self.quick(quality)):  # which the PSNR of a graphic may not be
+        if math.isfinite(self.quick(quality)):  # the PSNR of a graphic may be infinite
             self.ratio = self.measured[quality] / self.quick(quality)
 
 
