@@ -15,7 +15,7 @@ from pathlib import Path
 
 from utils.console import add_shared_arguments, add_skip_existing, make_parser, run
 
-RECONSTRUCTED = Path("./out/reconstructed/")  # what is in there is this script's to replace
+RECONSTRUCTED = Path("./out/reconstructed/")  # pictures in there are this script's to replace
 
 
 def parse_args() -> Namespace:
@@ -71,13 +71,8 @@ def main(args: Namespace) -> int:
     )
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
-    from xfr.file import Xfr, needs_checkpoint, unpack
-    from xfr.images import (
-        Picture,
-        is_intact,
-        writable_format,
-        write_picture,
-    )
+    from xfr.file import Xfr, needs_checkpoint, read_file, unpack
+    from xfr.images import Picture, is_intact, writable_format, write_picture
 
     extension = output_format(args.file_format, args.out_folder)
     writable_format(extension)  # a format that cannot be written fails here, not later
@@ -101,7 +96,7 @@ def main(args: Namespace) -> int:
     replace = args.overwrite or own
 
     def load(path: Path) -> tuple[Xfr, int]:
-        data = path.read_bytes()
+        data = read_file(path, args.max_pixels)
         xfr = unpack(data, args.max_pixels)
         if args.skip_existing and not args.verify and is_intact(outputs[path], path, xfr.shape):
             raise Skip

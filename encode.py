@@ -53,7 +53,7 @@ def parse_args() -> Namespace:
     target.add_argument(
         "--target_psnr",
         type=number(float, 0, 1e3),
-        help="lowest quality whose decoded picture reaches this PSNR, in dB",
+        help="lowest quality whose decoded picture reaches this PSNR, in dB; else without loss",
     )
     add(
         "--effort",
@@ -61,8 +61,8 @@ def parse_args() -> Namespace:
         default=0,
         help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (some minutes for "
         "half a megapixel); each effort takes two to three times as long as the one below: smaller "
-        "files of the same quality, equally fast decoding; only for codecs that can, such as "
-        "hyperprior",
+        "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
+        "another checkpoint of that architecture",
     )
     add(
         "--strip_metadata",

@@ -20,9 +20,10 @@ from PIL import Image
 
 from model.limits import DEFAULT_QUALITY
 from xfr.decoder import Decoder
-from xfr.encoder import Encoder, EncodingSettings, highest_quality_within
+from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import unpack
 from xfr.images import Picture, read_picture, round_trip
+from xfr.targets import highest_quality_within
 
 
 class Ours:

@@ -1,0 +1,91 @@
+"""A learned image codec: pictures to the bytes of .xfr files and back.
+
+>>> import numpy as np
+>>> import xfr
+>>> rows, columns = np.mgrid[:120, :160]
+>>> pixels = (rows + columns + 20 * np.sin(rows / 9)).clip(0, 255).astype(np.uint8)
+>>> data = xfr.encode(pixels, checkpoint="main", quality=40)
+>>> xfr.decode(data)
+<PIL.Image.Image image mode=L size=160x120 at ...>
+>>> len(xfr.encode(pixels, max_bytes=1000)) <= 1000
+True
+
+``encode`` also takes a path or an image of Pillow: ``xfr.encode("photo.jpg", quality=60)``. The
+import takes no time: torch is loaded at the first call.
+"""
+
+from pathlib import Path
+
+from model.limits import DEFAULT_QUALITY, MAX_PIXELS
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+__version__ = "0.9.0"
+
+
+def encode(
+    picture: "Image.Image | np.ndarray | str | Path",
+    checkpoint: str | Path = "visual",
+    quality: int | None = None,
+    *,
+    effort: int = 0,
+    strip_metadata: bool = False,
+    device: str = "cpu",
+    **target: float,
+) -> bytes:
+    """The bytes of an .xfr file.
+
+    ``picture``: a path; an image of Pillow, whose pixels, transparency and colour profile are
+    encoded; or a uint8 array, [H, W, 3] or grey [H, W]. ``checkpoint``: main, hyperprior or visual,
+    or a path; it is loaded once, and threads share it. ``quality``: 1 to 100, 50 unless there is a
+    target. ``target``: instead of a quality, one of ``target_bpp`` and ``max_bytes``, a size that
+    the file keeps, and ``target_psnr``, in dB, which the decoded picture reaches. ``effort``: of
+    the search for a smaller file, 0 to 9, which main does not have. ``strip_metadata``: leave out
+    EXIF, XMP and resolution.
+
+    ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
+    damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file
+    cannot be read.
+    """
+    from xfr.encoder import Encoder, EncodingSettings
+    from xfr.library import as_picture, shared
+
+    if len(target) + (quality is not None) > 1:
+        raise ValueError(f"of a quality and the targets, {', '.join(target)}, only one can be met")
+    chosen = next(iter(target.items()), None)
+    quality = DEFAULT_QUALITY if quality is None else quality
+    settings = EncodingSettings(quality, chosen, effort, strip_metadata)
+    encoder = shared(Encoder, checkpoint, device)
+    encoder.check(settings)
+    return encoder.encode(as_picture(picture), settings)
+
+
+def decode(
+    data: bytes,
+    checkpoint: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    max_pixels: int = MAX_PIXELS,
+) -> "Image.Image":
+    """The picture in the bytes of an .xfr file, as an image of Pillow.
+
+    Unlike an array, that holds transparency, and in ``info`` colour profile, EXIF, XMP and
+    resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
+
+    ``checkpoint``: the one that made the file, or another in its folder; None for those that come
+    with the program. ValueError if the file is damaged, if its checkpoint is not there, or if the
+    picture has more than ``max_pixels``.
+    """
+    from xfr.checkpoints import shipped_name
+    from xfr.decoder import Decoder
+    from xfr.file import unpack
+    from xfr.library import as_image, shared
+
+    xfr = unpack(data, max_pixels)
+    if xfr.graphic:
+        return as_image(Decoder(None).decode(xfr))
+    made_by = checkpoint or shipped_name(xfr.fingerprint) or "visual"
+    return as_image(shared(Decoder, made_by, device).decode(xfr))

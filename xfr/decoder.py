@@ -4,23 +4,25 @@ from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import torch
 
 from model import load_codec
 from model.checkpoint import fingerprint, load_checkpoint
 from model.codec import Codec
 from model.precision import fast_precision
+from xfr.checkpoints import describe
 from xfr.file import Xfr
 from xfr.graphics import decompress
 from xfr.images import Picture, to_picture
 from xfr.memory import return_freed_memory
 
-LARGE = 2**26  # values of a picture after which freed memory is returned to the system
+LARGE_PICTURE = 2**26  # values of a picture after which freed memory is returned to the system
 
 
 class Decoder:
-    """Decodes files, each with the checkpoint that made it: that at ``model``, or another .tar file
-    in the same folder. Threads may share it.
+    """Decodes files, each with the checkpoint that made it: the one at ``model``, or another .tar
+    file in the same folder. Threads may share it.
 
     ``model`` None: files of graphics only, which need none. ``fast``: run the networks in bfloat16
     where that is faster, which changes pixels slightly.
@@ -32,6 +34,7 @@ class Decoder:
         self.codecs: dict[int, Codec] = {}
         self.broken: dict[int, str] = {}  # checkpoints that hold no working codec, and the reason
         self.unread: list[Path] = []
+        self.unused: dict[int, Path] = {}  # checkpoints that were read when another was wanted
         self.lock = Lock()
         if model is not None:
             checkpoint = load_checkpoint(model)
@@ -41,40 +44,50 @@ class Decoder:
 
     def decode(self, xfr: Xfr) -> Picture:
         """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
-        if xfr.graphic:
-            rgb = decompress(xfr.payload, *xfr.shape)
-            return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
+        rgb = decompress(xfr.payload, *xfr.shape) if xfr.graphic else self.decode_learned(xfr)
+        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
+
+    def decode_learned(self, xfr: Xfr) -> np.ndarray:
+        """The uint8 pixels [H, W, 3] of a learned payload."""
         codec = self.codec(xfr.fingerprint)
         if xfr.arch != codec.FILE_NUMBER:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
         with fast_precision(self.device) if self.fast else nullcontext():
             rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
-        if rgb.size > LARGE:
+        if rgb.size > LARGE_PICTURE:
             return_freed_memory()
-        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
+        return rgb
 
     def codec(self, wanted: int) -> Codec:
         """The codec of the checkpoint with the fingerprint ``wanted``; ValueError if there is none.
-        Checkpoints are read when they are needed, and once."""
+        Checkpoints are read when they are needed, and codecs are kept."""
         with self.lock:
+            if wanted in self.unused:
+                self.read(self.unused.pop(wanted), wanted)
             while wanted not in self.codecs and self.unread:
-                try:
-                    checkpoint = load_checkpoint(self.unread.pop(0))
-                except (OSError, ValueError):
-                    continue  # some other kind of .tar file
-                found = fingerprint(checkpoint)
-                if found == wanted:
-                    try:
-                        self.codecs[found] = load_codec(checkpoint, self.device)
-                    except ValueError as error:
-                        self.broken[found] = str(error)
+                self.read(self.unread.pop(0), wanted)
         if wanted in self.broken:
             raise ValueError(self.broken[wanted])
         if wanted not in self.codecs:
-            error = ValueError(f"made by checkpoint {wanted:016x}, which is not here")
-            error.add_note(
+            missing = ValueError(f"made by checkpoint {describe(wanted)}, which is not here")
+            missing.add_note(
                 f"give --model the checkpoint that made it: it is neither {self.model} "
                 f"({self.fingerprint:016x}) nor another .tar file in its folder"
             )
-            raise error
+            raise missing
         return self.codecs[wanted]
+
+    def read(self, path: Path, wanted: int) -> None:
+        """Read the checkpoint at ``path``, and load its codec if its fingerprint is ``wanted``."""
+        try:
+            checkpoint = load_checkpoint(path)
+        except (OSError, ValueError):
+            return  # some other kind of .tar file
+        found = fingerprint(checkpoint)
+        if found != wanted:
+            self.unused[found] = path
+            return
+        try:
+            self.codecs[found] = load_codec(checkpoint, self.device)
+        except ValueError as error:
+            self.broken[found] = str(error)

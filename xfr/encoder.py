@@ -2,44 +2,60 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from model import ARCHITECTURES, codec_class, load_codec
+from model import codec_class, load_codec
 from model.checkpoint import fingerprint, load_checkpoint
 from model.codec import Report
-from model.limits import DEFAULT_QUALITY, DISTORTIONS, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
+from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from model.precision import fast_precision
-from xfr.file import Xfr, pack, unpack
-from xfr.graphics import Graphic, decompress
+from xfr.candidates import Graphic
+from xfr.checkpoints import SHIPPED, shipped_name
+from xfr.file import Xfr, pack, read_file, unpack
+from xfr.graphics import decompress
 from xfr.images import Picture, to_picture
 from xfr.targets import (
+    TARGETS,
+    OutOfReach,
+    Score,
+    Size,
     highest_quality_within,
     lowest_quality_reaching,
-    psnr,
     search_quality,
 )
 
-ROOT = Path(__file__).resolve().parent.parent  # where the shipped checkpoints are
 # Pixels of a picture that is decoded to be compared with a graphic. That takes too much memory for
 # larger ones: these become graphics only without loss, if that takes no more bytes.
-MAX_COMPARED = 2**25
+MAX_COMPARED_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """How to encode. ``target``, one of bitstream.TARGETS and its value, replaces ``quality``: the
-    highest quality within a size (target_bpp, max_bytes), or the lowest that reaches a PSNR in dB
-    (target_psnr). ``effort``: of the search for latents that cost less, 0 to MAX_EFFORT; above 0
-    for a codec that REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution."""
+    """The way to encode a picture.
+
+    ``target``: the name of one of the TARGETS and its value, which replace ``quality``. ``effort``:
+    of the search for latents that cost less, 0 (none) to MAX_EFFORT; above 0 only for a codec that
+    REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution. ValueError if one of them is
+    out of its range.
+    """
 
     quality: int = DEFAULT_QUALITY
     target: tuple[str, float] | None = None
     effort: int = 0
     strip_metadata: bool = False
+
+    def __post_init__(self):
+        if not MIN_QUALITY <= self.quality <= MAX_QUALITY:
+            raise ValueError(f"quality {self.quality} is not in {MIN_QUALITY} to {MAX_QUALITY}")
+        if not 0 <= self.effort <= MAX_EFFORT:
+            raise ValueError(f"effort {self.effort} is not in 0 to {MAX_EFFORT}")
+        if self.target is not None and self.target[0] not in TARGETS:
+            raise ValueError(f"{self.target[0]!r:.40} is none of the targets, {', '.join(TARGETS)}")
 
     def match(self, xfr: Xfr) -> bool:
         """Whether a file was encoded with these settings, or with more effort, as far as it tells:
@@ -63,114 +79,32 @@ class Encoder:
         self.fingerprint = fingerprint(checkpoint)
 
     def check(self, settings: EncodingSettings) -> None:
-        """ValueError if the codec has nothing that the settings ask for."""
+        """ValueError if the codec has no search, for which the settings ask."""
         if settings.effort and not self.codec.REFINES:
-            able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).REFINES)
-            raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
-
-    def finer(self) -> str:
-        """What reaches more where this codec's highest quality is not enough, in words."""
-        finest = max(ARCHITECTURES, key=lambda arch: codec_class(arch).LMBDA[-1])
-        if (self.codec.arch, self.codec.distortion) == (finest, DISTORTIONS[0]):
-            return ""
-        return f"; {named(finest)} reaches more"
+            able = [name for name, shipped in SHIPPED.items() if codec_class(shipped.arch).REFINES]
+            name = shipped_name(self.fingerprint) or f"the {self.codec.arch} codec"
+            raise ValueError(
+                f"--effort: {name} cannot use it, but {' and '.join(able)} can "
+                f"(--model out/{able[-1]}.tar)"
+            )
 
     def encode(
         self, picture: Picture, settings: EncodingSettings, report: Report = lambda _: None
     ) -> bytes:
-        """The bytes of the .xfr file. ValueError if no quality meets the target.
+        """The bytes of the .xfr file. ValueError if no quality keeps the size that is the target.
 
-        Where the picture costs less as a graphic, in bits and distortion, that is what the file
-        holds; where it fits without loss into the size that is the target, nothing else is tried.
-
-        ``report`` is called with the share that is done, 0 to 1; what it raises ends the work. With
-        a target it starts again for every quality that is tried.
+        The file holds a graphic where that costs less than the learned payload, in bits and
+        distortion. ``report`` is called with the share that is done, 0 to 1; what it raises ends
+        the work. With a target it starts again for every quality that is tried.
         """
-        height, width = picture.shape
-        grey = picture.pixels.ndim == 2
-        metadata = picture.metadata.stripped() if settings.strip_metadata else picture.metadata
-        graphic = Graphic(picture)
-        name, value = settings.target or ("quality", settings.quality)
-        unit, scale = ("bytes", 1) if name == "max_bytes" else ("bpp", height * width / 8)
-        limit = value * scale if name in ("max_bytes", "target_bpp") else math.inf
-
-        @cache  # a search returns a quality that it has tried
-        def learned(quality: int, effort: int) -> bytes:
-            with fast_precision(self.codec.device):
-                try:
-                    return self.codec.compress(picture.rgb, quality, effort, report)
-                except ValueError as error:  # a codec takes any picture: this is a defect of it
-                    raise RuntimeError(str(error)) from error
-
-        @cache
-        def cheapest(quality: int, effort: int) -> tuple[bytes, bool]:
-            """The payload that costs least, and whether it is a graphic."""
-            payload = learned(quality, effort)
-            if not graphic.may_pay(len(payload)):
-                return payload, False
-            if height * width > MAX_COMPARED:
-                exact = graphic.exact(min(len(payload), room))
-                return (payload, False) if exact is None else (exact, True)
-            original = picture.rgb
-
-            def distortion(pixels: np.ndarray) -> float:
-                return self.codec.picture_distortion(Picture(pixels).rgb, original, quality)
-
-            # Tile by tile, so that there are never two entire pictures beside the original.
-            cost = 8 * len(payload)
-            for tile, pixels in self.codec.decoded_tiles(payload, height, width, quality):
-                rgb = to_picture(pixels.byte().cpu().numpy(), grey).rgb
-                cost += self.codec.picture_distortion(rgb, original[tile.place], quality)
-            found = graphic.cheapest(distortion, cost, room)
-            return (payload, False) if found is None else (found, True)
-
-        def content(quality: int, effort: int) -> tuple[bytes, bool]:
-            """``cheapest``, but what is a graphic without a search is not searched."""
-            if effort and graphic.is_drawing and cheapest(quality, 0)[1]:
-                return cheapest(quality, 0)
-            return cheapest(quality, effort)
-
-        def file(quality: int, payload: bytes, is_graphic: bool) -> bytes:
-            header = self.codec.FILE_NUMBER, self.fingerprint, width, height, grey, quality
-            extras = picture.alpha, metadata, settings.target, is_graphic, settings.effort
-            return pack(Xfr(*header, payload, *extras))
-
-        # The bytes that are left for the payload.
-        room = limit - len(file(MAX_QUALITY, b"", True)) if limit < math.inf else limit
-
-        def file_at(quality: int, effort: int = settings.effort) -> bytes:
-            return file(quality, *content(quality, effort))
-
-        def decoded_psnr(quality: int, effort: int) -> float:
-            payload, is_graphic = content(quality, effort)
-            if is_graphic:
-                rgb = decompress(payload, height, width)
-            else:
-                rgb = self.codec.decompress(payload, height, width, quality)
-            return psnr(picture.pixels, to_picture(rgb, grey).pixels)
-
-        if name == "quality":
-            return file_at(value)
-        if name == "target_psnr":
-            lowest = partial(lowest_quality_reaching, value, "dB")
-            try:
-                return file_at(search_quality(lowest, MAX_QUALITY, decoded_psnr, settings.effort))
-            except ValueError as error:
-                exact = graphic.exact(len(learned(MAX_QUALITY, settings.effort)))
-                if exact is None:
-                    raise ValueError(f"{error}{self.finer()}") from None
-                return file(MAX_QUALITY, exact, True)
-        exact = graphic.exact(room)
-        if exact is not None:
-            data = file(MAX_QUALITY, exact, True)
-            if len(data) <= limit:
-                return data
-        highest = partial(highest_quality_within, value, unit)
-
-        def size(quality: int, effort: int) -> float:
-            return len(file_at(quality, effort)) / scale
-
-        return file_at(search_quality(highest, MIN_QUALITY, size, settings.effort))
+        encoding = Encoding(self, picture, settings, report)
+        if settings.target is None:
+            return encoding.file_at(settings.quality, settings.effort)
+        name, value = settings.target
+        target = TARGETS[name]
+        if isinstance(target, Score):
+            return encoding.reach(target, value)
+        return encoding.fit(target, value)
 
     def has_encoded(
         self,
@@ -184,14 +118,146 @@ class Encoder:
         try:
             if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
                 return False
-            xfr = unpack(output.read_bytes(), max_pixels)
+            xfr = unpack(read_file(output, max_pixels), max_pixels)
         except (OSError, ValueError):
             return False
         made_by = xfr.arch, xfr.fingerprint
         return made_by == (self.codec.FILE_NUMBER, self.fingerprint) and settings.match(xfr)
 
 
-def named(arch: str) -> str:
-    """An architecture for messages, with the checkpoint of it that comes with the scripts."""
-    path = Path("out", f"{arch}.tar")
-    return f"the {arch} codec" + f" (--model {path})" * (ROOT / path).is_file()
+class Content(NamedTuple):
+    """The payload of a file, and whether it is a graphic or the codec's."""
+
+    payload: bytes
+    graphic: bool
+
+
+class Encoding:
+    """One picture on its way into a file.
+
+    ``payloads`` and ``contents`` hold what has been computed, by quality and effort: a search for
+    a quality returns one that it has tried.
+    """
+
+    def __init__(
+        self, encoder: Encoder, picture: Picture, settings: EncodingSettings, report: Report
+    ):
+        self.encoder, self.codec = encoder, encoder.codec
+        self.picture, self.rgb, self.grey = picture, picture.rgb, picture.pixels.ndim == 2
+        self.settings, self.report = settings, report
+        self.graphic = Graphic(picture)
+        self.room = math.inf  # the most bytes that a graphic may take
+        self.payloads: dict[tuple[int, int], bytes] = {}
+        self.contents: dict[tuple[int, int], Content] = {}
+
+    # The file of a quality
+
+    def file_at(self, quality: int, effort: int) -> bytes:
+        """The bytes of the file."""
+        return self.file(quality, self.content(quality, effort))
+
+    def content(self, quality: int, effort: int) -> Content:
+        """The payload that costs least: learned or, if that costs no more, a graphic. A drawing
+        that is a graphic without the search is not searched."""
+        if effort and self.graphic.is_drawing and self.content(quality, 0).graphic:
+            return self.content(quality, 0)
+        if (quality, effort) not in self.contents:
+            learned = self.learned(quality, effort)
+            graphic = self.cheaper_graphic(learned, quality)
+            content = Content(learned, False) if graphic is None else Content(graphic, True)
+            self.contents[quality, effort] = content
+        return self.contents[quality, effort]
+
+    def learned(self, quality: int, effort: int) -> bytes:
+        """The payload of the codec."""
+        if (quality, effort) not in self.payloads:
+            with fast_precision(self.codec.device):
+                try:
+                    payload = self.codec.compress(self.rgb, quality, effort, self.report)
+                except ValueError as error:  # a codec takes any picture: this is a defect of it
+                    raise RuntimeError(str(error)) from error
+            self.payloads[quality, effort] = payload
+        return self.payloads[quality, effort]
+
+    def cheaper_graphic(self, learned: bytes, quality: int) -> bytes | None:
+        """The graphic that costs least, if that is no more than the ``learned`` payload costs."""
+        if not self.graphic.may_pay(len(learned)):
+            return None
+        if self.rgb[..., 0].size > MAX_COMPARED_PIXELS:
+            return self.graphic.exact(min(len(learned), self.room))
+        distortion = partial(self.distortion, quality=quality)
+        return self.graphic.cheapest(distortion, self.learned_cost(learned, quality), self.room)
+
+    def learned_cost(self, payload: bytes, quality: int) -> float:
+        """The bits of a learned payload and the distortion that it leaves; found tile by tile, so
+        that there are never two entire pictures beside the original."""
+        height, width = self.picture.shape
+        cost = 8.0 * len(payload)
+        for tile, pixels in self.codec.decoded_tiles(payload, height, width, quality):
+            rgb = to_picture(pixels.byte().cpu().numpy(), self.grey).rgb
+            cost += self.codec.picture_distortion(rgb, self.rgb[tile.place], quality)
+        return cost
+
+    def distortion(self, pixels: np.ndarray, quality: int) -> float:
+        """The weighted distortion of uint8 pixels, [H, W, 3] or grey [H, W], in bits."""
+        return self.codec.picture_distortion(Picture(pixels).rgb, self.rgb, quality)
+
+    def file(self, quality: int, content: Content) -> bytes:
+        """The bytes of the file of any payload."""
+        height, width = self.picture.shape
+        metadata = self.picture.metadata
+        return pack(
+            Xfr(
+                arch=self.codec.FILE_NUMBER,
+                fingerprint=self.encoder.fingerprint,
+                width=width,
+                height=height,
+                grey=self.grey,
+                quality=quality,
+                payload=content.payload,
+                alpha=self.picture.alpha,
+                metadata=metadata.stripped() if self.settings.strip_metadata else metadata,
+                target=self.settings.target,
+                graphic=content.graphic,
+                effort=self.settings.effort,
+            )
+        )
+
+    # The quality of a target
+
+    def fit(self, target: Size, limit: float) -> bytes:
+        """The file without loss, if it is within the limit; else the file of the highest quality
+        that is. OutOfReach if none is."""
+        unit = self.rgb[..., 0].size / 8 if target.per_pixel else 1  # in bytes
+        self.room = limit * unit - len(self.file(MAX_QUALITY, Content(b"", True)))
+        exact = self.graphic.exact(self.room)
+        if exact is not None:
+            data = self.file(MAX_QUALITY, Content(exact, True))
+            if len(data) <= limit * unit:
+                return data
+        choose, effort = partial(highest_quality_within, limit, target.unit), self.settings.effort
+        size = partial(self.size, unit=unit)
+        return self.file_at(search_quality(choose, MIN_QUALITY, size, effort), effort)
+
+    def size(self, quality: int, effort: int, unit: float) -> float:
+        """The size of the file, in units of so many bytes."""
+        return len(self.file_at(quality, effort)) / unit
+
+    def reach(self, target: Score, limit: float) -> bytes:
+        """The file of the lowest quality whose score reaches the limit; the file without loss if
+        none does."""
+        choose, effort = partial(lowest_quality_reaching, limit, target.unit), self.settings.effort
+        score = partial(self.score, target=target)
+        try:
+            return self.file_at(search_quality(choose, MAX_QUALITY, score, effort), effort)
+        except OutOfReach:
+            return self.file(MAX_QUALITY, Content(self.graphic.payload(None), True))
+
+    def score(self, quality: int, effort: int, target: Score) -> float:
+        """The score of the decoded picture."""
+        content, (height, width) = self.content(quality, effort), self.picture.shape
+        if content.graphic:
+            rgb = decompress(content.payload, height, width)
+        else:
+            rgb = self.codec.decompress(content.payload, height, width, quality)
+        return target.measure(self.picture.pixels, to_picture(rgb, self.grey).pixels)

@@ -26,20 +26,25 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from model.bytestream import Reader, lzma_compress, lzma_decompress, pack_chunk, pack_number
 from model.limits import MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
-from xfr.images import check_shape
+from xfr.images import MIN_SIDE, check_shape
 from xfr.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
-TARGETS = ("target_bpp", "max_bytes", "target_psnr")
+TARGETS = ("target_bpp", "max_bytes", "target_psnr")  # kinds 1, 2, 3; see xfr/targets.py
 LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF or XMP
+HEADER_BYTES = 34  # at most, up to the length of the payload
+# Bounds on a file, so that a huge one is refused before it is read: five times the bytes of the
+# pixels themselves, which no encoder comes near, and room for profile and metadata.
+BYTES_PER_PIXEL, BYTES_BESIDE_PIXELS = 16, (len(STREAMS) + 1) * MAX_STREAM
 
 
 @dataclass
@@ -47,9 +52,9 @@ class Xfr:
     """The content of an .xfr file.
 
     ``arch``, ``fingerprint``: of the checkpoint that made it. ``alpha``: uint8 [height, width].
-    ``target``: what the quality was chosen for, one of TARGETS and its value. ``graphic``: whether
-    the payload is lossless WebP, for which no checkpoint is needed. ``effort``: of the encoder's
-    search, 0 if there was none.
+    ``target``: the name of the target that the quality was chosen for, one of TARGETS, and its
+    value. ``graphic``: whether the payload is lossless WebP, for which no checkpoint is needed.
+    ``effort``: of the encoder's search, 0 if there was none.
     """
 
     arch: int
@@ -71,6 +76,9 @@ class Xfr:
         return self.height, self.width
 
 
+# Writing
+
+
 def pack(xfr: Xfr) -> bytes:
     """The bytes of the file. ValueError if the colour profile, EXIF or XMP is too long.
 
@@ -78,33 +86,78 @@ def pack(xfr: Xfr) -> bytes:
     >>> len(data) - len(b"payload"), unpack(data).width
     (24, 768)
     """
-    streams = {name: getattr(xfr.metadata, name) for name in STREAMS}
-    streams = {name: stream for name, stream in streams.items() if stream is not None}
-    for name, stream in streams.items():
-        if len(stream) > MAX_STREAM:
-            raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
-    flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
-    flags |= sum(STREAMS[name] for name in streams) | DPI * (xfr.metadata.dpi is not None)
-    flags |= GRAPHIC * xfr.graphic | EFFORT * (xfr.effort > 0)
     out = bytearray(MAGIC)
     out += struct.pack(">BBQ", VERSION, xfr.arch, xfr.fingerprint)
-    out += pack_number(flags) + bytes([xfr.quality])
+    out += pack_number(flags_of(xfr)) + bytes([xfr.quality])
     out += pack_number(xfr.width) + pack_number(xfr.height) + pack_number(len(xfr.payload))
     if xfr.target is not None:
         name, value = xfr.target
         out += struct.pack(">Bf", TARGETS.index(name) + 1, value)
     if xfr.effort:
         out.append(xfr.effort)
-    if xfr.metadata.dpi is not None:
-        across, down = xfr.metadata.dpi
-        simple = across == down == int(across) < 2**24
-        out += pack_number(int(across)) if simple else b"\0" + struct.pack(">ff", across, down)
-    for stream in streams.values():
-        out += pack_number(len(stream)) + pack_chunk(lzma_compress(stream, preset=LZMA_PRESET))
+    out += pack_metadata(xfr.metadata)
     if xfr.alpha is not None:
         out += pack_chunk(lzma_compress(xfr.alpha.tobytes(), preset=LZMA_PRESET))
     out += xfr.payload
     return bytes(out) + struct.pack(">I", zlib.crc32(out))
+
+
+def flags_of(xfr: Xfr) -> int:
+    """The number in which each bit says whether a field is there, or what the picture is."""
+    flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
+    flags |= DPI * (xfr.metadata.dpi is not None) | GRAPHIC * xfr.graphic
+    flags |= EFFORT * (xfr.effort > 0)
+    for name, flag in STREAMS.items():
+        flags |= flag * (getattr(xfr.metadata, name) is not None)
+    return flags
+
+
+def pack_metadata(metadata: Metadata) -> bytes:
+    """Resolution, colour profile, EXIF and XMP. ValueError if one of the last three is too long."""
+    out = bytearray()
+    if metadata.dpi is not None:
+        across, down = metadata.dpi
+        simple = across == down == int(across) < 2**24
+        out += pack_number(int(across)) if simple else b"\0" + struct.pack(">ff", across, down)
+    for name in STREAMS:
+        stream = getattr(metadata, name)
+        if stream is None:
+            continue
+        if len(stream) > MAX_STREAM:
+            raise ValueError(f"its {LABELS[name]} has {len(stream)} bytes, more than {MAX_STREAM}")
+        out += pack_number(len(stream)) + pack_chunk(lzma_compress(stream, preset=LZMA_PRESET))
+    return bytes(out)
+
+
+# Reading
+
+
+class Header(NamedTuple):
+    """The fields that every file has, in their order behind magic and version."""
+
+    arch: int
+    fingerprint: int
+    flags: int
+    quality: int
+    width: int
+    height: int
+    payload_length: int
+
+
+def read_header(reader: Reader) -> Header:
+    """The header of a file that ``reader`` is at the start of. ValueError if it is no .xfr file, of
+    another version, or truncated; the fields are not checked."""
+    if reader.data[: len(MAGIC)] != MAGIC:
+        raise ValueError("not an .xfr file")
+    reader.take(len(MAGIC))
+    (version,) = reader.unpack(">B")
+    if version != VERSION:
+        raise ValueError(f"an .xfr file of version {version}; this program reads {VERSION}")
+    arch, fingerprint = reader.unpack(">BQ")
+    flags, (quality,) = reader.number(), reader.unpack(">B")
+    return Header(
+        arch, fingerprint, flags, quality, reader.number(), reader.number(), reader.number()
+    )
 
 
 def needs_checkpoint(path: Path) -> bool:
@@ -112,11 +165,27 @@ def needs_checkpoint(path: Path) -> bool:
     for one that holds a graphic, or cannot be read."""
     try:
         with path.open("rb") as stream:
-            reader = Reader(stream.read(32), "file")
-        magic, version, _ = reader.unpack(">3sB9s")
-        return (magic, version) == (MAGIC, VERSION) and not reader.number() & GRAPHIC
+            return not read_header(Reader(stream.read(HEADER_BYTES), "file")).flags & GRAPHIC
     except (OSError, ValueError):
         return False
+
+
+def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of the file at ``path``, for ``unpack``. OSError if it cannot be read.
+
+    ValueError if it does not begin as an .xfr file, or has more bytes than a picture of the size
+    that its header names, or one of ``max_pixels``, can take: then the rest is not read.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(HEADER_BYTES)
+        header = read_header(Reader(start, "file"))
+        pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
+        most = BYTES_BESIDE_PIXELS + BYTES_PER_PIXEL * min(pixels, max(max_pixels, MIN_SIDE**2))
+        size = path.stat().st_size
+        if size > most:
+            shape = f"{header.width}x{header.height}"
+            raise ValueError(f"damaged file: {size} bytes, too many for {shape} pixels")
+        return start + stream.read()
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
@@ -126,50 +195,78 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     bytes, a wrong CRC, a picture of more than ``max_pixels``, or a field out of its range.
     """
     reader = Reader(data, "file")
-    if data[: len(MAGIC)] != MAGIC:
-        raise ValueError("not an .xfr file")
-    reader.take(len(MAGIC))
-    (version,) = reader.unpack(">B")
-    if version != VERSION:
-        raise ValueError(f"an .xfr file of version {version}; this program reads {VERSION}")
-    arch, fingerprint = reader.unpack(">BQ")
-    flags, (quality,) = reader.number(), reader.unpack(">B")
-    width, height, payload_length = reader.number(), reader.number(), reader.number()
-    target = reader.unpack(">Bf") if flags & TARGET else None
-    (effort,) = reader.unpack(">B") if flags & EFFORT else (0,)
-    dpi = (reader.number(),) * 2 if flags & DPI else None
-    if dpi == (0, 0):
-        dpi = reader.unpack(">ff")
-    flagged = [name for name, flag in STREAMS.items() if flags & flag]
+    header = read_header(reader)
+    target = reader.unpack(">Bf") if header.flags & TARGET else None
+    (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
+    dpi = read_resolution(reader) if header.flags & DPI else None
+    flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
-    alpha = reader.chunk() if flags & ALPHA else None
-    payload = reader.take(payload_length)
+    alpha = reader.chunk() if header.flags & ALPHA else None
+    payload = reader.take(header.payload_length)
     (crc,) = reader.unpack(">I")
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    if flags >= 2 * EFFORT:
-        raise ValueError(f"damaged file: unknown flags {flags:#x}")
-    if not MIN_QUALITY <= quality <= MAX_QUALITY:
-        raise ValueError(f"damaged file: quality {quality} is out of range")
-    if effort > MAX_EFFORT or (flags & EFFORT and not effort):
+    check_fields(header, effort, target, dpi)
+    check_shape(header.height, header.width, max_pixels)
+    return Xfr(
+        arch=header.arch,
+        fingerprint=header.fingerprint,
+        width=header.width,
+        height=header.height,
+        grey=bool(header.flags & GREY),
+        quality=header.quality,
+        payload=payload,
+        alpha=unpack_alpha(alpha, header.height, header.width),
+        metadata=unpack_metadata(streams, dpi),
+        target=None if target is None else (TARGETS[target[0] - 1], target[1]),
+        graphic=bool(header.flags & GRAPHIC),
+        effort=effort or 0,
+    )
+
+
+def read_resolution(reader: Reader) -> tuple[float, float]:
+    """Pixels per inch across and down."""
+    dpi = reader.number()
+    return (dpi, dpi) if dpi else reader.unpack(">ff")
+
+
+def check_fields(
+    header: Header,
+    effort: int | None,
+    target: tuple[int, float] | None,
+    dpi: tuple[float, float] | None,
+) -> None:
+    """ValueError for a field out of its range."""
+    if header.flags >= 2 * EFFORT:
+        raise ValueError(f"damaged file: unknown flags {header.flags:#x}")
+    if not MIN_QUALITY <= header.quality <= MAX_QUALITY:
+        raise ValueError(f"damaged file: quality {header.quality} is out of range")
+    if effort is not None and not 1 <= effort <= MAX_EFFORT:
         raise ValueError(f"damaged file: effort {effort} is out of range")
-    if not width or not height:
-        raise ValueError(f"damaged file: a picture of {width}x{height} pixels")
-    check_shape(height, width, max_pixels)
-    if target is not None:
-        if not 1 <= target[0] <= len(TARGETS):
-            raise ValueError(f"damaged file: unknown target {target[0]}")
-        target = (TARGETS[target[0] - 1], target[1])
+    if not header.width or not header.height:
+        raise ValueError(f"damaged file: a picture of {header.width}x{header.height} pixels")
+    if target is not None and not 1 <= target[0] <= len(TARGETS):
+        raise ValueError(f"damaged file: unknown target {target[0]}")
     if dpi is not None and not is_resolution(dpi):
         raise ValueError(f"damaged file: a resolution of {dpi[0]:g} by {dpi[1]:g} pixels per inch")
+
+
+def unpack_metadata(
+    streams: dict[str, tuple[int, bytes]], dpi: tuple[float, float] | None
+) -> Metadata:
+    """Resolution, and what the lzma ``streams``, each with its declared size, hold."""
+    unpacked = {}
     for name, (size, stream) in streams.items():
         if size > MAX_STREAM:
             raise ValueError(f"damaged file: {size} bytes of {LABELS[name]}")
-        streams[name] = lzma_decompress(stream, size, LABELS[name])
-    if alpha is not None:
-        alpha = np.frombuffer(lzma_decompress(alpha, width * height, "alpha channel"), np.uint8)
-        alpha = alpha.reshape(height, width)
-    header = arch, fingerprint, width, height, bool(flags & GREY), quality
-    metadata = Metadata(**streams, dpi=dpi)
-    return Xfr(*header, payload, alpha, metadata, target, bool(flags & GRAPHIC), effort)
+        unpacked[name] = lzma_decompress(stream, size, LABELS[name])
+    return Metadata(**unpacked, dpi=dpi)
+
+
+def unpack_alpha(stream: bytes | None, height: int, width: int) -> np.ndarray | None:
+    """The alpha channel, uint8 [height, width], of its lzma stream; None if there is none."""
+    if stream is None:
+        return None
+    alpha = lzma_decompress(stream, height * width, "alpha channel")
+    return np.frombuffer(alpha, np.uint8).reshape(height, width)

@@ -14,8 +14,8 @@ def glibc(name: str) -> Callable[..., int] | None:
 
 def keep_freed_memory() -> None:
     """Let glibc keep up to 256 MiB of freed memory for the next picture: returning it to the system
-    and faulting it in again would take a fifth of the coding time. Once, for all threads, instead
-    of once for each of them, which was half a gigabyte of a large picture."""
+    and faulting it in again would take a fifth of the coding time. All threads share one arena: one
+    for each thread would keep half a gigabyte more after a large picture."""
     mallopt = glibc("mallopt")
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, 2**28)
@@ -24,8 +24,8 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give what glibc has kept of freed memory back to the system. After a large picture that is
-    several hundred MiB, in pieces, and writing it takes as much again."""
+    """Return freed memory that glibc has kept to the system: several hundred MiB, in pieces, after
+    a large picture has been decoded. To write it takes as much again."""
     trim = glibc("malloc_trim")
     if trim:
         trim(0)

@@ -1,4 +1,4 @@
-"""Pictures of fewer colours: what makes screenshots, plots and logos small at little loss."""
+"""Palettes: fewer colours make screenshots, plots and logos small at little loss."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ import numpy as np
 
 from model.tiles import tiles
 
-COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
-MOST_COLOURS = 2**15  # that are worth reducing: screenshots have 10,000, photographs 50,000
-ROUNDS = 4  # of k-means for each palette
-SIDE = 1024  # pixels of a tile, at which the picture is looked at once
+PALETTE_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+MOST_COLOURS = 2**15  # of a picture that is reduced: screenshots have 10,000, photographs 50,000
+KMEANS_ROUNDS = 4  # for each palette
+PART = 1024  # pixels on each side of a part of the picture, which bounds the memory
 
 
 def packed(pixels: np.ndarray) -> np.ndarray:
-    """uint8 pixels, [H, W, 3] or grey [H, W], to a number for each colour, int32 [H, W]."""
+    """The colour of each of the uint8 pixels, [H, W, 3] or grey [H, W], as a number: int32 [H, W],
+    red * 2^16 + green * 2^8 + blue."""
     pixels = pixels.astype(np.int32)
     red, green, blue = np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else [pixels] * 3
     return red << 16 | green << 8 | blue
@@ -23,8 +24,8 @@ def packed(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Palette:
-    """Fewer colours for those of a picture: uint8 [N, 3], and which of them, uint8 [U], each of the
-    picture's becomes."""
+    """Fewer colours for a picture of U colours. ``colours``: uint8 [N, 3]; ``chosen``: uint8 [U],
+    the index among them of the one that each colour of the picture becomes."""
 
     colours: np.ndarray
     chosen: np.ndarray
@@ -41,27 +42,27 @@ class Colours:
         self.numbers = np.flatnonzero(seen)
 
     def parts(self) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """Tiles of the picture, each with where it is."""
-        for tile in tiles(*self.pixels.shape[:2], SIDE):
+        """Tiles of the picture, each behind its place: its rows and columns."""
+        height, width = self.pixels.shape[:2]
+        for tile in tiles(height, width, PART):
             yield tile.place, self.pixels[tile.place]
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The place of each colour among those of the picture, by its number: int32 [2^24]."""
+        """The index of each colour, by its number, among those of the picture: int32 [2^24]."""
         order = np.zeros(2**24, np.int32)
         order[self.numbers] = np.arange(len(self.numbers))
         return order
 
     @cached_property
     def palettes(self) -> list[Palette]:
-        """One for each of COUNTS that is below the number of colours. None if there are too many
-        colours for a drawing."""
+        """A palette of each of the PALETTE_SIZES that is below the number of colours; none if the
+        picture has more than MOST_COLOURS."""
         if len(self.numbers) > MOST_COLOURS:
             return []
-        counts = sum(
-            np.bincount(self.order[packed(part)].ravel(), minlength=len(self.numbers))
-            for _, part in self.parts()
-        )
+        counts = np.zeros(len(self.numbers), np.int64)
+        for _, part in self.parts():
+            counts += np.bincount(self.order[packed(part)].ravel(), minlength=len(counts))
         colours = np.stack([self.numbers >> shift & 255 for shift in (16, 8, 0)], axis=1)
         return list(make_palettes(colours.astype(np.float32), counts))
 
@@ -74,15 +75,15 @@ class Colours:
 
 
 def make_palettes(colours: np.ndarray, counts: np.ndarray) -> Iterator[Palette]:
-    """Palettes of fewer than the ``colours``, float32 [U, 3], of which a picture has ``counts``.
+    """Palettes of fewer colours than ``colours``, float32 [U, 3], which occur ``counts`` [U] times.
 
-    Each comes from the one before: whichever of its colours stands for the largest squared error is
-    split in two, until there are enough; then follow some rounds of k-means. Orchard, Bouman 1991,
+    Each palette comes from the one before: the colour that stands for the largest squared error is
+    split in two, until there are enough; some rounds of k-means follow. Orchard, Bouman 1991,
     "Color quantization of images", splits in the same order.
     """
     chosen = np.zeros(len(colours), int)
     palette, errors = centres(colours, counts, chosen)
-    for count in COUNTS:
+    for count in PALETTE_SIZES:
         if count >= len(colours):
             return
         while len(palette) < count:
@@ -95,7 +96,7 @@ def make_palettes(colours: np.ndarray, counts: np.ndarray) -> Iterator[Palette]:
             palette = np.concatenate([palette, halves[1:]])
             errors = np.concatenate([errors, halved[1:]])
             palette[worst], errors[worst] = halves[0], halved[0]
-        for _ in range(ROUNDS):
+        for _ in range(KMEANS_ROUNDS):
             _, chosen = np.unique(nearest(colours, palette), return_inverse=True)
             palette, errors = centres(colours, counts, chosen)
         rounded = palette.round()
@@ -105,8 +106,9 @@ def make_palettes(colours: np.ndarray, counts: np.ndarray) -> Iterator[Palette]:
 def centres(
     colours: np.ndarray, counts: np.ndarray, chosen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of those of ``colours`` [U, 3] that have each number, 0 to N - 1, in ``chosen`` [U],
-    and the sum of their squared errors in each channel: [N, 3] both."""
+    """The mean of each of N groups of ``colours`` [U, 3], which occur ``counts`` [U] times, and the
+    sum of their squared errors in each channel: [N, 3] both. ``chosen`` [U]: the groups, 0 to
+    N - 1, that the colours are in."""
 
     def sums(values: np.ndarray) -> np.ndarray:
         return np.stack([np.bincount(chosen, counts * column) for column in values.T], axis=1)

@@ -1,7 +1,8 @@
-"""The quality that meets a target: a size, a rate or a PSNR."""
+"""The quality that meets a target: a size, a rate or a score such as PSNR."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -17,48 +18,92 @@ def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
+@dataclass(frozen=True)
+class Size:
+    """A target for the bytes of the file: the highest quality within a limit is chosen.
+    ``per_pixel``: the limit is in bits per pixel, not in bytes."""
+
+    unit: str
+    per_pixel: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """A target for the decoded picture: the lowest quality that reaches a limit is chosen.
+    ``measure``: the score of uint8 pixels and their reconstruction, both [H, W, 3] or grey [H, W];
+    higher where they are closer, infinite where they are equal."""
+
+    unit: str
+    measure: Callable[[np.ndarray, np.ndarray], float]
+
+
+# By the names that flags and messages have; TARGETS in xfr/file.py numbers them.
+TARGETS: dict[str, Size | Score] = {
+    "target_bpp": Size("bpp", per_pixel=True),
+    "max_bytes": Size("bytes"),
+    "target_psnr": Score("dB", psnr),
+}
+
+
+class OutOfReach(ValueError):
+    """No quality meets a target."""
+
+
+class Estimates:
+    """The measure of each quality at an effort, estimated until ``add`` measures it: the measure at
+    effort 0, times the ratio that the two efforts had last."""
+
+    def __init__(self, measure: Callable[[int, int], float], effort: int):
+        self.measure, self.effort, self.ratio = measure, effort, 1.0
+        self.quick = cache(lambda quality: measure(quality, 0))
+        self.measured: dict[int, float] = {}
+
+    def __call__(self, quality: int) -> float:
+        if quality in self.measured:
+            return self.measured[quality]
+        return self.ratio * self.quick(quality)
+
+    def add(self, quality: int) -> None:
+        """Measure this quality at the effort, which takes long."""
+        self.measured[quality] = self.measure(quality, self.effort)
+        if math.isfinite(self.quick(quality)):  # the PSNR of a graphic may be infinite
+            self.ratio = self.measured[quality] / self.quick(quality)
+
+
 def search_quality(
     choose: Callable[[Callable[[int], float]], int],
     easiest: int,
     measure: Callable[[int, int], float],
     effort: int,
 ) -> int:
-    """``choose`` for what ``measure`` gives at a quality and an effort, with few measurements at
-    this effort. The one that it returns is among them, so that it keeps what choose asks for.
+    """The quality that ``choose`` takes, given a function from a quality to its measure at
+    ``effort``; found with few calls of ``measure(quality, effort)`` at efforts above 0.
 
-    The others are estimated from those at effort 0, times the ratio that the two had last.
-    ``easiest``: the quality without which choose raises ValueError.
+    The returned quality is measured, not estimated, so that it keeps what ``choose`` asks for.
+    ``easiest``: the quality that meets a target if any does. OutOfReach if ``choose`` raises it.
 
     >>> from functools import partial
     >>> lowest = partial(lowest_quality_reaching, 50.0, "dB")
     >>> search_quality(lowest, MAX_QUALITY, lambda quality, effort: quality - 0.1 * effort, 9)
     51
     """
-    quick = cache(lambda quality: measure(quality, 0))
+    estimates = Estimates(measure, effort)
     if not effort:
-        return choose(quick)
-    measured: dict[int, float] = {}
-    ratio = 1.0
-
-    def estimated(quality: int) -> float:
-        return measured[quality] if quality in measured else ratio * quick(quality)
-
+        return choose(estimates.quick)
     while True:
         try:
-            quality = choose(estimated)
-        except ValueError:
-            if easiest in measured:
+            quality = choose(estimates)
+        except OutOfReach:
+            if easiest in estimates.measured:
                 raise
             quality = easiest
-        if quality in measured:
+        if quality in estimates.measured:
             return quality
-        measured[quality] = measure(quality, effort)
-        if math.isfinite(quick(quality)):  # which the PSNR of a graphic may not be
-            ratio = measured[quality] / quick(quality)
+        estimates.add(quality)
 
 
 def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]) -> int:
-    """The highest quality whose ``size``, in ``unit``, is at most ``limit``; ValueError if none is.
+    """The highest quality whose ``size``, in ``unit``, is at most ``limit``; OutOfReach if none is.
 
     ``size`` should increase with quality. Where it does not, the result still keeps the limit.
 
@@ -68,12 +113,12 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     size = cache(size)
     if size(MIN_QUALITY) > limit:
         smallest = size(MIN_QUALITY)
-        raise ValueError(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
+        raise OutOfReach(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
     return bisect(lambda quality: size(quality) <= limit)
 
 
 def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], float]) -> int:
-    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; ValueError if none.
+    """The lowest quality whose ``score``, in ``unit``, is at least ``limit``; OutOfReach if none.
 
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
@@ -81,15 +126,15 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
     score = cache(score)
     if score(MAX_QUALITY) < limit:
         best = score(MAX_QUALITY)
-        raise ValueError(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
+        raise OutOfReach(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
     if score(MIN_QUALITY) >= limit:
         return MIN_QUALITY
     return bisect(lambda quality: score(quality) < limit) + 1
 
 
 def bisect(holds: Callable[[int], bool]) -> int:
-    """The highest quality for which ``holds`` is true, if it is true up to some quality, the lowest
-    at least, and false from there on."""
+    """The highest quality for which ``holds`` is true. It should be true of the lowest quality, and
+    of all up to some quality, and false from there on."""
     low, high = MIN_QUALITY, MAX_QUALITY + 1
     while high - low > 1:
         middle = (low + high) // 2

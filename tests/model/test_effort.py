@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import colour, full_latent, noise, save_tiny, tiny_codec
+from helpers import colour, full_latent, tiny_codec
 
 from model.bytestream import pack_chunk
 from model.hyperprior import network, search
@@ -26,19 +26,10 @@ from model.hyperprior.search import (
     sampled,
 )
 from model.hyperprior.transforms import STEP, HyperpriorLatents, SearchedLatents
-from model.limits import DISTORTIONS, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
+from model.limits import DISTORTIONS, MAX_EFFORT
 from model.tiles import Tile
 from utils.jobs import run_job
 from utils.tally import Tally
-from xfr.encoder import (
-    Encoder,
-    EncodingSettings,
-    highest_quality_within,
-    lowest_quality_reaching,
-    search_quality,
-)
-from xfr.images import Picture
-from xfr.metadata import NO_METADATA
 
 QUALITY = 50
 STEEP = 6  # from here on all searches anneal
@@ -284,77 +275,3 @@ def test_ctrl_c_does_not_wait_for_a_search():
     with pytest.raises(KeyboardInterrupt):
         run_job([Path("a.png")], tally, Path, compute, Path, ThreadPoolExecutor(1))
     assert ended == [Path("a.png")]
-
-
-# Targets
-
-
-class Measured:
-    """A measure of qualities and efforts, and those that it was taken at with an effort."""
-
-    def __init__(self, measure):
-        self.measure, self.slow = measure, []
-
-    def __call__(self, quality: int, effort: int) -> float:
-        if effort:
-            self.slow.append(quality)
-        return self.measure(quality, effort)
-
-
-def within(limit: float):
-    return lambda size: highest_quality_within(limit, "bytes", size)
-
-
-@pytest.mark.parametrize("effort", [0, 9])
-@pytest.mark.parametrize("limit", [105, 1000, 3000, 5000, 10**6])
-def test_a_size_is_kept_with_few_searches(effort, limit):
-    def size(quality: int, effort: int) -> float:
-        return 100 * 1.05**quality * (1 - 0.01 * effort + 0.0003 * effort * quality / 10)
-
-    measured = Measured(size)
-    quality = search_quality(within(limit), MIN_QUALITY, measured, effort)
-    assert size(quality, effort) <= limit
-    assert quality == MAX_QUALITY or size(quality + 1, effort) > limit
-    assert len(measured.slow) <= 3
-
-
-@pytest.mark.parametrize("limit", [22.0, 30.0, 39.7])
-def test_a_psnr_is_reached_with_few_searches(limit):
-    def score(quality: int, effort: int) -> float:
-        return 20 + 0.2 * quality - 0.03 * effort
-
-    measured = Measured(score)
-    quality = search_quality(
-        lambda score: lowest_quality_reaching(limit, "dB", score), MAX_QUALITY, measured, 9
-    )
-    assert score(quality, 9) >= limit
-    assert quality == MIN_QUALITY or score(quality - 1, 9) < limit
-    assert len(measured.slow) <= 3
-
-
-def test_a_size_that_only_the_search_can_keep_is_kept():
-    def size(quality: int, effort: int) -> float:
-        return 100 * quality * (1 - 0.01 * effort)
-
-    assert search_quality(within(95), MIN_QUALITY, size, 9) == MIN_QUALITY
-
-
-def test_a_size_that_no_search_can_keep_is_named():
-    with pytest.raises(ValueError, match="the lowest quality takes 91 bytes, more than 90"):
-        search_quality(within(90), MIN_QUALITY, lambda q, effort: 100 * q - effort, 9)
-
-
-def test_a_search_that_misleads_still_keeps_the_size():
-    def size(quality: int, effort: int) -> float:
-        return 100 * quality + (quality * 7919 % 13) * 30 * (effort > 0)
-
-    quality = search_quality(within(3000), MIN_QUALITY, size, 9)
-    assert size(quality, 9) <= 3000
-
-
-def test_a_file_for_a_target_is_the_one_of_its_quality_and_effort(tmp_path):
-    encoder = Encoder(save_tiny(tmp_path / "tiny.tar", "hyperprior"))
-    picture = Picture(noise(64, 64), None, NO_METADATA, ())
-    limit = len(encoder.encode(picture, EncodingSettings(60, effort=2)))
-    data = encoder.encode(picture, EncodingSettings(target=("max_bytes", limit), effort=2))
-    assert len(data) <= limit

@@ -199,8 +199,8 @@ def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
 
 def test_effort_names_the_codec_that_has_it(script, photos):
     line = last_line(script("encode", "--image_folder", "photos", "--effort", 3))
-    assert "--effort: the binary codec cannot use it" in line
-    assert line.endswith("but the hyperprior codec (--model out/hyperprior.tar) can")
+    assert "--effort: main cannot use it" in line
+    assert line.endswith("but hyperprior and visual can (--model out/visual.tar)")
 
 
 def test_a_device_that_does_not_exist_is_told_which_do(script, photos):

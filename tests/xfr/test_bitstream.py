@@ -5,6 +5,7 @@ import sys
 import tracemalloc
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from model.bytestream import lzma_compress, pack_chunk, pack_number
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import (
     ALPHA,
+    BYTES_BESIDE_PIXELS,
+    BYTES_PER_PIXEL,
     DPI,
     EFFORT,
     EXIF,
@@ -24,6 +27,7 @@ from xfr.file import (
     XMP,
     Xfr,
     pack,
+    read_file,
     unpack,
 )
 from xfr.metadata import Metadata
@@ -277,6 +281,53 @@ def test_metadata_that_unpack_would_refuse_are_not_packed(name, message):
     with pytest.raises(ValueError, match=f"{message} has {MAX_STREAM + 1} bytes, more than"):
         pack(described(data))
     assert getattr(unpack(pack(described(data[1:]))).metadata, name) == data[1:]
+
+
+# Reading
+
+
+def sparse(path: Path, start: bytes, size: int) -> Path:
+    """A file of ``size`` bytes that begins with ``start`` and takes no room on the disk."""
+    with path.open("wb") as stream:
+        stream.write(start)
+        stream.truncate(size)
+    return path
+
+
+def test_a_file_is_read_entirely(tmp_path):
+    for data in (pack(PLAIN), pack(SMALL), handmade()):
+        (tmp_path / "a.xfr").write_bytes(data)
+        assert read_file(tmp_path / "a.xfr") == data
+
+
+@pytest.mark.parametrize(
+    ("start", "max_pixels", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n", 10**8, "not an .xfr file"),
+        (b"XFR\x02", 10**8, "an .xfr file of version 2"),
+        (
+            handmade(width=20, height=10),
+            10**8,
+            "damaged file: 4294967296 bytes, too many for 20x10",
+        ),
+        (handmade(width=2**20, height=2**20), 10**6, "4294967296 bytes, too many for"),
+    ],
+    ids=["png", "version", "small", "beyond the limit of pixels"],
+)
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path, peak, start, max_pixels, message):
+    path = sparse(tmp_path / "huge.xfr", start, 2**32)
+    with pytest.raises(ValueError, match=message):
+        read_file(path, max_pixels)
+    assert peak() < 1 << 20
+
+
+def test_a_file_as_large_as_its_header_allows_is_read_and_then_refused(tmp_path):
+    most = BYTES_BESIDE_PIXELS + BYTES_PER_PIXEL * 64 * 64
+    path = sparse(tmp_path / "large.xfr", handmade(), most)
+    with pytest.raises(ValueError, match="trailing bytes"):
+        unpack(read_file(path))
+    with pytest.raises(ValueError, match="too many for 5x5 pixels"):
+        read_file(sparse(path, handmade(), most + 1))
 
 
 @pytest.fixture

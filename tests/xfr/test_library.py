@@ -1,0 +1,202 @@
+"""The library: import xfr."""
+
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from helpers import ROOT, colour, drawing, grey, noise, save_png
+from PIL import Image, ImageCms
+
+import xfr
+from model.checkpoint import fingerprint, load_checkpoint
+from xfr import library
+from xfr.checkpoints import FOLDER, SHIPPED
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.file import TARGETS, unpack
+from xfr.images import Picture
+from xfr.targets import TARGETS as MEETING_TARGETS
+from xfr.targets import psnr
+
+PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_checkpoint_has_the_name_and_fingerprint_that_messages_tell(name):
+    checkpoint = load_checkpoint(FOLDER / f"{name}.tar")
+    assert SHIPPED[name] == (checkpoint["arch"], fingerprint(checkpoint))
+
+
+def test_every_checkpoint_in_the_folder_has_a_name():
+    assert {path.stem for path in FOLDER.glob("*.tar")} == set(SHIPPED)
+
+
+def test_every_target_of_a_file_can_be_met():
+    assert tuple(MEETING_TARGETS) == TARGETS
+
+
+def test_the_import_loads_nothing_slow():
+    program = "import sys, xfr; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert "xfr" in out.stdout.split()
+    assert not {"torch", "numpy", "PIL", "xfr.encoder"} & set(out.stdout.split())
+
+
+def test_the_version_of_the_package_is_that_of_the_library():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "xfr.__version__"}
+    assert xfr.__version__.count(".") == 2
+
+
+def test_packages_are_all_that_the_library_needs():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for room in ("model", "xfr") for path in (ROOT / room).rglob("*.py")}
+    assert set(listed) == {str(path.relative_to(ROOT)).replace("/", ".") for path in folders}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_picture_comes_back_from_every_checkpoint_without_naming_it_again(name):
+    image = xfr.decode(xfr.encode(PHOTO, name))
+    assert image.mode == "RGB" and image.size == (90, 70)
+    assert psnr(PHOTO, np.asarray(image)) > 20
+
+
+def test_the_bytes_are_those_of_the_scripts(tmp_path):
+    path, encoder = save_png(tmp_path / "a.png", PHOTO), Encoder(FOLDER / "main.tar")
+    expected = encoder.encode(Picture(PHOTO), EncodingSettings(30))
+    for picture in (PHOTO, Image.fromarray(PHOTO), path, str(path)):
+        assert xfr.encode(picture, "main", 30) == expected
+    assert xfr.encode(PHOTO, FOLDER / "main.tar", 30) == expected
+    assert unpack(xfr.encode(PHOTO, "main")).quality == 50
+
+
+@pytest.mark.parametrize(
+    ("target", "limit"), [("max_bytes", 800), ("target_bpp", 1.0), ("target_psnr", 25)]
+)
+def test_a_target_is_met(target, limit):
+    data = xfr.encode(PHOTO, "main", **{target: limit})
+    assert unpack(data).target == (target, limit)
+    size = {"max_bytes": len(data), "target_bpp": 8 * len(data) / PHOTO[..., 0].size}
+    if target in size:
+        assert 0.5 * limit < size[target] <= limit
+    else:
+        assert limit <= psnr(PHOTO, np.asarray(xfr.decode(data))) < limit + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quality": 101}, "quality 101 is not in 1 to 100"),
+        ({"quality": 0}, "quality 0 is not in 1 to 100"),
+        ({"effort": 10}, "effort 10 is not in 0 to 9"),
+        ({"max_byte": 3}, "'max_byte' is none of the targets"),
+        ({"quality": 30, "max_bytes": 3}, "only one can be met"),
+        ({"target_psnr": 30, "max_bytes": 3}, "only one can be met"),
+        ({"max_bytes": 3}, "the lowest quality takes .* bytes, more than 3"),
+        ({"effort": 1}, "--effort: main cannot use it, but hyperprior and visual can"),
+    ],
+)
+def test_a_setting_that_cannot_be_met_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        xfr.encode(PHOTO, "main", **settings)
+
+
+@pytest.mark.parametrize(
+    ("mode", "decoded"),
+    [("L", "L"), ("1", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGB")],
+)
+def test_an_image_of_any_8_bit_mode_comes_back(mode, decoded):
+    image = Image.fromarray(drawing(40, 60)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray(grey(40, 60)))
+    found = xfr.decode(xfr.encode(image, "main", 100))
+    assert found.mode == decoded and found.size == (60, 40)
+    assert np.array_equal(np.asarray(found), np.asarray(image.convert(decoded)))  # a graphic
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F", "I;16", "LAB"])
+def test_an_image_that_8_bits_do_not_hold_is_refused(mode):
+    with pytest.raises(ValueError, match=f"an image of mode {mode}: convert it"):
+        xfr.encode(Image.new(mode, (8, 8)), "main")
+
+
+def test_an_image_is_turned_upright_and_left_as_it_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(drawing(40, 60)).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        found = xfr.decode(xfr.encode(image, "main", 100))
+        assert image.size == (60, 40) and found.size == (40, 60)
+    from_path = xfr.decode(xfr.encode(tmp_path / "turned.png", "main", 100))
+    assert np.array_equal(np.asarray(found), np.asarray(from_path))
+
+
+def test_profile_and_metadata_are_where_pillow_looks_for_them(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x10F] = "maker"
+    image = Image.fromarray(drawing(40, 60))
+    image.save(tmp_path / "a.png", exif=exif, icc_profile=profile, dpi=(300, 300))
+    found = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100))
+    assert found.info["icc_profile"] == profile and found.getexif()[0x10F] == "maker"
+    assert found.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    stripped = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100, strip_metadata=True))
+    assert set(stripped.info) == {"icc_profile"}
+    with Image.open(tmp_path / "a.png") as image:
+        assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": profile}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 5), np.float32), np.zeros((4, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)],
+    ids=["floats", "four channels", "empty"],
+)
+def test_an_array_that_is_no_picture_is_refused(array):
+    with pytest.raises(ValueError, match=r"not uint8 \[H, W, 3\] or \[H, W\]"):
+        xfr.encode(array, "main")
+
+
+def test_any_strides_of_an_array_do():
+    flipped = PHOTO[::-1, :, ::-1]
+    assert xfr.encode(flipped, "main") == xfr.encode(flipped.copy(), "main")
+
+
+def test_a_picture_beyond_the_limit_of_pixels_is_refused(monkeypatch):
+    huge = np.broadcast_to(np.uint8(0), (13378, 13378))
+    with pytest.raises(ValueError, match="13378x13378 pixels are more than the limit"):
+        xfr.encode(huge, "main")
+    monkeypatch.setattr(library, "MAX_PIXELS", 70 * 90 - 1)
+    with pytest.raises(ValueError, match="90x70 pixels are more than the limit"):
+        xfr.encode(Image.fromarray(PHOTO), "main")
+    data = xfr.encode(PHOTO[:-1], "main")
+    with pytest.raises(ValueError, match="90x69 pixels are more than the limit"):
+        xfr.decode(data, max_pixels=69 * 90 - 1)
+
+
+def test_a_file_of_another_checkpoint_is_decoded_with_it(checkpoints):
+    data = xfr.encode(PHOTO, checkpoints["hyperprior"])
+    with pytest.raises(ValueError, match="made by checkpoint [0-9a-f]{16}, which is not here"):
+        xfr.decode(data)
+    assert xfr.decode(data, checkpoints["hyperprior"]).size == (90, 70)
+
+
+def test_threads_load_a_checkpoint_once(checkpoints):
+    loaded = []
+
+    class Coder:
+        def __init__(self, path, device):
+            loaded.append(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        coders = list(
+            pool.map(lambda _: library.shared(Coder, checkpoints["binary"], "cpu"), range(50))
+        )
+    assert len(loaded) == 1 and len(set(map(id, coders))) == 1
+
+
+def test_a_checkpoint_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*none\.tar"):
+        xfr.encode(PHOTO, "none.tar")

@@ -1,0 +1,72 @@
+"""Helpers of ``xfr.encode`` and ``xfr.decode``: images, arrays, and checkpoints loaded once."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from model.limits import MAX_PIXELS
+from xfr.checkpoints import checkpoint_path
+from xfr.images import Picture, check_shape, fits, read_picture
+from xfr.metadata import PREFIX, Metadata
+
+Coder = TypeVar("Coder")
+LOADING = Lock()
+GREY_MODES = ("1", "L", "LA", "La")
+OTHER_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
+
+
+def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: str) -> Coder:
+    """The Encoder or Decoder of a checkpoint, by name or path, which is loaded once."""
+    with LOADING:
+        return load(kind, checkpoint_path(checkpoint).resolve(), device)
+
+
+@cache
+def load(kind: Callable[[Path, str], Coder], path: Path, device: str) -> Coder:
+    return kind(path, device)
+
+
+def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
+    """The picture at a path, in an image of Pillow, or in a uint8 array, [H, W, 3] or [H, W].
+    ValueError if it is none, or has more than MAX_PIXELS; OSError if it cannot be read."""
+    if isinstance(source, str | Path):
+        return read_picture(Path(source))
+    if isinstance(source, Image.Image):
+        check_shape(source.height, source.width, MAX_PIXELS)
+        return from_pillow(source)
+    shape = source.shape
+    if source.dtype != np.uint8 or not (len(shape) == 2 or shape[2:] == (3,)) or not source.size:
+        raise ValueError(f"an array {source.dtype} {list(shape)}, not uint8 [H, W, 3] or [H, W]")
+    check_shape(shape[0], shape[1], MAX_PIXELS)
+    return Picture(np.ascontiguousarray(source))
+
+
+def from_pillow(image: Image.Image) -> Picture:
+    """The pixels of an image, turned upright, with its transparency and its colour profile.
+    ValueError for a mode that 8-bit grey or RGB does not hold."""
+    if image.mode not in GREY_MODES + OTHER_MODES:
+        raise ValueError(f"an image of mode {image.mode}: convert it to L, LA, RGB or RGBA")
+    colour = "L" if image.mode in GREY_MODES else "RGB"
+    transparent = image.has_transparency_data
+    image = ImageOps.exif_transpose(image).convert(colour + "A" * transparent)
+    icc = image.info.get("icc_profile")
+    metadata = Metadata(icc=icc if icc and fits(icc, colour) else None)
+    alpha = np.array(image.getchannel("A")) if transparent else None
+    return Picture(np.array(image.convert(colour)), alpha, metadata)
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """An image of mode L, LA, RGB or RGBA, with the metadata of the picture in ``info``."""
+    image = Image.fromarray(picture.pixels)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    metadata = picture.metadata
+    exif = None if metadata.exif is None else PREFIX + metadata.exif
+    info = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
+    image.info.update({name: value for name, value in info.items() if value is not None})
+    return image
