@@ -81,6 +81,22 @@ def load_checkpoint(path: Path) -> dict:
     return checkpoint
 
 
+def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """ValueError unless ``weights`` have the names, shapes and kinds of numbers of a network's
+    ``expected`` ones."""
+    if set(weights) != set(expected):
+        odd = min(set(weights) ^ set(expected), key=repr)
+        raise ValueError(f"the checkpoint's weights do not fit: {odd!r:.80}")
+    for name, weight in expected.items():
+        found = weights[name]
+        fits = found.is_floating_point() == weight.is_floating_point() and found.is_cpu
+        if found.shape != weight.shape or not fits:
+            raise ValueError(
+                f"the checkpoint's weights do not fit: {name} is {found.dtype} "
+                f"{list(found.shape)}, not {weight.dtype} {list(weight.shape)}"
+            )
+
+
 def is_plain(value: object) -> bool:
     """Whether ``value`` is a number or a short tuple of numbers."""
     values = value if type(value) is tuple and len(value) <= 16 else (value,)

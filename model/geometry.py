@@ -35,8 +35,8 @@ def check_geometry(codec: Codec) -> None:
     )
     for x in (noise, noise.mT):
         latents = codec.analyse(x, quality)
-        chunk = codec.encode_latents(latents, quality)
-        latent = codec.decode_latents(chunk, *x.shape[2:], quality).float()
+        chunk = codec.tile_coder(x.shape[3], quality).encode(latents)
+        latent = codec.tile_coder(x.shape[3], quality).decode(chunk, *x.shape[2:]).float()
         outputs = {
             "analysis": codec.analyse(between_nan(x, stride, stride), quality),
             "synthesis": [

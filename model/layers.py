@@ -111,6 +111,7 @@ class QualityTable(nn.Module):
 
     def __init__(self, points: int, channels: int):
         super().__init__()
+        self.channels = channels
         self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, quality: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class EncodingSettings:
     """How to encode. ``target``, one of bitstream.TARGETS and its value, replaces ``quality``: the
     highest quality within a size (target_bpp, max_bytes), or the lowest that reaches a PSNR in dB
     (target_psnr). ``effort``: of the search for latents that cost less, 0 to MAX_EFFORT; above 0
-    for a codec that REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution."""
+    for a codec that SEARCHES. ``strip_metadata``: leave out EXIF, XMP and resolution."""
 
     quality: int = DEFAULT_QUALITY
     target: tuple[str, float] | None = None
@@ -64,8 +64,8 @@ class Encoder:
 
     def check(self, settings: EncodingSettings) -> None:
         """ValueError if the codec has nothing that the settings ask for."""
-        if settings.effort and not self.codec.REFINES:
-            able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).REFINES)
+        if settings.effort and not self.codec.SEARCHES:
+            able = " and ".join(named(a) for a in ARCHITECTURES if codec_class(a).SEARCHES)
             raise ValueError(f"--effort: the {self.codec.arch} codec cannot use it, but {able} can")
 
     def finer(self) -> str:

@@ -193,9 +193,19 @@ class BinaryCodec(Codec):
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float() * self.inverse_gain(quality).exp(), quality)
 
-    def encode_latents(self, latents: BinaryLatents, quality: Tensor) -> bytes:
-        return self.digits.encode(latents.y.cpu(), quality.cpu())
+    def tile_coder(self, width: int, quality: Tensor) -> "BinaryTileCoder":
+        return BinaryTileCoder(self.digits, quality.cpu())
 
-    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+
+class BinaryTileCoder:
+    """Codes each tile by itself; see model/binary/digits.py."""
+
+    def __init__(self, digits: DigitModel, quality: Tensor):
+        self.digits, self.quality = digits, quality
+
+    def encode(self, latents: BinaryLatents) -> bytes:
+        return self.digits.encode(latents.y.cpu(), self.quality)
+
+    def decode(self, chunk: bytes, height: int, width: int) -> Tensor:
         reader = Reader(chunk, "payload")
-        return self.digits.decode(reader, height // BLOCK, width // BLOCK, quality.cpu())
+        return self.digits.decode(reader, height // BLOCK, width // BLOCK, self.quality)

@@ -1,4 +1,4 @@
-"""The networks of the deep codec's entropy model: hyper-synthesis and context model.
+"""The networks of the hyperprior codec's entropy model: hyper-synthesis and context model.
 
 They are made of the layers of model/fixed_point.py: in floating point for training, in fixed point
 for coding, where their methods take ``bits``, the fraction bits of activations.
@@ -13,11 +13,11 @@ from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise,
 from model.quantizers import round_straight_through
 
 # The latent is divided into four groups of channels, each with every fourth channel, and its
-# positions into four phases: that of row i and column j is 2 * (i % 2) + j % 2. Pass k codes, at
-# phase p, the group p XOR ORDER[k]. So a group is coded first at one phase, then at the diagonally
-# opposite one, then at the others.
-ORDER = (0, 3, 1, 2)
-PASSES = GROUPS = PHASES = len(ORDER)
+# positions into four phases: row i and column j are of phase 2 * (i % 2) + j % 2. Pass k codes, at
+# phase p, the group p XOR PASS_ORDER[k]. So a group is coded first at one phase, then at the
+# diagonally opposite one, then at the others.
+PASS_ORDER = (0, 3, 1, 2)
+PASSES = GROUPS = PHASES = len(PASS_ORDER)
 
 
 class ContextBlock(nn.Module):
@@ -77,7 +77,7 @@ def merge_latent(y: Tensor) -> Tensor:
 
 def coded_in(step: int) -> tuple[slice, list[int], list[int]]:
     """The index of what pass ``step`` codes, [B, 4, K/4, H/2, W/2], in a split latent."""
-    return slice(None), list(range(PHASES)), [phase ^ ORDER[step] for phase in range(PHASES)]
+    return slice(None), list(range(PHASES)), [phase ^ PASS_ORDER[step] for phase in range(PHASES)]
 
 
 class ContextPass(nn.Module):
@@ -136,6 +136,7 @@ class ContextModel(nn.Module):
 
     def __init__(self, latent_channels: int, channels: int):
         super().__init__()
+        self.latent_channels = latent_channels
         self.projections = nn.ModuleList(
             Pointwise(latent_channels // GROUPS, channels, LATENT_LIMIT) for _ in range(GROUPS)
         )

@@ -15,7 +15,7 @@ from model import codec_class, load_codec
 from model.binary.digits import FLOOR, laplace_bits
 from model.binary.network import BinaryCodec
 from model.checkpoint import load_checkpoint
-from model.hyperprior.network import CORRECTED
+from model.hyperprior.network import CORRECTED_FROM
 from model.layers import GDN, dct_basis
 from model.ssimulacra2 import ssimulacra2_distance
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
@@ -255,7 +255,7 @@ def test_training_is_stochastic_and_coding_is_not(arch):
 
 # The shipped checkpoints: what ``forward`` predicts is what a file takes and gives
 
-QUALITIES = (1, 50, CORRECTED - 1)  # above, the deep codec codes another latent than forward
+QUALITIES = (1, 50, CORRECTED_FROM - 1)  # above, the deep codec codes another latent than forward
 
 
 class Measured:
