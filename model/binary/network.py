@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.binary.digits import LIMIT, MEANS, DigitModel
+from model.binary.digits import INTEGER_LIMIT, MEANS, DigitModel
 from model.bytestream import Reader
 from model.codec import Codec, check_range
 from model.layers import GDN, QualityTable, dct_basis
@@ -188,7 +188,7 @@ class BinaryCodec(Codec):
 
     def analyse(self, x: Tensor, quality: Tensor) -> BinaryLatents:
         y = self.rounded(self.scaled(x, quality))
-        return BinaryLatents(y.clamp(-LIMIT, LIMIT).int())
+        return BinaryLatents(y.clamp(-INTEGER_LIMIT, INTEGER_LIMIT).int())
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float() * self.inverse_gain(quality).exp(), quality)

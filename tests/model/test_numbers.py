@@ -12,7 +12,7 @@ from ssimulacra2 import compute_ssimulacra2
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
-from model.binary.digits import FLOOR, laplace_bits
+from model.binary.digits import SMALLEST_SCALE, laplace_bits
 from model.binary.network import BinaryCodec
 from model.checkpoint import load_checkpoint
 from model.hyperprior.network import CORRECTED_FROM
@@ -205,7 +205,7 @@ def laplace_bits_exact(x: np.ndarray, scale: float) -> np.ndarray:
     return -np.log2(cumulative(np.abs(x) + 0.5) - cumulative(np.abs(x) - 0.5))
 
 
-@pytest.mark.parametrize("scale", [FLOOR, 0.5, 20])
+@pytest.mark.parametrize("scale", [SMALLEST_SCALE, 0.5, 20])
 def test_the_bits_are_those_of_a_laplace_distribution(scale):
     x = np.linspace(-4, 4, 33) * max(scale, 0.5)
     found = laplace_bits(torch.from_numpy(x), torch.tensor(scale, dtype=torch.float64))
@@ -215,9 +215,9 @@ def test_the_bits_are_those_of_a_laplace_distribution(scale):
 def test_the_binary_rate_is_that_of_the_latent_rounded_or_noisy_in_training():
     codec, x = zeroed("binary"), torch.rand(2, 3, 256, 256)
     values = codec.config.latent / 8**2  # a pixel
-    rounded = values * laplace_bits_exact(np.zeros(1), FLOOR).item()
+    rounded = values * laplace_bits_exact(np.zeros(1), SMALLEST_SCALE).item()
     uniform = (np.arange(1000) + 0.5) / 1000 - 0.5
-    noisy = values * laplace_bits_exact(uniform, FLOOR).mean()
+    noisy = values * laplace_bits_exact(uniform, SMALLEST_SCALE).mean()
     assert noisy > 1.01 * rounded
 
     qualities = torch.tensor([1.0, 100.0])
