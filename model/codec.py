@@ -249,7 +249,7 @@ def part_of(report: Report, part: int, parts: int) -> Report:
 
 def check_range(name: str, value: object, low: int, high: int, length: int | None = None) -> None:
     """ValueError unless ``value`` is an int in low to high, or a tuple of ``length`` such ints."""
-    values = (value,) if length is None else value
+    values: Any = (value,) if length is None else value
     fits = isinstance(values, tuple) and len(values) == (length or 1)
     if not fits or not all(type(v) is int and low <= v <= high for v in values):
         kind = "an integer" if length is None else f"a tuple of {length} integers"

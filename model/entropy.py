@@ -97,11 +97,15 @@ class SymbolCoder(nn.Module):
     >>> decoder.finish()
     """
 
+    reach: Tensor  # the support of each table, int32 [SCALES]
+    counts: Tensor  # the tables, one after the other, int32
+
     def __init__(self):
         super().__init__()
+        self.models: tuple[np.ndarray, list] | None = None  # of the library, made at first use
         index = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         support = (6 * scale_of(index)).ceil().clamp(max=MAX_SUPPORT).int()
-        self.register_buffer("reach", support)  # its name in checkpoints
+        self.register_buffer("reach", support)
         self.register_buffer("counts", torch.zeros_like(support).repeat_interleave(2 * support + 2))
         self.fit(self.histogram([]))
 

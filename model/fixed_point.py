@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import QualityTable, conv1x1
+from model.layers import conv1x1, interpolated
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
 FRACTION_BITS = 6  # of latents, means and scale logits
@@ -62,6 +62,8 @@ class FixedPointConv(nn.Conv2d):
     ``limit``: the magnitude that its inputs are clipped to in fixed point.
     """
 
+    bias: Tensor
+
     def __init__(self, *args, limit: int = LIMIT, **kwargs):
         super().__init__(*args, **kwargs)
         self.limit = limit
@@ -80,7 +82,7 @@ class FixedPointConv(nn.Conv2d):
             # A bound of the sums, computed without rounding errors, which differ among machines;
             # rounding a weight may add half of 2^-w to it.
             bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
-            room = EXACT if self.limit <= LIMIT else EXACT**2  # whatever the product type is
+            room: float = EXACT if self.limit <= LIMIT else EXACT**2  # whatever the product type is
             room -= self.limit * fine.shape[1] / 2
             w = torch.zeros_like(bound)
             for _ in range(WEIGHT_BITS):
@@ -145,12 +147,17 @@ class Depthwise(FixedPointConv):
         return total.floor_().float()
 
 
-class QualityBias(QualityTable):
+class QualityBias(nn.Module):
     """``x + b(quality)`` for x [B, C, H, W] and quality [B], one b per channel."""
+
+    def __init__(self, points: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, x: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
         if bits is None:
-            return x + super().forward(quality)
+            return x + interpolated(self.points, quality)
         return x + self.bias(quality, bits)
 
     def bias(self, quality: Tensor, bits: int) -> Tensor:

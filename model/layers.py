@@ -1,6 +1,7 @@
 """Building blocks of the codecs' networks."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +50,18 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Conv1x1(nn.Conv2d):
-    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W]."""
+    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W].
+
+    x may have fewer channels than the layer: then it stands for one whose others are zero.
+    """
+
+    bias: Tensor
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv1x1(x, self.weight, self.bias)
+        return conv1x1(x, self.weight[:, : x.shape[1]], self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -93,6 +99,10 @@ class Down(nn.Sequential):
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(nn.PixelUnshuffle(factor), Conv1x1(channels * factor**2, out_channels))
 
+    @property
+    def conv(self) -> Conv1x1:
+        return cast(Conv1x1, self[1])
+
 
 class Up(nn.Sequential):
     """[B, C, H, W] to [B, D, factor * H, factor * W]: a 1x1 convolution, then pixel-shuffle."""
@@ -100,28 +110,37 @@ class Up(nn.Sequential):
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(Conv1x1(channels, out_channels * factor**2), nn.PixelShuffle(factor))
 
+    @property
+    def conv(self) -> Conv1x1:
+        return cast(Conv1x1, self[0])
+
+
+def interpolated(points: Tensor, quality: Tensor) -> Tensor:
+    """One vector per rate point, points [P, C], interpolated linearly at quality [B] in 1 to 100:
+    [B, C, 1, 1]."""
+    last = len(points) - 1
+    position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
+    low = position.floor().clamp(0, last - 1)
+    weight = (position - low)[:, None]
+    low = low.long()
+    return torch.lerp(points[low], points[low + 1], weight)[:, :, None, None]
+
 
 class QualityTable(nn.Module):
-    """One vector per rate point, interpolated linearly over the qualities.
+    """A vector for each quality, in between those of the rate points.
 
-    Holds gain vectors in the logarithmic domain (Cui et al. 2021, "Asymmetric gained deep image
+    It holds gain vectors in the logarithmic domain (Cui et al. 2021, "Asymmetric gained deep image
     compression with continuous rate adaptation", https://arxiv.org/abs/2003.02012), so that one set
     of weights serves every rate.
     """
 
     def __init__(self, points: int, channels: int):
         super().__init__()
-        self.channels = channels
         self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, quality: Tensor) -> Tensor:
         """quality [B] in 1 to 100 to [B, C, 1, 1]."""
-        last = len(self.points) - 1
-        position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
-        low = position.floor().clamp(0, last - 1)
-        weight = (position - low)[:, None]
-        low = low.long()
-        return torch.lerp(self.points[low], self.points[low + 1], weight)[:, :, None, None]
+        return interpolated(self.points, quality)
 
 
 def dct_spectrum(size: int) -> Tensor:

@@ -39,7 +39,7 @@ X, Y, B = range(3)
 # the maps (lost structure, artifacts, lost detail), then of their 4-norms. The reference has 108:
 # those below 0.01 are left out, as together they move a score by about 0.001 points, and would cost
 # two thirds of the work at full resolution and a sixth scale.
-WEIGHTS = (
+WEIGHTS: tuple[dict[int, tuple[float, ...]], ...] = (
     {
         Y: (0, 0, 0, 7.466890328078848, 0, 17.445833984131262),
     },
@@ -161,7 +161,7 @@ def window_matrix(length: int, mirror: bool, dtype: torch.dtype, device: torch.d
     """The window at each position of a line, [length, length]. Beyond its ends, the line goes on
     mirrored or else as zeros."""
     window = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
-    mode = "symmetric" if mirror else "constant"
-    line = np.pad(np.eye(length), ((RADIUS, RADIUS), (0, 0)), mode)
+    ends = (RADIUS, RADIUS), (0, 0)
+    line = np.pad(np.eye(length), ends, "symmetric" if mirror else "constant")
     matrix = sum(weight * line[k : k + length] for k, weight in enumerate(window / window.sum()))
     return torch.as_tensor(matrix, dtype=dtype, device=device)

@@ -152,7 +152,7 @@ def window(image: Tensor, tile: Tile) -> Tensor:
 
 def shared(image: np.ndarray) -> Tensor:
     """A uint8 image [H, W, 3] as a tensor, without a copy where torch can share its memory."""
-    return torch.from_numpy(np.require(image, requirements="CW"))
+    return torch.from_numpy(np.require(image, requirements=["C", "W"]))
 
 
 def join(latents: list[Tensor], dim: int) -> Tensor:

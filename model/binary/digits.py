@@ -252,7 +252,7 @@ class DigitModel(nn.Module):
     def encode(self, y: Tensor, quality: Tensor) -> bytes:
         """y, int32 [1, C, h, w] within +-INTEGER_LIMIT, on the CPU, to bytes."""
         writer = LatentWriter(torch.cat([differences(y[:, :MEANS]), y[:, MEANS:]], 1))
-        self.code(writer, *y.shape[2:], quality)
+        self.code(writer, y.shape[2], y.shape[3], quality)
         return writer.digits.finish()
 
     def decode(self, reader: Reader, height: int, width: int, quality: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The three-layer codec: a convolutional autoencoder, successive binarization, lzma."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class BinaryLatents(NamedTuple):
     y: Tensor  # int32 [1, latent, H/8, W/8]
 
 
-def dct_steps(config: BinaryConfig) -> tuple[Tensor, Tensor, Tensor]:
+def dct_steps(config: BinaryConfig) -> list[Tensor]:
     """The DCT of 8x8 blocks in three steps, each from 2x2 values of the last to one: the weights
     [outputs, inputs, 2, 2]. The first channels of the latent have the largest variance.
 
@@ -53,7 +53,7 @@ def dct_steps(config: BinaryConfig) -> tuple[Tensor, Tensor, Tensor]:
     for old, new in zip(bases, bases[1:]):
         quarters = new.unflatten(3, (2, -1)).unflatten(2, (2, -1))
         weights.append(torch.einsum("ocyaxb,icab->oiyx", quarters, old))
-    return tuple(weights)
+    return weights
 
 
 class AnalysisTransform(nn.Module):
@@ -74,13 +74,13 @@ class AnalysisTransform(nn.Module):
         self.gain = QualityTable(config.rate_points, n2)
         self.conv3 = nn.Conv2d(n2, config.latent, 5, 2, 2)
 
-    def start(self, steps: tuple[Tensor, Tensor, Tensor]) -> None:
+    def start(self, steps: list[Tensor]) -> None:
         """Start as the DCT of these steps; filters that it does not need stay random."""
         for conv, dct in zip((self.conv1, self.conv2, self.conv3), steps):
             outputs, inputs = dct.shape[:2]
             conv.weight[:outputs] = 0
             conv.weight[:outputs, :inputs, 2:4, 2:4] = dct
-            conv.bias[:outputs] = 0
+            cast(Tensor, conv.bias)[:outputs] = 0
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = self.gdn1(self.conv1(x - 0.5))
@@ -106,15 +106,15 @@ class SynthesisTransform(nn.Module):
         self.gdn2 = GDN(n1, inverse=True)
         self.conv3 = nn.Conv2d(n1, 3 * 4, 3, padding=1)
 
-    def start(self, steps: tuple[Tensor, Tensor, Tensor]) -> None:
+    def start(self, steps: list[Tensor]) -> None:
         """Start as the inverse of the DCT of these steps."""
         pixels, *others = steps
         for conv, dct in zip((self.conv2, self.conv1), others):
             inputs, outputs = dct.shape[:2]
             conv.weight[:, :outputs] = 0
             conv.weight[:inputs, :outputs, 2:4, 2:4] = dct
-        for conv in (self.conv1, self.conv2, self.conv3):
-            conv.bias.zero_()
+        for layer in (self.conv1, self.conv2, self.conv3):
+            nn.init.zeros_(cast(Tensor, layer.bias))
         self.conv3.weight.zero_()
         self.conv3.weight[:, : len(pixels), 1, 1] = pixels.flatten(1).T
 

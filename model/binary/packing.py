@@ -67,7 +67,7 @@ class DigitReader:
     def read(self, count: int) -> np.ndarray:
         """The next ``count`` values, int32."""
         nonzero = self.read_plane(count)
-        total = np.count_nonzero(nonzero)
+        total = int(np.count_nonzero(nonzero))
         negative = self.read_plain(total).astype(bool)
         digits = np.ones(total, np.int32)
         rest = np.arange(total)

@@ -99,7 +99,7 @@ class ContextPass(nn.Module):
         """features [B, D, h, w] and state [B, 4, D, h/2, w/2], None in the first pass, to means and
         scale logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
         x = features
-        if self.around is not None:
+        if self.around is not None and state is not None:
             x = x + self.around(merge_phases(state), bits)
         x = self.block(x, bits)
         x = split_phases(F.relu(self.hidden(F.relu(x), bits)))
@@ -165,8 +165,9 @@ class ContextModel(nn.Module):
             return None  # there is no pass that could use it
         _, phases, groups = coded_in(step)
         in_bits = None if bits is None else FRACTION_BITS
-        new = [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)]
-        new = torch.stack(new, dim=1)
+        new = torch.stack(
+            [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)], dim=1
+        )
         return new if state is None else state + new
 
     def forward(

@@ -108,7 +108,7 @@ class AnalysisTransform(nn.Module):
     def channels(self, deep: Tensor, pixels: Tensor, quality: Tensor, part: slice) -> Tensor:
         """Those channels of y that are in ``part``."""
         y = conv1x1(deep, self.latent.weight[part], self.latent.bias[part])
-        y = y + conv1x1(pixels, self.linear[1].weight[part], self.linear[1].bias[part])
+        y = y + conv1x1(pixels, self.linear.conv.weight[part], self.linear.conv.bias[part])
         return y * self.gain(quality)[:, part].exp()
 
     def used(self, x: Tensor, quality: Tensor) -> Tensor:
@@ -143,9 +143,9 @@ class SynthesisTransform(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         count = y_hat.shape[1]
         y = y_hat * self.gain(quality)[:, :count].exp()
-        deep = self.blocks16(conv1x1(y, self.latent.weight[:, :count], self.latent.bias))
+        deep = self.blocks16(self.latent(y))
         deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
-        weight, bias = self.linear[0].weight / BLOCK, self.linear[0].bias
+        weight, bias = self.linear.conv.weight / BLOCK, self.linear.conv.bias
         with torch.autocast(y.device.type, enabled=False):
             fine = y[:, :FINE_CHANNELS].float()
             pixels = conv1x1(fine, weight[:, : fine.shape[1]], bias)
@@ -158,7 +158,7 @@ class SynthesisTransform(nn.Module):
         position holds the pixels of a block, [B, 3 * 16^2, H/16, W/16]: by damped least squares, as
         if the linear transform were all there is."""
         with torch.autocast(error.device.type, enabled=False):
-            weight = self.linear[0].weight[:, :, 0, 0] / BLOCK
+            weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK
             damping = INVERSE_DAMPING**2 * torch.eye(len(weight.T), device=error.device)
             square = weight.T @ weight + damping
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(square).L) @ weight.T
@@ -181,11 +181,7 @@ class HyperAnalysis(nn.Module):
         )
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
-        count = y.shape[1]
-        first, *others = self.layers
-        y = y * self.gain(quality)[:, :count].exp()
-        x = conv1x1(y, first.weight[:, :count], first.bias)
-        return nn.Sequential(*others)(x).float()
+        return self.layers(y * self.gain(quality)[:, : y.shape[1]].exp()).float()
 
 
 class HyperpriorCodec(Codec):
@@ -239,11 +235,12 @@ class HyperpriorCodec(Codec):
         about 1, and steps of the learning rate are small beside them.
         """
         basis = BLOCK * dct_basis(BLOCK, self.config.latent)
-        self.analysis.linear[1].weight.copy_(basis[:, :, None, None])
-        self.synthesis.linear[0].weight.copy_(basis.T[:, :, None, None])
-        for layer in (self.analysis.latent, self.synthesis.up1[0]):
+        linear, inverse = self.analysis.linear.conv, self.synthesis.linear.conv
+        linear.weight.copy_(basis[:, :, None, None])
+        inverse.weight.copy_(basis.T[:, :, None, None])
+        for layer in (self.analysis.latent, self.synthesis.up1.conv):
             layer.weight.mul_(0.05)
-        for layer in (self.analysis.linear[1], self.synthesis.linear[0]):
+        for layer in (linear, inverse):
             layer.bias.zero_()
 
     def start_gains(self) -> None:
