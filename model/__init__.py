@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without the time of importing typing
 if TYPE_CHECKING:
     import torch
 

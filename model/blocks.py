@@ -19,7 +19,7 @@ from model.quantizers import round_straight_through
 
 @dataclass(frozen=True)
 class BlocksConfig:
-    channels: int = 96  # of the 192 numbers that a block of three colours has
+    channels: int = 96  # numbers that are coded of the 192 of a block in three colours
 
     def __post_init__(self):
         check_range("channels", self.channels, 1, 192)

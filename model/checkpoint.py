@@ -1,7 +1,7 @@
 """Checkpoints: saving and loading them, and the fingerprint that identifies their weights.
 
 A checkpoint is a dictionary of ``format`` (1), ``arch``, ``config`` (the codec's
-hyper-parameters), ``distortion`` (what it was trained for; mse if it says nothing), ``weights``
+hyper-parameters), ``distortion`` (that it was trained for; mse if it is missing), ``weights``
 (float16 or float32, and int32 for tables) and ``history``. A training state also has ``epoch``,
 ``progress`` within the next, ``best`` (the lowest loss so far), ``average`` (of the weights),
 ``optimizer`` and ``run`` (the settings that a resumed run must share).
@@ -17,15 +17,15 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-FORMAT = 1
-DTYPES = (torch.float16, torch.float32, torch.int32)
-KEYS = {"format": int, "arch": str, "config": dict, "history": dict}
+CHECKPOINT_FORMAT = 1
+WEIGHT_TYPES = (torch.float16, torch.float32, torch.int32)
+REQUIRED_KEYS = {"format": int, "arch": str, "config": dict, "history": dict}
 
 
 def save_checkpoint(stream: BinaryIO, checkpoint: dict) -> None:
     """Write ``checkpoint``, without its ``format``, to a stream. OSError if the system refuses."""
     contents = io.BytesIO()  # torch would replace the OSError of a full disk by one of its own
-    torch.save({"format": FORMAT, **checkpoint}, contents)
+    torch.save({"format": CHECKPOINT_FORMAT, **checkpoint}, contents)
     stream.write(contents.getbuffer())
 
 
@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> dict:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of is checked or refused below
+            warnings.simplefilter("ignore")  # the causes are checked or refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on a file that is not one
         raise ValueError(
@@ -50,17 +50,16 @@ def load_checkpoint(path: Path) -> dict:
         ) from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a checkpoint of this project")
-    for key, kind in KEYS.items():
+    for key, kind in REQUIRED_KEYS.items():
         if type(checkpoint.get(key)) is not kind:
             raise ValueError(f"{path} is not a checkpoint of this project: its '{key}' is missing")
     if not isinstance(checkpoint.get("distortion", ""), str):
         raise ValueError(f"{path} is not a checkpoint of this project: its 'distortion' is no text")
     if not isinstance(checkpoint.get("weights"), dict):
         raise ValueError(f"{path} is not a checkpoint of this project: its 'weights' are missing")
-    if checkpoint["format"] != FORMAT:
-        raise ValueError(
-            f"{path} is a checkpoint of format {checkpoint['format']}; this program reads {FORMAT}"
-        )
+    if checkpoint["format"] != CHECKPOINT_FORMAT:
+        found = f"{path} is a checkpoint of format {checkpoint['format']}"
+        raise ValueError(f"{found}; this program reads {CHECKPOINT_FORMAT}")
     for name, value in checkpoint["config"].items():
         if not isinstance(name, str) or not is_plain(value):
             raise ValueError(f"{path}: the configuration's {name!r:.40} is not a plain number")
@@ -69,8 +68,8 @@ def load_checkpoint(path: Path) -> dict:
     for name, weight in checkpoint["weights"].items():
         if not isinstance(name, str):
             raise ValueError(f"{path}: a weight's name is not text")
-        if not isinstance(weight, Tensor) or weight.dtype not in DTYPES:
-            raise ValueError(f"{path}: weight {name!r:.80} is not a tensor of {DTYPES}")
+        if not isinstance(weight, Tensor) or weight.dtype not in WEIGHT_TYPES:
+            raise ValueError(f"{path}: weight {name!r:.80} is not a tensor of {WEIGHT_TYPES}")
         # A hostile tensor may claim more elements than the file has bytes.
         unclaimed -= weight.numel() * weight.element_size()
         if weight.layout != torch.strided or not weight.is_cpu or unclaimed < 0:

@@ -14,8 +14,8 @@ from model.ssimulacra2 import ssimulacra2_distance
 # One unit of the distance of SSIMULACRA 2 costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda) bits
 # per pixel: so files of a quality have about as many bytes as those of a codec trained for mse.
 DISTANCE_FACTOR, DISTANCE_EXPONENT, DISTANCE_KNEE = 6.2, 1.066, 0.0005
-MSE_SHARE = 0.13  # of the squared error, which keeps colours and flat areas in place
-COLOUR_WEIGHT = 3  # of the squared error of colour, which SSIMULACRA 2 hardly weighs
+MSE_SHARE = 0.13  # a little squared error keeps colours and flat areas in place
+COLOUR_WEIGHT = 3  # more squared error of colour, which SSIMULACRA 2 hardly weighs
 LUMA = 0.299, 0.587, 0.114  # the share of red, green and blue in the brightness, ITU-R BT.601
 
 
@@ -27,7 +27,7 @@ class SearchSettings:
     rdoq_rounds: int  # before annealing, at most
     rdoq_alone: int  # steps up to which RDOQ without annealing finds more
     curvature: float  # second derivative of the distortion, in bits, by a symbol
-    learning_rate: float  # of the annealing
+    learning_rate: float  # for annealing
 
 
 @dataclass(frozen=True)

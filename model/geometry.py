@@ -1,4 +1,4 @@
-"""Whether the tiles of a codec fit its networks."""
+"""The check that the tiles of a codec fit its networks."""
 
 from copy import deepcopy
 
@@ -60,8 +60,8 @@ def between_nan(x: Tensor, count: int) -> Tensor:
 
 
 def reach_of(output: Tensor, border: int, length: int) -> int:
-    """How many pixels NaN came farther into a strip of ``length`` pixels than the ``border`` on
-    either side that was NaN; ``output``: [1, C, h, w]."""
+    """The number of pixels that NaN spread into a strip of ``length`` pixels, beyond the ``border``
+    on either side that was NaN. ``output``: [1, C, h, w]."""
     along = 3 if output.shape[3] > output.shape[2] else 2
     bad = output.isnan().movedim(along, 0).flatten(1).any(1).tolist()
     stride, middle = length // len(bad), len(bad) // 2

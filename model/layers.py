@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
-CORRELATION = 0.95  # of neighbouring pixels
-COLOUR_VARIANCE = (1, 0.06, 0.02)  # of luma and the two colour differences, relative to luma
+PIXEL_CORRELATION = 0.95  # between neighbours
+COLOUR_VARIANCE = (1, 0.06, 0.02)  # luma and the two colour differences, relative to luma
 
 
 class GDN(nn.Module):
@@ -43,8 +43,8 @@ class GDN(nn.Module):
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [B, C, H, W] and weight [D, C, 1, 1] to [B, D, H, W].
 
-    The dilation changes nothing in the result, but keeps torch from the way that it takes in a
-    single thread: that is two to three times slower on processors of AMD.
+    The dilation does not change the result. Without it, torch takes another way in a single thread,
+    two to three times slower on processors of AMD.
     """
     return F.conv2d(x, weight, bias, dilation=2)
 
@@ -52,7 +52,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Conv1x1(nn.Conv2d):
     """A 1x1 convolution, [B, C, H, W] to [B, D, H, W].
 
-    x may have fewer channels than the layer: then it stands for one whose others are zero.
+    x may have fewer channels than the layer: the others are taken as zero.
     """
 
     bias: Tensor
@@ -71,9 +71,9 @@ class ResidualBlock(nn.Module):
     depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in
     Shazeer 2020, https://arxiv.org/abs/2002.05202. Input and output: [B, C, H, W].
 
-    The product ``silu(a) * b`` is clipped to +-``bound``, which is more than photographs need. It
-    grows as the square of its input, block after block, and would otherwise explode on pictures
-    that are unlike the training data.
+    The product ``silu(a) * b`` is clipped to +-``bound``, which is more than photographs need. The
+    product grows as the square of its input, block after block, and would otherwise explode on
+    pictures that are unlike the training data.
     """
 
     def __init__(self, channels: int, bound: float):
@@ -144,21 +144,22 @@ class QualityTable(nn.Module):
 
 
 def dct_spectrum(size: int) -> Tensor:
-    """The variance of each coefficient of the DCT of size x size blocks in RGB, [3, size, size], as
-    multiples of that of luma pixels.
+    """The variance of each coefficient of the DCT of size x size blocks in RGB, [3, size, size],
+    relative to the variance of luma pixels.
 
     Rows and columns are modelled as first-order Markov processes, whose power spectrum at the
     angular frequency w is (1 - r^2) / (1 - 2 r cos(w) + r^2) for a correlation r of neighbouring
     pixels.
     """
     w = math.pi / size * torch.arange(size, dtype=torch.float64)
-    spectrum = (1 - CORRELATION**2) / (1 - 2 * CORRELATION * torch.cos(w) + CORRELATION**2)
+    r = PIXEL_CORRELATION
+    spectrum = (1 - r**2) / (1 - 2 * r * torch.cos(w) + r**2)
     shares = torch.tensor(COLOUR_VARIANCE, dtype=torch.float64)
     return shares[:, None, None] * spectrum[:, None] * spectrum
 
 
 def dct_variance(size: int, count: int) -> Tensor:
-    """The variances of the vectors of ``dct_basis``, [count]: they fall."""
+    """The variances of the vectors of ``dct_basis``, [count], falling."""
     return dct_spectrum(size).flatten().sort(descending=True, stable=True)[0][:count].float()
 
 

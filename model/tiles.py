@@ -29,11 +29,11 @@ class Tile:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Its rows and columns in an image [H, W, ...]."""
+        """Rows and columns in an image [H, W, ...]."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def crop(self, x: Tensor, origin: "Tile") -> Tensor:
-        """This tile's part of x [..., H / s, W / s], which covers ``origin`` with any stride s."""
+        """The tile's part of x [..., H / s, W / s], which covers ``origin`` with any stride s."""
         stride = origin.shape[1] // x.shape[-1]
         return x[
             ...,
@@ -42,7 +42,7 @@ class Tile:
         ]
 
     def grown(self, margin: int, height: int, width: int) -> "Tile":
-        """With ``margin`` pixels more on each side, within a picture of height x width."""
+        """The tile with ``margin`` pixels more on each side, within a picture of height x width."""
         return Tile(
             max(self.top - margin, 0),
             min(self.bottom + margin, height),
@@ -75,7 +75,7 @@ class Grid:
 
     height: int
     width: int
-    side: int  # of a tile
+    side: int  # pixels of a tile each way
     margin: int  # pixels that are seen on each side of a tile
 
     def __iter__(self) -> Iterator[Tile]:
@@ -101,7 +101,7 @@ class RowBuffer:
     def __init__(self, rows: Iterator[Tensor], stride: int):
         self.rows, self.stride = rows, stride
         self.held: list[Tensor] = []
-        self.top = self.bottom = 0  # of what is held, in pixels
+        self.top = self.bottom = 0  # pixels: rows that are held
 
     def part(self, around: Tile) -> Tensor:
         """The latent of ``around``, [1, C, h, w]. From one call to the next, ``around`` may only

@@ -32,11 +32,11 @@ from model.fixed_point import FRACTION_BITS, QualityBias, fixed_point
 from model.layers import dct_variance
 
 MEANS = 3  # channels
-LEVELS = 5  # of the pyramid of means; its coarsest positions are 2^LEVELS apart
+LEVELS = 5  # the coarsest positions of the pyramid of means are 2^LEVELS apart
 SMALLEST_SCALE = 0.08
-KERNEL_SUM = 16  # of the weights of ``smooth``: features are magnitudes times KERNEL_SUM
+KERNEL_SUM = 16  # sum of the weights of ``smooth``: features are magnitudes times KERNEL_SUM
 SCALE_WEIGHT_BITS = 10
-INTEGER_LIMIT = 2 ** (MAX_DIGITS - 2)  # of magnitudes; differences reach twice as far
+INTEGER_LIMIT = 2 ** (MAX_DIGITS - 2)  # largest magnitude; differences of means reach twice as far
 FEATURE_LIMIT = 2**20
 WEIGHT_LIMIT = 2**15  # 192 * FEATURE_LIMIT * WEIGHT_LIMIT is far below 2^53: sums are exact
 
@@ -153,8 +153,8 @@ def falling(scales: Tensor) -> np.ndarray:
     """The order of ``scales``, flattened, in fixed point: from large to small, in classes of a 16th
     of an octave, within which the order stays.
 
-    The exponent of a float32 and the first four bits of its fraction are the number of its class.
-    Class 0 are those below 2^10, class 255 those from 2^26 on.
+    The exponent of a float32 and the first four bits of its fraction give the number of its class.
+    Class 0 holds scales below 2^10, class 255 scales from 2^26 on.
     """
     classes = (scales.float().view(torch.int32) >> 19) - ((127 + 10) << 4)
     rank = 255 - classes.clamp(0, 255)
@@ -206,8 +206,8 @@ class DigitModel(nn.Module):
             self.weights += [nn.Parameter(torch.empty(high - low, n)) for n in (low, high)]
 
     def start(self, gains: Tensor) -> None:
-        """Start with the scales of the DCT of photographs. ``gains`` [rate points]: the inverse of
-        the quantizer's step, for pixels in 0 to 1."""
+        """Start with the scales of the DCT of photographs. ``gains`` [rate points]: inverses of the
+        quantizer's step, for pixels in 0 to 1."""
         scales = 0.09 * dct_variance(8, self.bounds[-1]).sqrt() * gains[:, None]
         levels = 2 ** (-0.4 * torch.arange(LEVELS + 1))
         self.base.points.copy_((scales[:, :MEANS, None] * levels).sqrt().flatten(1))
@@ -220,8 +220,8 @@ class DigitModel(nn.Module):
 
     def rate(self, y: Tensor, rounded: Tensor, quality: Tensor) -> Tensor:
         """The bits [B] that y [B, C, h, w] takes, differentiable. ``rounded`` is y in integers,
-        with the gradient of y; in training, the rate is that of y with uniform noise instead
-        (Ballé, Laparra, Simoncelli 2017)."""
+        with the gradient of y. In training, y with uniform noise stands in for it (Ballé, Laparra,
+        Simoncelli 2017, https://arxiv.org/abs/1611.01704)."""
         noisy = y + torch.rand_like(y) - 0.5 if self.training else rounded
         zero = y.new_zeros(())
         scales = (

@@ -14,7 +14,7 @@ from model.layers import GDN, QualityTable, dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_with_dead_zone
 
-BLOCK = 8  # pixels per position of the latent, in both directions
+BLOCK_SIDE = 8  # pixels per position of the latent, in both directions
 DEAD_ZONE = 0.6  # magnitudes below it become zero
 
 
@@ -27,8 +27,8 @@ class BinaryConfig:
 
     def __post_init__(self):
         check_range("filters", self.filters, 1, 1024, length=2)
-        check_range("latent", self.latent, 1, 3 * BLOCK**2)
-        check_range("groups", self.groups, 1, 3 * BLOCK**2, length=2)
+        check_range("latent", self.latent, 1, 3 * BLOCK_SIDE**2)
+        check_range("groups", self.groups, 1, 3 * BLOCK_SIDE**2, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
         bounds = [MEANS, *self.groups, self.latent]
         if bounds != sorted(set(bounds)):
@@ -139,7 +139,7 @@ class BinaryCodec(Codec):
     Config = BinaryConfig
     LMBDA = (0.00025, 0.15)
     STRIDE = 8
-    LATENT_STRIDE = BLOCK
+    LATENT_STRIDE = BLOCK_SIDE
     TILE = 1024
     MARGIN = 16
 
@@ -208,4 +208,4 @@ class BinaryTileCoder:
 
     def decode(self, chunk: bytes, height: int, width: int) -> Tensor:
         reader = Reader(chunk, "payload")
-        return self.digits.decode(reader, height // BLOCK, width // BLOCK, self.quality)
+        return self.digits.decode(reader, height // BLOCK_SIDE, width // BLOCK_SIDE, self.quality)

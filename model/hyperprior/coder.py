@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model.bytestream import Reader
-from model.entropy import CERTAIN, MAX_SYMBOL, SCALES, SymbolCoder, dead_zone, gaussian_bits
-from model.fixed_point import FRACTION_BITS, LIMIT, QualityBias, activation_bits
+from model.entropy import CERTAIN_BELOW, MAX_SYMBOL, SCALES, SymbolCoder, dead_zone, gaussian_bits
+from model.fixed_point import ACTIVATION_LIMIT, FRACTION_BITS, QualityBias, activation_bits
 from model.hyperprior.context import (
     PASSES,
     ContextModel,
@@ -25,15 +25,14 @@ from model.quantizers import CURVATURE
 
 Y_STRIDE, Z_STRIDE = 16, 64  # pixels per position of y and of z
 CHANNEL_STEP = 16  # the number of coded channels of y is a multiple of it
-SEEN_OF_Z = 1  # positions of z that a tile sees of the tiles before it
-SEEN_OF_Y = SEEN_OF_Z * Z_STRIDE // Y_STRIDE
+Z_DEPTH = 1  # positions of z that a tile sees of the tiles before it
+Y_DEPTH = Z_DEPTH * Z_STRIDE // Y_STRIDE
 
 Segment = tuple[np.ndarray, np.ndarray]  # symbols and their scale indices, as SymbolCoder has them
 
 
 class HyperpriorLatents(NamedTuple):
-    """The latents of a tile, not rounded: y is rounded about its means, and the search moves y and
-    z."""
+    """The latents of a tile, before rounding: y is rounded relative to its means."""
 
     y: Tensor  # [1, K, H/16, W/16]
     z: Tensor  # [1, Z, H/64, W/64]
@@ -76,9 +75,9 @@ class Border:
 
     def __init__(self, channels: int, width: int, depth: int):
         self.depth, self.width, self.column = depth, width, 0
-        self.above: Tensor | None = None  # [1, C, depth, W], of the row of tiles before this one
+        self.above: Tensor | None = None  # [1, C, depth, W], the row of tiles before
         self.left: Tensor | None = None  # [1, C, h, depth]
-        self.bottom = torch.zeros(1, channels, depth, width)  # of this row, as far as it has come
+        self.bottom = torch.zeros(1, channels, depth, width)  # the row of tiles so far
 
     def window(self, channels: int, height: int, width: int) -> tuple[Tensor, int, int]:
         """Room for the next tile, beside the values known above it and to its left:
@@ -165,8 +164,8 @@ class HyperpriorTileCoder:
         self.model, self.quality = model, quality
         self.bits = activation_bits(round(quality.item()))
         self.channels, self.z_channels = model.context.latent_channels, model.z_scale.channels
-        self.y_border = Border(self.channels, width // Y_STRIDE, SEEN_OF_Y)
-        self.z_border = Border(self.z_channels, width // Z_STRIDE, SEEN_OF_Z)
+        self.y_border = Border(self.channels, width // Y_STRIDE, Y_DEPTH)
+        self.z_border = Border(self.z_channels, width // Z_STRIDE, Z_DEPTH)
 
     def encode(self, latents: HyperpriorLatents) -> bytes:
         segments, certain = self.symbols(latents)
@@ -195,12 +194,12 @@ class HyperpriorTileCoder:
 
     def symbols(self, latents: HyperpriorLatents) -> tuple[list[Segment], int]:
         """The next tile's symbols, in the order of coding, without those that are taken as zero,
-        and the scale index below which they are: CERTAIN, or 0 if too much would be lost."""
-        z = latents.z.round().clamp(-LIMIT, LIMIT).float().cpu()
+        and the scale index below which they are: CERTAIN_BELOW, or 0 if too much would be lost."""
+        z = latents.z.round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).float().cpu()
         y = split_latent(latents.y.float().cpu())
         z_segment = z.int().numpy(), self.z_index(*z.shape[2:])
         share = self.model.zone_share(self.quality).cpu() if latents.dead_zone else torch.zeros(1)
-        for certain in (CERTAIN, 0):
+        for certain in (CERTAIN_BELOW, 0):
             passes = self.passes(z, *latents.y.shape[1:])
             y_segments, lost = coded_in_passes(y, passes, certain, share)
             if lost <= 0:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.codec import Codec, Report, check_range
-from model.entropy import CERTAIN, SymbolCoder, gaussian_bits
+from model.entropy import CERTAIN_BELOW, SymbolCoder, gaussian_bits
 from model.fixed_point import FRACTION_BITS, QualityBias
 from model.hyperprior.coder import (
     CHANNEL_STEP,
@@ -30,29 +30,31 @@ from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import CURVATURE, round_straight_through
 from model.tiles import View, padded
 
-BLOCK = Y_STRIDE  # side of the blocks of the linear transforms
+BLOCK_SIDE = Y_STRIDE  # side of the blocks of the linear transforms
 # Bounds of the residual blocks, see ``ResidualBlock``. In the synthesis, photographs come close to
 # theirs; three times higher, fine regular textures, such as cloth, could become blocks of noise.
 ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
-FINE_CHANNELS = 128  # first channels of y, too large for bfloat16, even in training
-CHANNELS_AT_ONCE = 128  # of y, that the encoder computes before it asks whether to go on
-CONTEXT_SHARE = 0.2  # of the bits of a symbol without its context, that it takes with it
-INVERSE_DAMPING = 0.3  # of the linear synthesis, whose singular values are about 1 to 2.5
-MIDDLE_GAIN = 2  # the logarithm of the gain that training starts with, at the middle of the rates
-CORRECTED_FROM = 90  # the quality from which on the latent is corrected by its synthesis
-HALF_CORRECTED = 0.5  # where the root mean square of the error is this / lmbda, in 8-bit levels
-DEAD_ZONE_RISES_FROM = 40  # the quality up to which the dead zone is that of low qualities
+FINE_CHANNELS = 128  # first channels of y, whose values are too large for bfloat16 in training too
+CHANNELS_AT_ONCE = 128  # channels of y that the encoder computes before it asks whether to go on
+CONTEXT_SHARE = 0.2  # bits of a symbol with its context, relative to its bits without
+INVERSE_DAMPING = 0.3  # beside the linear synthesis's singular values, about 1 to 2.5
+MIDDLE_GAIN = 2  # logarithm of the gain that training starts with, at the middle of the rates
+CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synthesis
+# A block is corrected by half where the root mean square of its error, in 8-bit levels, is
+# HALF_CORRECTED / lmbda.
+HALF_CORRECTED = 0.5
+DEAD_ZONE_RISES_FROM = 40  # quality
 
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
     channels8: int = 160  # channels of the transforms at 1/8 of the resolution
-    channels16: int = 320  # and at 1/16
+    channels16: int = 320  # channels of the transforms at 1/16
     latent: int = 768  # channels of y, at 1/16, in the order of their use
     hyper: int = 64  # channels of z, at 1/64
     context: int = 160  # channels of the entropy model's networks
     analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
-    synthesis_blocks: tuple[int, int] = (6, 4)  # at 1/16 and at 1/8
+    synthesis_blocks: tuple[int, int] = (6, 4)  # residual blocks at 1/16 and at 1/8
     rate_points: int = 8
 
     def __post_init__(self):
@@ -61,8 +63,8 @@ class HyperpriorConfig:
         for name in ("analysis_blocks", "synthesis_blocks"):
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
-        if self.latent % CHANNEL_STEP or self.latent > 3 * BLOCK**2:
-            multiple = f"a multiple of {CHANNEL_STEP} up to {3 * BLOCK**2}"
+        if self.latent % CHANNEL_STEP or self.latent > 3 * BLOCK_SIDE**2:
+            multiple = f"a multiple of {CHANNEL_STEP} up to {3 * BLOCK_SIDE**2}"
             raise ValueError(f"the configuration's latent is not {multiple}")
 
 
@@ -86,7 +88,7 @@ class AnalysisTransform(nn.Module):
         self.gain16 = QualityTable(config.rate_points, config.channels16)
         self.blocks16 = blocks(at16, config.channels16, ANALYSIS_BOUND)
         self.latent = Conv1x1(config.channels16, config.latent)
-        self.linear = Down(3, config.latent, BLOCK)
+        self.linear = Down(3, config.latent, BLOCK_SIDE)
         self.gain = QualityTable(config.rate_points, config.latent)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
@@ -99,21 +101,21 @@ class AnalysisTransform(nn.Module):
         return y
 
     def inputs(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """x to what the last layers take: the deep network's output, and blocks of pixels."""
+        """x to the inputs of the last layers: the deep network's output, and blocks of pixels."""
         x = x.float() - 0.5
         deep = self.blocks8(self.down8(x))
         deep = self.blocks16(self.down16(deep) * self.gain16(quality).exp())
-        return deep.float(), self.linear[0](x / BLOCK)
+        return deep.float(), self.linear[0](x / BLOCK_SIDE)
 
     def channels(self, deep: Tensor, pixels: Tensor, quality: Tensor, part: slice) -> Tensor:
-        """Those channels of y that are in ``part``."""
+        """The channels ``part`` of y, [B, C, H/16, W/16]."""
         y = conv1x1(deep, self.latent.weight[part], self.latent.bias[part])
         y = y + conv1x1(pixels, self.linear.conv.weight[part], self.linear.conv.bias[part])
         return y * self.gain(quality)[:, part].exp()
 
     def used(self, x: Tensor, quality: Tensor) -> Tensor:
-        """y [1, K, H/16, W/16], as far as its channels are worth coding. Parts of them that follow
-        on one that is not worth it are not computed."""
+        """y [1, K, H/16, W/16], as far as its channels are worth coding. Channels are computed part
+        by part, up to the first part that is not worth it."""
         inputs = self.inputs(x, quality)
         parts = []
         for start in range(0, self.latent.out_channels, CHANNELS_AT_ONCE):
@@ -132,7 +134,7 @@ class SynthesisTransform(nn.Module):
         super().__init__()
         at16, at8 = config.synthesis_blocks
         self.gain = QualityTable(config.rate_points, config.latent)
-        self.linear = Up(config.latent, 3, BLOCK)
+        self.linear = Up(config.latent, 3, BLOCK_SIDE)
         self.latent = Conv1x1(config.latent, config.channels16)
         self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
         self.gain16 = QualityTable(config.rate_points, config.channels16)
@@ -145,7 +147,7 @@ class SynthesisTransform(nn.Module):
         y = y_hat * self.gain(quality)[:, :count].exp()
         deep = self.blocks16(self.latent(y))
         deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
-        weight, bias = self.linear.conv.weight / BLOCK, self.linear.conv.bias
+        weight, bias = self.linear.conv.weight / BLOCK_SIDE, self.linear.conv.bias
         with torch.autocast(y.device.type, enabled=False):
             fine = y[:, :FINE_CHANNELS].float()
             pixels = conv1x1(fine, weight[:, : fine.shape[1]], bias)
@@ -154,11 +156,11 @@ class SynthesisTransform(nn.Module):
         return self.linear[1](pixels.float()) + deep.float() + 0.5
 
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
-        """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, of which each
-        position holds the pixels of a block, [B, 3 * 16^2, H/16, W/16]: by damped least squares, as
-        if the linear transform were all there is."""
+        """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
+        squares, as if the linear transform were all there is. Each position of ``error`` holds the
+        pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
         with torch.autocast(error.device.type, enabled=False):
-            weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK
+            weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
             damping = INVERSE_DAMPING**2 * torch.eye(len(weight.T), device=error.device)
             square = weight.T @ weight + damping
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(square).L) @ weight.T
@@ -193,7 +195,8 @@ class HyperpriorCodec(Codec):
 
         features, y_hat of earlier passes --> context --> mean, scale of the next quarter of y
 
-    What follows ==> is entropy coded: y with the tables of its scales, z with those of ``z_scale``.
+    The arrow ==> is entropy coding: of y with the tables of its scales, of z with the tables of
+    ``z_scale``.
 
     Ballé et al. 2018, "Variational image compression with a scale hyperprior",
     https://arxiv.org/abs/1802.01436; Minnen, Ballé, Toderici 2018, "Joint autoregressive and
@@ -231,10 +234,10 @@ class HyperpriorCodec(Codec):
     def start_transforms(self) -> None:
         """Start with the DCT and its inverse, and with deep networks that add little to them.
 
-        The linear transforms are stored BLOCK times as large as they are used: so their entries are
-        about 1, and steps of the learning rate are small beside them.
+        The linear transforms are stored BLOCK_SIDE times as large as they are used: so their
+        entries are about 1, and steps of the learning rate are small beside them.
         """
-        basis = BLOCK * dct_basis(BLOCK, self.config.latent)
+        basis = BLOCK_SIDE * dct_basis(BLOCK_SIDE, self.config.latent)
         linear, inverse = self.analysis.linear.conv, self.synthesis.linear.conv
         linear.weight.copy_(basis[:, :, None, None])
         inverse.weight.copy_(basis.T[:, :, None, None])
@@ -274,13 +277,13 @@ class HyperpriorCodec(Codec):
         y_bits = gaussian_bits(self.noisy(residual), index)
         y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
         if not self.training:
-            y_bits = y_bits * (index.round() >= CERTAIN)
+            y_bits = y_bits * (index.round() >= CERTAIN_BELOW)
         bits = z_bits.flatten(1).sum(1) + y_bits.flatten(1).sum(1)
         return self.synthesis(y_hat, quality), bits / (x.shape[2] * x.shape[3])
 
     @torch.no_grad()
     def coded_channels(self, y: Tensor) -> Tensor:
-        """How many channels of y [B, M, h, w] are coded, int64 [B]. In training some samples get
+        """The number of coded channels of y [B, M, h, w], int64 [B]. In training some samples get
         more than they need, as a small part of a tile does."""
         used = used_channels(y)
         if not self.training:
@@ -290,8 +293,8 @@ class HyperpriorCodec(Codec):
         return used + CHANNEL_STEP * more
 
     def noisy(self, x: Tensor) -> Tensor:
-        """x with additive uniform noise, which stands in for rounding in training (Ballé, Laparra,
-        Simoncelli 2017, https://arxiv.org/abs/1611.01704); otherwise x rounded."""
+        """``x`` with additive uniform noise, which stands in for rounding in training (Ballé,
+        Laparra, Simoncelli 2017, https://arxiv.org/abs/1611.01704); otherwise ``x`` rounded."""
         return x + torch.rand_like(x) - 0.5 if self.training else x.round()
 
     @torch.no_grad()
@@ -320,15 +323,16 @@ class HyperpriorCodec(Codec):
         return HyperpriorLatents(y, self.hyper_analysis(y, quality))
 
     def corrected(self, y: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-        """y [1, K, h, w], not rounded, after a step towards the latent whose synthesis is x; it may
-        have more channels.
+        """``y`` [1, K, h, w], not rounded, after a step towards the latent whose synthesis is x;
+        may have more channels.
 
-        The transforms are not inverse to each other: of hard edges and noise much is lost even
-        without quantization. It is a Gauss-Newton step with the derivative of the linear synthesis
-        alone, and smaller in blocks that lose little, where it costs more bits than it is worth.
-        Next to other tiles it is a little off, since the margin was made for the analysis.
+        The transforms are not inverse to each other: hard edges and noise lose much even without
+        quantization. The step is that of Gauss and Newton with the derivative of the linear
+        synthesis alone. It is smaller in blocks that lose little, where it costs more bits than it
+        is worth. Next to other tiles it is a little off, since the margin was made for the
+        analysis.
         """
-        error = F.pixel_unshuffle(self.synthesis(y, quality).sub_(x).neg_(), BLOCK)
+        error = F.pixel_unshuffle(self.synthesis(y, quality).sub_(x).neg_(), BLOCK_SIDE)
         loss = 255**2 / error.shape[1] * torch.linalg.vector_norm(error, dim=1).square()
         share = loss / (loss + (HALF_CORRECTED / self.lmbda(quality)) ** 2)
         step = self.synthesis.inverse(error, quality).mul_(share)
@@ -352,10 +356,11 @@ class HyperpriorCodec(Codec):
 
 
 def used_channels(y: Tensor) -> Tensor:
-    """How many channels of y [B, M, h, w] are worth coding, in steps of CHANNEL_STEP: int64 [B].
+    """The number of channels of y [B, M, h, w] that are worth coding, in steps of CHANNEL_STEP:
+    int64 [B].
 
     A channel is worth the distortion that it takes away, in bits (see CURVATURE), less the bits of
-    its symbols: those that say where they are not zero, their signs and magnitudes.
+    its symbols: their places where they are not zero, their signs and magnitudes.
     """
     symbols = y.round()
     # y^2 - (y - symbols)^2, with few copies of y

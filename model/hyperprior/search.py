@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model.codec import Report, TileCoder, part_of
 from model.distortion import Distortion, SearchSettings
-from model.entropy import CERTAIN, gaussian_bits
+from model.entropy import CERTAIN_BELOW, gaussian_bits
 from model.fixed_point import FRACTION_BITS, QualityBias
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents, trimmed
 from model.hyperprior.context import (
@@ -36,27 +36,27 @@ from model.hyperprior.context import (
     split_latent,
 )
 from model.quantizers import round_straight_through
-from model.tiles import Tile, View
+from model.tiles import View
 
-BAND_PIXELS = 3 * 2**17  # that are searched at once
-SPARE_CHANNELS = 32  # beyond those worth coding without a search: some become worth it
-NEAR_PIXELS = 32  # seen around a band; the synthesis reaches further, but hardly
+BAND_PIXELS = 3 * 2**17  # pixels that are searched at once
+SPARE_CHANNELS = 32  # channels beyond those worth coding without a search: some become worth it
+NEAR_PIXELS = 32  # pixels seen around a band; the synthesis reaches further, but hardly
 EFFORT_STEPS = 1, 3, 8, 20, 48, 115, 255, 540, 1101
-RDOQ_SHARE = 0.12  # of the steps, before annealing, at most
-SETTLED = 0.48  # of a step, that a value is at most away from what it is rounded to at the start
-CHANGED_SHARE = 0.5  # of the RDOQ changes that pay, in a round: they depend on each other
-RDOQ_REACH = 0.52  # of a step, by which RDOQ moves a value: just enough, so it is easily undone
-Z_PHASE = 1 / 3  # of the annealing, at the first temperature, in which z moves too
+RDOQ_SHARE = 0.12  # largest share of the steps that RDOQ takes before annealing
+RDOQ_CHANGED = 0.5  # share of the paying changes made in a round: they depend on each other
+RDOQ_REACH = 0.52  # distance, in symbols, that RDOQ moves a value: just enough, so easily undone
+SETTLED = 0.48  # largest distance, in symbols, of a value from its symbol at the start
+Z_PHASE = 1 / 3  # first part of the annealing: z moves too, and the temperature stays
 Z_LEARNING_RATE = 0.007
 TEMPERATURES = (0.7, 0.3)  # the first, and the last
-NOISE_SHARES = (0.6, 1.0)  # of the Gumbel noise, least and most: with less, fewer steps suffice
-NOISE_GROWTH = 0.075  # of that share, times the square root of the number of steps
-LOGIT_SLOPE = 4 / 3  # of the probability to round up, by that of the fraction
+NOISE_SHARES = (0.6, 1.0)  # least and most Gumbel noise: with less, fewer steps suffice
+NOISE_GROWTH = 0.075  # share of the noise, per square root of the number of steps
+LOGIT_SLOPE = 4 / 3  # logit of the probability to round up, per logit of the fraction
 LOGIT_EDGE = 0.01  # fractions closer to 0 or 1, where logits are infinite, stay where they are
 
-Parts = list[Tensor]  # what each pass of the context model codes: [1, 4, K/4, h/2, w/2] each
+Parts = list[Tensor]  # y in the parts of each pass: [1, 4, K/4, h/2, w/2] each
 # A part, or z, and its means to its symbols: as they are decoded, and as their bits are counted.
-# These are the same numbers, whose gradients may differ.
+# Both are the same numbers, whose gradients may differ.
 Quantize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -79,17 +79,17 @@ class SearchedCodec(Protocol):
 class Point(NamedTuple):
     """A band's latents, as they are coded, but not rounded."""
 
-    parts: Parts  # of y
+    parts: Parts
     z: Tensor  # [1, Z, h/64, w/64]
 
 
 class Coding(NamedTuple):
     """One pass over a band as it is coded: [1, 4, K/4, h/2, w/2] each."""
 
-    bits: Tensor  # of each symbol
+    bits: Tensor
     symbols: Tensor
     mean: Tensor
-    scales: Tensor  # their indices
+    scales: Tensor  # scale indices
     coded: Tensor  # whether a symbol is coded; the others are zero
 
 
@@ -101,7 +101,7 @@ class Trial(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How many steps of each kind an effort takes; both take about as long."""
+    """The number of steps of each kind; both kinds take about as long."""
 
     rdoq: int
     annealing: int
@@ -125,8 +125,8 @@ def search_tile(
     effort: int,
     report: Report,
 ) -> SearchedLatents:
-    """The latents of a tile that cost less, found by starting from ``latents``, those of the tile
-    and what is around it. The tile is searched in bands, each beside the result of the one above.
+    """The latents of the view's tile, found by a search that starts from ``latents``, which cover
+    the view. The tile is searched in bands, each beside the result of the band above.
     """
     # Copies, since tensors that were made in inference mode cannot have gradients.
     x, y, z, quality = (tensor.clone() for tensor in (view.x, *latents, quality))
@@ -156,14 +156,14 @@ class Objective:
     ):
         self.codec, self.quality, self.band = codec, quality, view.tile
         around = view.around
-        self.near: Tile = self.band.grown(NEAR_PIXELS, around.bottom, around.right)
+        self.near = self.band.grown(NEAR_PIXELS, around.bottom, around.right)
         self.x, self.y = self.near.crop(view.x, around), self.near.crop(latents.y, around)
         self.start = self.settled(HyperpriorLatents(*(self.band.crop(x, around) for x in latents)))
 
     @torch.no_grad()
     def settled(self, latents: HyperpriorLatents) -> Point:
-        """The band's ``latents``, where they are rounded with a dead zone moved to where the
-        nearest symbol is the same."""
+        """The band's ``latents``, with the values that the dead zone does not round to the nearest
+        symbol moved to where their symbol is the nearest."""
         _, y_hat = self.coded(latents)
         y = latents.y.clone()
         near = y[:, : y_hat.shape[1]]
@@ -190,18 +190,16 @@ class Objective:
         for step, part in enumerate(point.parts):
             mean, scale = codec.context.predict(features, state, step, part.shape[2])
             index = scale_index(scale)
-            coded = index.round() >= CERTAIN
+            coded = index.round() >= CERTAIN_BELOW
             symbols, counted = (coded * values for values in quantize(part, mean))
             y_hat.append(symbols + mean)
             state = codec.context.update(state, y_hat[-1], step)
             bits = coded * gaussian_bits(counted, index)
             cost = cost + bits.sum()
-            passes.append(
-                Coding(bits.detach(), symbols.detach(), mean.detach(), index.detach(), coded)
-            )
+            known = (tensor.detach() for tensor in (bits, symbols, mean, index, coded))
+            passes.append(Coding(*known))
         x_hat = codec.synthesis(self.inserted(self.merge(y_hat)), self.quality)
-        cost = cost + self.distortion(x_hat)
-        return Trial(cost, passes)
+        return Trial(cost + self.distortion(x_hat), passes)
 
     def latents(self, point: Point) -> HyperpriorLatents:
         """The band's latents, in the order of positions."""
@@ -222,16 +220,15 @@ class Objective:
 
     def coded(self, latents: HyperpriorLatents) -> tuple[int, Tensor]:
         """The bits of the band's latents, and y as a decoder has it."""
-        encoder, decoder = (
-            self.codec.tile_coder(self.band.shape[1], self.quality) for _ in range(2)
-        )
+        height, width = self.band.shape
+        encoder, decoder = (self.codec.tile_coder(width, self.quality) for _ in range(2))
         chunk = encoder.encode(latents._replace(y=trimmed(latents.y)))
-        y_hat = decoder.decode(chunk, *self.band.shape)
+        y_hat = decoder.decode(chunk, height, width)
         return 8 * len(chunk), y_hat.to(self.y.device) / 2**FRACTION_BITS
 
     @torch.no_grad()
     def cost(self, point: Point) -> float:
-        """The cost of ``point`` in a file: of its bytes, and of what a decoder makes of them."""
+        """The cost of ``point`` in a file: its bits, and the distortion of the decoded picture."""
         bits, y_hat = self.coded(SearchedLatents(*self.latents(point)))
         y_hat = self.inserted(y_hat)
         with torch.autocast(self.x.device.type, enabled=False):
@@ -269,9 +266,9 @@ class BandSearch:
 
     def rdoq(self, point: Point, rounds: int) -> Point:
         """RDOQ of y. Each round considers the next smaller and the next larger number for all
-        symbols at once. The bits of the symbol itself after such a change are computed; its effect
-        on the picture, and on the probabilities of the symbols coded later, is estimated from the
-        gradient and its curvature. A random choice of the changes that pay is made.
+        symbols at once. The new bits of the symbol itself are computed. The effects on the picture
+        and on the probabilities of later symbols are estimated from gradient and curvature. A
+        random choice of the changes that pay is made.
         """
         parts, z = point
         for _ in range(rounds):
@@ -293,7 +290,7 @@ class BandSearch:
             change = torch.where(cost < lowest, step, change)
             lowest = torch.minimum(cost, lowest)
         draw = torch.rand(part.shape, generator=self.generator).to(part.device)
-        chosen = (draw < CHANGED_SHARE) & (change != 0)
+        chosen = (draw < RDOQ_CHANGED) & (change != 0)
         return torch.where(chosen, coding.mean + coding.symbols + RDOQ_REACH * change, part)
 
     def anneal(self, point: Point, steps: int) -> Point:
@@ -322,10 +319,10 @@ class BandSearch:
 
 
 class Adam:
-    """Kingma, Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1, for one tensor. The first step
-    of torch.optim's would import 160 MB of code that nothing else here needs."""
+    """Algorithm 1 of Kingma, Ba 2015, https://arxiv.org/abs/1412.6980, for one tensor. The first step
+    of torch.optim.Adam would import 160 MB of code that nothing else here needs."""
 
-    DECAYS = 0.9, 0.999  # of the averages of the gradient and of its square
+    DECAYS = 0.9, 0.999  # averages of the gradient, and of its square
 
     def __init__(self, like: Tensor):
         self.averages = torch.zeros_like(like), torch.zeros_like(like)

@@ -17,7 +17,7 @@ from model import ARCHITECTURES, codec_class, load_codec
 from model.bytestream import Reader, pack_chunk, pack_number
 from model.checkpoint import fingerprint, load_checkpoint
 from model.entropy import (
-    CERTAIN,
+    CERTAIN_BELOW,
     MAX_SYMBOL,
     SCALES,
     TABLE_BITS,
@@ -29,7 +29,7 @@ from model.entropy import (
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.hyperprior.network import BLOCK, CORRECTED_FROM, HyperpriorCodec, used_channels
+from model.hyperprior.network import BLOCK_SIDE, CORRECTED_FROM, HyperpriorCodec, used_channels
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
@@ -181,14 +181,14 @@ def certain_codec(index: int) -> HyperpriorCodec:
     return codec
 
 
-@pytest.mark.parametrize("index", [CERTAIN - 1, CERTAIN])
+@pytest.mark.parametrize("index", [CERTAIN_BELOW - 1, CERTAIN_BELOW])
 def test_symbols_that_are_certain_are_not_coded(index):
     codec, (y, z) = certain_codec(index), latents(0.1, 1)
     q = codec.quality_tensor(50)
     segments, certain = codec.tile_coder(128, q).symbols(HyperpriorLatents(y, z))
-    assert certain == CERTAIN
+    assert certain == CERTAIN_BELOW
     coded = sum(symbols.size for symbols, _ in segments[1:])
-    assert coded == (y.numel() if index == CERTAIN else 0)
+    assert coded == (y.numel() if index == CERTAIN_BELOW else 0)
     chunk = encode(codec, HyperpriorLatents(y, z), q)
     assert decode(codec, chunk, 64, 128, q).count_nonzero() == 0
 
@@ -245,13 +245,13 @@ def test_the_synthesis_is_inverted_as_far_as_it_is_linear():
     for part in (codec.synthesis.latent, codec.synthesis.up1[0]):
         part.weight.zero_()
     change = codec.synthesis(y, quality) - codec.synthesis(0 * y, quality)
-    change = F.pixel_unshuffle(change, BLOCK)
+    change = F.pixel_unshuffle(change, BLOCK_SIDE)
     assert (codec.synthesis.inverse(change, quality) - y).norm() < 0.2 * y.norm()
 
 
 def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
     torch.manual_seed(0)
-    config = replace(TINY["hyperprior"], latent=3 * BLOCK**2)  # what is lost can be coded
+    config = replace(TINY["hyperprior"], latent=3 * BLOCK_SIDE**2)  # what is lost can be coded
     codec, image = HyperpriorCodec(config).requires_grad_(False), colour(150, 200)
     codec.analysis.linear[1].weight.mul_(0.8)  # no longer inverse to the synthesis
 
