@@ -97,7 +97,7 @@ def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> No
 
 
 def is_plain(value: object) -> bool:
-    """Whether ``value`` is a number or a short tuple of numbers."""
+    """True for a number or a short tuple of numbers."""
     values = value if type(value) is tuple and len(value) <= 16 else (value,)
     return all(type(v) in (bool, int, float) and abs(v) < 2**63 for v in values)
 

@@ -1,4 +1,7 @@
-"""The interface that every codec implements."""
+"""The interface that every codec implements, and the coding of a picture tile by tile.
+
+model/blocks.py is the smallest example of a codec.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
@@ -17,23 +20,23 @@ from model.tiles import Grid, RowBuffer, Tile, View, join, padded, shared, tiles
 if TYPE_CHECKING:
     from model.distortion import Distortion
 
-Latents = Any  # a NamedTuple of each architecture, of tensors [1, C, H / s, W / s]
-Report = Callable[[float], None]  # called now and then with the share of the work that is done
+Latents = Any  # each architecture has a NamedTuple of its own, of tensors [1, C, H / s, W / s]
+Report = Callable[[float], None]  # takes the share of the work that is done, now and then
 
 
 class TileCoder(Protocol):
-    """Codes the tiles of one picture in order; what a tile has decoded, the next may see."""
+    """Codes the tiles of one picture in order; the decoded latents of a tile may help the next."""
 
     def encode(self, latents: Latents) -> bytes:
         """The latents of the next tile to bytes."""
 
     def decode(self, chunk: bytes, height: int, width: int) -> Tensor:
-        """The bytes of the next tile, height x width pixels, to the latent [1, C, h, w] that
-        ``synthesise`` takes, on the CPU. ValueError if they are damaged."""
+        """The bytes of the next tile, of height x width pixels, to the latent [1, C, h, w] for
+        ``synthesise``, on the CPU. ValueError if they are damaged."""
 
 
 class Codec(nn.Module):
-    """A learned image codec: all that the scripts need to know of an architecture.
+    """A learned image codec, as the scripts know it.
 
     Encoding and decoding use ``compress(image, quality, effort) -> payload`` and
     ``decompress(payload, height, width, quality) -> image``; training uses ``forward``, ``lmbda``
@@ -48,16 +51,16 @@ class Codec(nn.Module):
     so they compute the same as from the entire picture.
     """
 
-    arch: str  # its name in model.ARCHITECTURES and in checkpoints
-    FILE_NUMBER: int  # its number in files, 0 to 255; once released, it never changes
+    arch: str  # name in model.ARCHITECTURES and in checkpoints
+    FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
     LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
-    STRIDE: int  # the networks take heights and widths that are multiples of it
-    LATENT_STRIDE: int  # pixels per position of the latent that ``synthesise`` takes
+    STRIDE: int  # heights and widths of the networks' input are multiples of it
+    LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
     SEARCHES = False  # whether it has ``search``, and so an effort to choose
-    distortion = DISTORTIONS[0]  # the name of what it is trained for; a checkpoint may have another
+    distortion = DISTORTIONS[0]  # name of the distortion it is trained for; see ``trained_for``
 
     def __init__(self, config: Any):
         super().__init__()
@@ -85,16 +88,16 @@ class Codec(nn.Module):
         return codec
 
     def config_dict(self) -> dict:
-        """The configuration as a checkpoint holds it."""
+        """The configuration for a checkpoint."""
         return asdict(self.config)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device that the networks are on."""
         return next(self.parameters()).device
 
     def quality_tensor(self, quality: int) -> Tensor:
-        """``quality`` as the networks take it, float [1]."""
+        """``quality`` for the networks, float [1]."""
         return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
     # The networks of an architecture
@@ -105,11 +108,8 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure what gradients do not train, on uint8 images [H, W, 3] and qualities.
-
-        Done before a checkpoint is saved that is to be shipped. An architecture without such
-        parameters has nothing to do here.
-        """
+        """Measure the parameters that gradients do not train, if there are any, on uint8 images
+        [H, W, 3] and qualities. Training does so before it saves a checkpoint to be shipped."""
 
     def analyse(self, x: Tensor, quality: Tensor) -> Latents:
         """x [1, 3, H, W] to its latents."""
@@ -118,8 +118,8 @@ class Codec(nn.Module):
     def search(
         self, view: View, latents: Latents, quality: Tensor, effort: int, report: Report
     ) -> Latents:
-        """The latents of a tile with a lower rate-distortion cost, found by starting from
-        ``latents``, those of the tile and what is around it."""
+        """The latents of the view's tile, found by a search for a lower rate-distortion cost that
+        starts from ``latents``, which cover the view. ``effort``: 1 to MAX_EFFORT."""
         raise NotImplementedError
 
     def tile_coder(self, width: int, quality: Tensor) -> TileCoder:
@@ -178,8 +178,8 @@ class Codec(nn.Module):
         """A uint8 image [H, W, 3] of any size from 1x1 to a payload: the bytes of its tiles, each
         behind their number.
 
-        ``quality``: 1 to 100. ``effort``: of the search, 0 (none) to MAX_EFFORT; 0 unless the codec
-        SEARCHES. ``report``: what it raises ends the search.
+        ``quality``: 1 to 100. ``effort`` of the search: 0 (none) to MAX_EFFORT; 0 unless the codec
+        SEARCHES. An exception of ``report`` ends the search.
         """
         q = self.quality_tensor(quality)
         coder = self.tile_coder(padded(image.shape[1], self.STRIDE), q)
@@ -243,7 +243,7 @@ class Codec(nn.Module):
 
 
 def part_of(report: Report, part: int, parts: int) -> Report:
-    """The report of one of several equal parts of some work, from that of all the work."""
+    """The report of a part of some work, one of several equal ones, that calls ``report``."""
     return lambda share: report((part + share) / parts)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of any size in bounded memory: a fixed grid of tiles, and what is seen around each.
+"""Pictures of any size in bounded memory: a fixed grid of tiles, and the margin around each.
 
-This is geometry alone: it knows pixels, latents and strides, but no codec.
+The file is geometry alone: it knows pixels, latents and strides, but no codec.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ class Tile:
 
 
 class View(NamedTuple):
-    """A tile and what the transforms see of the picture to compute it."""
+    """A tile, and the part of the picture that the transforms see to compute it."""
 
     tile: Tile
     around: Tile  # the tile and a margin

@@ -1,6 +1,6 @@
 """The order and the probabilities of a latent's integers, which are coded as digits.
 
-A scale is estimated of each integer from the integers coded before it. In training it gives a
+The scale of each integer is estimated from the integers coded before it. In training it gives a
 probability, and so the rate. In a file it gives the order of the digits: integers of about the same
 scale follow one another, so that lzma, which adapts to the digits that it has just seen, needs no
 probabilities.
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
     @property
     def place(self) -> tuple:
-        """Its index in y [..., h, w]."""
+        """The index of the positions in y [..., h, w]."""
         return ..., slice(self.top, None, self.side), slice(self.left, None, self.side)
 
 
@@ -89,7 +89,7 @@ def prediction(y: Tensor, step: Step) -> Tensor:
 
 
 def repeated(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """x [B, C, h, w] with its edge repeated, also of integers."""
+    """``x`` [B, C, h, w] with its edge repeated; x may be of integers."""
     return F.pad(x.float(), padding, mode="replicate").to(x.dtype)
 
 
@@ -150,7 +150,7 @@ def laplace_bits(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def falling(scales: Tensor) -> np.ndarray:
-    """The order of ``scales``, flattened, in fixed point: from large to small, in classes of a 16th
+    """The order of ``scales`` in fixed point, flattened: from large to small, in classes of a 16th
     of an octave, within which the order stays.
 
     The exponent of a float32 and the first four bits of its fraction give the number of its class.

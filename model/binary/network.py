@@ -1,4 +1,4 @@
-"""The three-layer codec: a convolutional autoencoder, successive binarization, lzma."""
+"""The binary codec: three convolutional layers each way, successive binarization, lzma."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -15,7 +15,7 @@ from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_with_dead_zone
 
 BLOCK_SIDE = 8  # pixels per position of the latent, in both directions
-DEAD_ZONE = 0.6  # magnitudes below it become zero
+DEAD_ZONE = 0.6  # smaller magnitudes become zero
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def dct_steps(config: BinaryConfig) -> list[Tensor]:
     """The DCT of 8x8 blocks in three steps, each from 2x2 values of the last to one: the weights
     [outputs, inputs, 2, 2]. The first channels of the latent have the largest variance.
 
-    The basis vectors of a step are orthonormal, so the weights are their products with the next
-    step's vectors, cut in four.
+    Basis vectors of a step are orthonormal, so the weights are the products of these vectors with
+    the next step's vectors, cut in four.
     """
     pixels = torch.eye(3).view(3, 3, 1, 1)
     sizes = min(config.filters[0], 12), min(config.filters[1], 48), config.latent
@@ -75,7 +75,7 @@ class AnalysisTransform(nn.Module):
         self.conv3 = nn.Conv2d(n2, config.latent, 5, 2, 2)
 
     def start(self, steps: list[Tensor]) -> None:
-        """Start as the DCT of these steps; filters that it does not need stay random."""
+        """Start as the DCT, made of these steps; filters beyond them stay random."""
         for conv, dct in zip((self.conv1, self.conv2, self.conv3), steps):
             outputs, inputs = dct.shape[:2]
             conv.weight[:outputs] = 0
@@ -107,7 +107,7 @@ class SynthesisTransform(nn.Module):
         self.conv3 = nn.Conv2d(n1, 3 * 4, 3, padding=1)
 
     def start(self, steps: list[Tensor]) -> None:
-        """Start as the inverse of the DCT of these steps."""
+        """Start as the inverse of the DCT, made of these steps."""
         pixels, *others = steps
         for conv, dct in zip((self.conv2, self.conv1), others):
             inputs, outputs = dct.shape[:2]
@@ -129,7 +129,7 @@ class BinaryCodec(Codec):
     """A latent of integers, written as binary digits and compressed with lzma.
 
         x --> analysis --> * gain --> round ==> * inverse gain --> synthesis --> x_hat
-                                                                ==> is compressed with lzma
+                                                                (==> is compressed with lzma)
 
     The gains depend on the quality: one network serves every rate.
     """
@@ -155,8 +155,8 @@ class BinaryCodec(Codec):
 
     @torch.no_grad()
     def start(self) -> None:
-        """Start as JPEG does: the DCT, and one step for all coefficients. At a high rate, that of
-        the least ``bpp + lmbda * mse`` is sqrt(26 / lmbda) levels."""
+        """Start as JPEG does: the DCT, and one step for all coefficients. At a high rate, the
+        least ``bpp + lmbda * mse`` has a step of sqrt(26 / lmbda) levels."""
         steps = dct_steps(self.config)
         self.analysis.start(steps)
         self.synthesis.start(steps)
@@ -172,7 +172,7 @@ class BinaryCodec(Codec):
 
     def rounded(self, y: Tensor) -> Tensor:
         """``scaled`` in integers, with the gradient of the identity. Means have no dead zone, since
-        what is coded is not their magnitude."""
+        their differences are coded, not their magnitudes."""
         zone = torch.full((y.shape[1], 1, 1), DEAD_ZONE, device=y.device)
         zone[:MEANS] = 0.5
         return round_with_dead_zone(y, zone)

@@ -39,7 +39,7 @@ class HyperpriorLatents(NamedTuple):
 
     @property
     def dead_zone(self) -> bool:
-        """Whether y is rounded with one."""
+        """True if y is rounded with one."""
         return True
 
 

@@ -319,7 +319,7 @@ class BandSearch:
 
 
 class Adam:
-    """Algorithm 1 of Kingma, Ba 2015, https://arxiv.org/abs/1412.6980, for one tensor. The first step
+    """Algorithm 1 of Kingma, Ba 2015 (https://arxiv.org/abs/1412.6980) for a tensor. The first step
     of torch.optim.Adam would import 160 MB of code that nothing else here needs."""
 
     DECAYS = 0.9, 0.999  # averages of the gradient, and of its square
