@@ -29,7 +29,13 @@ from model.entropy import (
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.hyperprior.network import BLOCK_SIDE, CORRECTED_FROM, HyperpriorCodec, used_channels
+from model.hyperprior.network import (
+    BLOCK_SIDE,
+    CORRECTED_FROM,
+    HALF_CORRECTED,
+    HyperpriorCodec,
+    used_channels,
+)
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
@@ -263,6 +269,23 @@ def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
     monkeypatch.setattr("model.hyperprior.network.CORRECTED_FROM", 101)
     assert corrected[1] > coded(100)[1] + 1
     assert below == coded(CORRECTED_FROM - 1)
+
+
+def test_blocks_that_lose_much_are_corrected_and_blocks_that_lose_little_hardly_move(monkeypatch):
+    codec = tiny_codec("hyperprior")
+    quality, y = codec.quality_tensor(95), torch.zeros(1, 16, 4, 8)
+    x = codec.synthesis(y, quality)
+    half = HALF_CORRECTED / codec.lmbda(quality).item() / 255
+    lost = half * torch.tensor([0.01, 1, 100])  # root mean squares of the errors of three blocks
+    for block, error in enumerate(lost.tolist()):
+        x[..., :16, 16 * block : 16 * (block + 1)] += error
+    seen = []
+    monkeypatch.setattr(
+        codec.synthesis, "inverse", lambda error, quality: seen.append(error) or torch.ones_like(y)
+    )
+    step = codec.corrected(y, x, quality)[0, 0, 0]
+    assert step[:4].tolist() == pytest.approx([0.0001, 0.5, 0.9999, 0], rel=1e-2, abs=1e-6)
+    assert seen[0][0, :, 0, 2].tolist() == pytest.approx([lost[2].item()] * 768, rel=1e-3)
 
 
 @pytest.mark.parametrize("count, certain", [(0, 0), (3, 0), (255, 3), (2, SCALES + 1)])

@@ -14,7 +14,6 @@ from helpers import ROOT, colour, run_process, save_png
 from model import ARCHITECTURES, codec_class
 from model.blocks import BlocksCodec
 from model.geometry import check_geometry
-from utils.metrics import psnr
 
 PAGE = (ROOT / "docs/new_codec.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -31,7 +30,8 @@ def test_it_starts_as_a_transform_codec_whose_files_grow_with_quality():
     codec, image = BlocksCodec().requires_grad_(False), colour(75, 90)
     payloads = [codec.compress(image, quality) for quality in (1, 50, 100)]
     assert len(payloads[0]) < len(payloads[1]) < len(payloads[2])
-    assert psnr(image, codec.decompress(payloads[2], 75, 90, 100)) > 30
+    error = codec.decompress(payloads[2], 75, 90, 100) - image.astype(float)
+    assert np.square(error).mean() < 65  # 30 dB
 
 
 def test_its_tiles_fit_together(monkeypatch):

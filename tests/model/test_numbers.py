@@ -196,6 +196,19 @@ def test_the_deep_rate_is_that_of_both_latents_rounded_or_noisy_in_training():
     assert codec.train()(x, qualities)[1].tolist() == pytest.approx([noisy] * 2, rel=1e-3)
 
 
+def test_the_deep_rate_in_training_is_that_of_the_latent_before_rounding():
+    codec, y = zeroed("hyperprior", latent=16).train(), 0.4  # which is rounded to zero
+    codec.analysis.linear.conv.bias.fill_(y)
+    scale = 0.11 * (256 / 0.11) ** ((64 / 3) / 63)
+    uniform = (np.arange(1000) + 0.5) / 1000 - 0.5
+    y_bits, z_bits = (gaussian_bits(value + uniform, scale).mean() for value in (y, 0))
+    expected = codec.config.latent / 16**2 * y_bits + codec.config.hyper / 64**2 * z_bits
+    torch.manual_seed(0)
+    bpp = codec(torch.rand(2, 3, 256, 256), torch.tensor([1.0, 100.0]))[1]
+    assert bpp.tolist() == pytest.approx([expected] * 2, rel=5e-3)
+    assert y_bits > 1.02 * z_bits  # or else the test could not tell
+
+
 def laplace_bits_exact(x: np.ndarray, scale: float) -> np.ndarray:
     """-log2 of a Laplace distribution's probability between x - 1/2 and x + 1/2."""
 
