@@ -45,7 +45,7 @@ class Ours:
     @property
     def has_effort(self) -> bool:
         """Whether ``at_effort`` makes a difference."""
-        return self.encoder.codec.REFINES
+        return self.encoder.codec.SEARCHES
 
     def at_effort(self, effort: int) -> "Ours":
         """The same checkpoint with ``effort`` above 0."""

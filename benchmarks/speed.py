@@ -204,7 +204,8 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
     ours = Ours(model, [], pick_device("cpu"))
     watch = Stopwatch()
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
-    kind = type(ours.encoder.codec)
+    codec = ours.encoder.codec
+    kind, coder = type(codec), type(codec.tile_coder(codec.STRIDE, codec.quality_tensor(1)))
 
     def both(path: Path) -> None:
         with watch.stage("read the picture"):
@@ -218,9 +219,9 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
 
     with (
         watch.watch(kind, "analyse", "encode: analysis transform"),
-        watch.watch(kind, "encode_latents", "encode: entropy model, packing"),
+        watch.watch(coder, "encode", "encode: entropy model, packing"),
         watch.watch(SymbolCoder, "encode", "encode: symbol coder"),
-        watch.watch(kind, "decode_latents", "decode: entropy model, unpacking"),
+        watch.watch(coder, "decode", "decode: entropy model, unpacking"),
         watch.watch(SymbolDecoder, "decode", "decode: symbol coder"),
         watch.watch(kind, "synthesise", "decode: synthesis transform"),
     ):

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without the time of importing typing
 if TYPE_CHECKING:
     import torch
 
@@ -31,4 +31,5 @@ def load_codec(checkpoint: dict, device: "torch.device | str" = "cpu") -> "Codec
     import torch
 
     codec = codec_class(checkpoint["arch"]).from_checkpoint(checkpoint)
-    return codec.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    codec = codec.to(device).to(memory_format=torch.channels_last)
+    return codec.eval().requires_grad_(False)

@@ -42,7 +42,7 @@ def lzma_compress(data: bytes, **options) -> bytes:
 
 
 class LzmaReader:
-    """Reads a raw LZMA2 stream piece by piece; ``name`` is what messages call it."""
+    """Reads a raw LZMA2 stream piece by piece. ``name``: of the stream, in messages."""
 
     def __init__(self, stream: bytes, name: str):
         self.decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters())
@@ -76,7 +76,7 @@ class LzmaReader:
 def lzma_decompress(stream: bytes, size: int, name: str) -> bytes:
     """Exactly ``size`` bytes from a raw LZMA2 stream; ValueError if it holds fewer or more.
 
-    Never produces more than one byte beyond ``size``. ``name`` is for messages.
+    Never produces more than one byte beyond ``size``. ``name``: of the stream, in messages.
     """
     reader = LzmaReader(stream, name)
     data = reader.take(size)
@@ -85,7 +85,7 @@ def lzma_decompress(stream: bytes, size: int, name: str) -> bytes:
 
 
 class Reader:
-    """Reads ``data`` from front to back; ``name`` is what messages call it.
+    """Reads ``data`` from front to back. ``name``: of the data, in messages.
 
     >>> reader = Reader(pack_number(300) + pack_chunk(b"abc"), "example")
     >>> reader.number(), reader.chunk()

@@ -1,59 +1,66 @@
-"""The interface that every codec implements, and the tiling that all of them share."""
+"""The interface that every codec implements, and the coding of a picture tile by tile.
+
+model/blocks.py is the smallest example of a codec.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import chain, groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
-from model.distortion import FUNCTIONS
+from model.checkpoint import check_weights
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
-from model.tiles import Tile, padded, tiles, window
+from model.tiles import Grid, RowBuffer, Tile, View, join, padded, shared, tiles, window
 
-Latents = tuple[Tensor, ...]  # a NamedTuple of each architecture, its latents [1, C, H / s, W / s]
-Report = Callable[[float], None]  # called now and then with the share of the work that is done
+if TYPE_CHECKING:
+    from model.distortion import Distortion
+
+Latents = Any  # each architecture has a NamedTuple of its own, of tensors [1, C, H / s, W / s]
+Report = Callable[[float], None]  # takes the share of the work that is done, now and then
 
 
-def check_range(name: str, value: object, low: int, high: int, length: int | None = None) -> None:
-    """ValueError unless ``value`` is an int in low to high, or a tuple of ``length`` such ints."""
-    values = (value,) if length is None else value
-    fits = isinstance(values, tuple) and len(values) == (length or 1)
-    if not fits or not all(type(v) is int and low <= v <= high for v in values):
-        kind = "an integer" if length is None else f"a tuple of {length} integers"
-        raise ValueError(f"the configuration's {name} is not {kind} in {low} to {high}")
+class TileCoder(Protocol):
+    """Codes the tiles of one picture in order; the decoded latents of a tile may help the next."""
+
+    def encode(self, latents: Latents) -> bytes:
+        """The latents of the next tile to bytes."""
+
+    def decode(self, chunk: bytes, height: int, width: int) -> Tensor:
+        """The bytes of the next tile, of height x width pixels, to the latent [1, C, h, w] for
+        ``synthesise``, on the CPU. ValueError if they are damaged."""
 
 
 class Codec(nn.Module):
-    """A learned image codec: all that the scripts need to know of an architecture.
+    """A learned image codec, as the scripts know it.
 
     Encoding and decoding use ``compress(image, quality, effort) -> payload`` and
     ``decompress(payload, height, width, quality) -> image``; training uses ``forward``, ``lmbda``
     and ``calibrate``. Images are uint8 arrays [H, W, 3], as pictures are in memory.
 
     A subclass is an architecture. It defines the class attributes below, a frozen dataclass of its
-    hyper-parameters, and the methods that raise NotImplementedError here; ``refine`` only if it
-    REFINES.
+    hyper-parameters, and the methods that raise NotImplementedError here; ``search`` only if it
+    SEARCHES.
 
     Pictures are coded in tiles of TILE x TILE pixels on a fixed grid. The transforms see MARGIN
-    pixels more on each side of a tile, at least as many as their receptive field reaches beyond it,
-    so that they compute what they would compute from the entire picture. Tiles are
-    coded one after the other, each into bytes that tell where they end; see ``borders``.
+    pixels more on each side of a tile, at least as many as their receptive field reaches beyond it:
+    so they compute the same as from the entire picture.
     """
 
-    arch: str  # its name in model.ARCHITECTURES and in checkpoints
-    FILE_NUMBER: int  # what stands for it in files, 0 to 255; once released, it never changes
+    arch: str  # name in model.ARCHITECTURES and in checkpoints
+    FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
     LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
-    STRIDE: int  # the networks take heights and widths that are multiples of it
-    LATENT_STRIDE: int  # pixels per position of the latent that ``synthesise`` takes
+    STRIDE: int  # heights and widths of the networks' input are multiples of it
+    LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
-    REFINES = False  # whether it has ``refine``, and so an effort to choose
-    distortion = DISTORTIONS[0]  # what its weights were trained for; a checkpoint may say another
+    SEARCHES = False  # whether it has ``search``, and so an effort to choose
+    distortion = DISTORTIONS[0]  # name of the distortion it is trained for; see ``trained_for``
 
     def __init__(self, config: Any):
         super().__init__()
@@ -66,46 +73,71 @@ class Codec(nn.Module):
         The network is first built without allocating memory for weights, which shows what the
         checkpoint has to hold: a hostile configuration cannot ask for more than the file contains.
         """
-        config, weights = checkpoint["config"], checkpoint["weights"]
         names = {field.name for field in fields(cls.Config)}
-        if set(config) != names:
+        if set(checkpoint["config"]) != names:
             raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
-        config = cls.Config(**config)
+        config = cls.Config(**checkpoint["config"])
         with torch.device("meta"):
             expected = cls(config).state_dict()
-        if set(weights) != set(expected):
-            odd = min(set(weights) ^ set(expected), key=repr)
-            raise ValueError(f"the checkpoint's weights do not fit: {odd!r:.80}")
-        for name, weight in expected.items():
-            found = weights[name]
-            fits = found.is_floating_point() == weight.is_floating_point() and found.is_cpu
-            if found.shape != weight.shape or not fits:
-                raise ValueError(
-                    f"the checkpoint's weights do not fit: {name} is {found.dtype} "
-                    f"{list(found.shape)}, not {weight.dtype} {list(weight.shape)}"
-                )
+        check_weights(checkpoint["weights"], expected)
         codec = cls(config)
-        codec.load_state_dict(weights)
+        codec.load_state_dict(checkpoint["weights"])
         codec.distortion = checkpoint.get("distortion", cls.distortion)
         if codec.distortion not in DISTORTIONS:
             raise ValueError(f"the checkpoint's distortion is not one of {DISTORTIONS}")
         return codec
 
     def config_dict(self) -> dict:
-        """The configuration as a checkpoint holds it."""
+        """The configuration for a checkpoint."""
         return asdict(self.config)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device that the networks are on."""
         return next(self.parameters()).device
 
-    # Training
+    def quality_tensor(self, quality: int) -> Tensor:
+        """``quality`` for the networks, float [1]."""
+        return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
-    def weighted_distortion(self, x_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-        """The distortion of x_hat [B, 3, H, W] at quality [B], weighted against the rate: in bits
-        per pixel, [B]."""
-        return FUNCTIONS[self.distortion](x_hat, x, self.lmbda(quality))
+    # The networks of an architecture
+
+    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, 3, H, W] in 0 to 1, H and W multiples of STRIDE, and quality [B] in 1 to 100 to
+        x_hat, of the shape of x, and the rate in bits per pixel, [B]; both differentiable."""
+        raise NotImplementedError
+
+    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
+        """Measure the parameters that gradients do not train, if there are any, on uint8 images
+        [H, W, 3] and qualities. Training does so before it saves a checkpoint to be shipped."""
+
+    def analyse(self, x: Tensor, quality: Tensor) -> Latents:
+        """x [1, 3, H, W] to its latents."""
+        raise NotImplementedError
+
+    def search(
+        self, view: View, latents: Latents, quality: Tensor, effort: int, report: Report
+    ) -> Latents:
+        """The latents of the view's tile, found by a search for a lower rate-distortion cost that
+        starts from ``latents``, which cover the view. ``effort``: 1 to MAX_EFFORT."""
+        raise NotImplementedError
+
+    def tile_coder(self, width: int, quality: Tensor) -> TileCoder:
+        """A coder for the tiles of a picture of ``width`` pixels, a multiple of STRIDE."""
+        raise NotImplementedError
+
+    def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
+        """A decoded latent [1, C, h, w] to x_hat [1, 3, H, W]."""
+        raise NotImplementedError
+
+    # The rate-distortion cost
+
+    @property
+    def trained_for(self) -> "Distortion":
+        """The record of the codec's distortion. It is loaded here, as a decoder does without it."""
+        from model.distortion import RECORDS
+
+        return RECORDS[self.distortion]
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
@@ -115,92 +147,59 @@ class Codec(nn.Module):
         low = position.floor().clamp(0, last - 1).long()
         return torch.lerp(logs[low], logs[low + 1], position - low).exp()
 
-    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, 3, H, W] in 0 to 1, H and W multiples of STRIDE, and quality [B] in 1 to 100 to
-        x_hat, of the shape of x, and the rate in bits per pixel, [B]; both differentiable."""
-        raise NotImplementedError
+    def weighted_distortion(self, x_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+        """The distortion of x_hat [B, 3, H, W] at quality [B], weighted against the rate: in bits
+        per pixel, [B]."""
+        return self.trained_for.loss(x_hat, x, self.lmbda(quality))
 
-    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure what gradients do not train, on uint8 images [H, W, 3] and qualities.
-
-        Done before a checkpoint is saved that is to be shipped. An architecture without such
-        parameters has nothing to do here.
-        """
-
-    # Coding
-
-    def analyse(self, x: Tensor, quality: Tensor) -> Latents:
-        """x [1, 3, H, W] to its latents."""
-        raise NotImplementedError
-
-    def refine(
-        self,
-        x: Tensor,
-        latents: Latents,
-        quality: Tensor,
-        tile: Tile,
-        around: Tile,
-        effort: int,
-        report: Report,
-    ) -> Latents:
-        """The latents of ``tile``, found by a search for a lower rate-distortion cost. x and the
-        ``latents`` to start from cover ``around``, the tile and some pixels on each side."""
-        raise NotImplementedError
-
-    def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
-        """What ``decode_latents`` returns, [1, C, h, w], to x_hat [1, 3, H, W]."""
-        raise NotImplementedError
-
-    def borders(self, width: int) -> tuple:
-        """What the coding of each tile leaves to the next, for a picture of ``width`` pixels, a
-        multiple of STRIDE: further arguments of the next two methods. Here there are none."""
-        return ()
-
-    def encode_latents(self, latents: Latents, quality: Tensor) -> bytes:
-        """One tile's latents to bytes."""
-        raise NotImplementedError
-
-    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
-        """The bytes of one tile of height x width pixels to its latent [1, C, h, w], on the CPU.
-        ValueError if they are damaged."""
-        raise NotImplementedError
-
-    def quality_tensor(self, quality: int) -> Tensor:
-        """``quality`` as the networks take it, float [1]."""
-        return torch.tensor([quality], dtype=torch.float32, device=self.device)
-
-    def tile_latents(
-        self, image: np.ndarray, quality: Tensor, effort: int = 0, report: Report = lambda _: None
-    ) -> Iterator[Latents]:
-        """The latents of each tile of a uint8 image [H, W, 3]."""
-        image = torch.from_numpy(np.require(image, requirements="CW"))  # what torch can share
+    @torch.inference_mode()
+    def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:
+        """The ``weighted_distortion`` of a decoded uint8 picture [H, W, 3], summed over its pixels:
+        in bits."""
+        q, total = self.quality_tensor(quality), 0.0
         height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
-        grid = list(tiles(height, width, self.TILE))
-        for done, tile in enumerate(grid):
-            around = tile.grown(self.MARGIN, height, width)
-            x = window(image, around).to(self.device) / 255
-            x = x.contiguous(memory_format=torch.channels_last)
-            latents = self.analyse(x, quality)
-            progress = part_of(report, done, len(grid))
-            if effort:
-                yield self.refine(x, latents, quality, tile, around, effort, progress)
-            else:
-                yield latents._make(tile.crop(latent, around) for latent in latents)
-                progress(1)
+        for tile in tiles(height, width, padded(self.TILE // 2, self.STRIDE)):
+            x_hat, x = (window(shared(p), tile).to(self.device) / 255 for p in (decoded, image))
+            distortion = self.weighted_distortion(x_hat, x, q).item()
+            total += image[tile.place][:, :, 0].size * distortion
+        return total
+
+    # Pictures to payloads and back
+
+    def grid(self, height: int, width: int) -> Grid:
+        """The tiles that a picture of height x width pixels is coded in."""
+        height, width = padded(height, self.STRIDE), padded(width, self.STRIDE)
+        return Grid(height, width, self.TILE, self.MARGIN)
 
     @torch.inference_mode()
     def compress(
         self, image: np.ndarray, quality: int, effort: int = 0, report: Report = lambda _: None
     ) -> bytes:
-        """A uint8 image [H, W, 3] of any size from 1x1 to a payload.
+        """A uint8 image [H, W, 3] of any size from 1x1 to a payload: the bytes of its tiles, each
+        behind their number.
 
-        ``quality``: 1 to 100. ``effort``: of the search, 0 (none) to MAX_EFFORT; 0 unless the codec
-        REFINES. ``report``: what it raises ends the search.
+        ``quality``: 1 to 100. ``effort`` of the search: 0 (none) to MAX_EFFORT; 0 unless the codec
+        SEARCHES. An exception of ``report`` ends the search.
         """
         q = self.quality_tensor(quality)
+        coder = self.tile_coder(padded(image.shape[1], self.STRIDE), q)
         latents = self.tile_latents(image, q, effort, report)
-        borders = self.borders(padded(image.shape[1], self.STRIDE))
-        return b"".join(pack_chunk(self.encode_latents(tile, q, *borders)) for tile in latents)
+        return b"".join(pack_chunk(coder.encode(tile)) for tile in latents)
+
+    def tile_latents(
+        self, image: np.ndarray, quality: Tensor, effort: int = 0, report: Report = lambda _: None
+    ) -> Iterator[Latents]:
+        """The latents of each tile of a uint8 image [H, W, 3]."""
+        grid = self.grid(*image.shape[:2])
+        count = len(list(grid))
+        for done, view in enumerate(grid.views(image, self.device)):
+            latents = self.analyse(view.x, quality)
+            progress = part_of(report, done, count)
+            if effort:
+                yield self.search(view, latents, quality, effort, progress)
+            else:
+                yield latents._make(view.tile.crop(latent, view.around) for latent in latents)
+                progress(1)
 
     @torch.inference_mode()
     def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
@@ -218,84 +217,40 @@ class Codec(nn.Module):
     ) -> Iterator[tuple[Tile, Tensor]]:
         """The tiles of the image of height x width pixels in a payload, each with its pixels [h, w,
         3], whole numbers in 0 to 255. ValueError if it is damaged."""
-        full_height, full_width = padded(height, self.STRIDE), padded(width, self.STRIDE)
-        q = self.quality_tensor(quality)
-        rows = self.latent_rows(payload, full_height, full_width, quality)
-        # Only as many rows of the latent are held as the next tile needs: those from ``top`` on.
-        held: list[Tensor] = []
-        top = bottom = 0
-        for tile in tiles(full_height, full_width, self.TILE):
-            around = tile.grown(self.MARGIN, full_height, full_width)
-            above, top = (around.top - top) // self.LATENT_STRIDE, around.top
-            while held and above >= held[0].shape[2]:
-                above -= held.pop(0).shape[2]
-            if above:
-                held[0] = held[0][:, :, above:].clone()
-            while bottom < around.bottom:
-                held.append(next(rows))
-                bottom += held[-1].shape[2] * self.LATENT_STRIDE
-            part = self.cut(held, around)
-            x_hat = self.synthesise(part.to(self.device), q)
+        grid, q = self.grid(height, width), self.quality_tensor(quality)
+        rows = self.latent_rows(payload, grid.height, grid.width, quality)
+        latent = RowBuffer(rows, self.LATENT_STRIDE)
+        for tile in grid:
+            around = grid.around(tile)
+            x_hat = self.synthesise(latent.part(around).to(self.device), q)
             pixels = tile.crop(x_hat, origin=around)[0].mul_(255).round_().clamp_(0, 255)
             inside = Tile(tile.top, min(tile.bottom, height), tile.left, min(tile.right, width))
             yield inside, pixels.permute(1, 2, 0)[: inside.shape[0], : inside.shape[1]]
 
-    def cut(self, rows: list[Tensor], around: Tile) -> Tensor:
-        """What ``rows`` of the latent, of which the first begins with ``around``, have in it."""
-        height, width = (length // self.LATENT_STRIDE for length in around.shape)
-        left = around.left // self.LATENT_STRIDE
-        parts = []
-        for row in rows:
-            parts.append(row[:, :, :height, left : left + width])
-            height -= row.shape[2]
-            if height <= 0:
-                break
-        return join(parts, dim=2)
-
     @torch.inference_mode()
-    def picture_distortion(self, decoded: np.ndarray, image: np.ndarray, quality: int) -> float:
-        """What a decoded uint8 picture [H, W, 3] costs beside its bits: ``weighted_distortion``, in
-        bits, of its parts."""
-        q, total = self.quality_tensor(quality), 0.0
-        pictures = [torch.from_numpy(np.require(p, requirements="CW")) for p in (decoded, image)]
-        height, width = (padded(length, self.STRIDE) for length in image.shape[:2])
-        for tile in tiles(height, width, padded(self.TILE // 2, self.STRIDE)):
-            x_hat, x = (window(picture, tile).to(self.device) / 255 for picture in pictures)
-            distortion = self.weighted_distortion(x_hat, x, q).item()
-            total += image[tile.place][:, :, 0].size * distortion
-        return total
-
     def latent_rows(
         self, payload: bytes, height: int, width: int, quality: int
     ) -> Iterator[Tensor]:
         """The latent of a picture of height x width pixels, multiples of STRIDE: [1, C, h, w] for
         one row of tiles after the other, on the CPU. ValueError if the payload is damaged."""
-        q = self.quality_tensor(quality)
         reader = Reader(payload, "payload")
-        # All chunks must be there before memory is allocated for what they hold.
+        # All chunks must be there before memory is allocated for their latents.
         chunks = [(tile, reader.chunk()) for tile in tiles(height, width, self.TILE)]
         reader.finish()
-        borders = self.borders(width)
+        coder = self.tile_coder(width, self.quality_tensor(quality))
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            yield join(
-                [self.decode_latents(chunk, *tile.shape, q, *borders) for tile, chunk in row], dim=3
-            )
+            yield join([coder.decode(chunk, *tile.shape) for tile, chunk in row], dim=3)
 
 
 def part_of(report: Report, part: int, parts: int) -> Report:
-    """The report of one of several equal parts of some work, from that of all the work."""
+    """The report of a part of some work, one of several equal ones, that calls ``report``."""
     return lambda share: report((part + share) / parts)
 
 
-def join(latents: list[Tensor], dim: int) -> Tensor:
-    """Latents [1, C, h, w] side by side, as by ``torch.cat``; where one has fewer channels than
-    another, the missing ones are zero."""
-    shape = list(latents[0].shape)
-    shape[1] = max(latent.shape[1] for latent in latents)
-    shape[dim] = sum(latent.shape[dim] for latent in latents)
-    whole, start = latents[0].new_zeros(shape), 0
-    for latent in latents:
-        length = latent.shape[dim]
-        whole.narrow(dim, start, length)[:, : latent.shape[1]] = latent
-        start += length
-    return whole
+def check_range(name: str, value: object, low: int, high: int, length: int | None = None) -> None:
+    """ValueError unless ``value`` is an int in low to high, or a tuple of ``length`` such ints."""
+    values: Any = (value,) if length is None else value
+    fits = isinstance(values, tuple) and len(values) == (length or 1)
+    if not fits or not all(type(v) is int and low <= v <= high for v in values):
+        kind = "an integer" if length is None else f"a tuple of {length} integers"
+        raise ValueError(f"the configuration's {name} is not {kind} in {low} to {high}")

@@ -1,20 +1,48 @@
-"""The distortions that a codec can be trained for, which its encoder then searches by.
+"""The distortions that a codec can be trained for: a record for each, with its loss function.
 
-Each takes x_hat and x, [B, 3, H, W] in 0 to 1, and lmbda [B], and returns what it adds to the rate,
-in bits per pixel: [B].
+To add one, write its function and its record here, and its name in model/limits.py.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.limits import DISTORTIONS
+from model.quantizers import CURVATURE
 from model.ssimulacra2 import ssimulacra2_distance
 
-# One unit of the distance costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda) bits per pixel: so
-# files of a quality have about as many bytes as those of the codec for the squared error.
-FACTOR, EXPONENT, KNEE = 6.2, 1.066, 0.0005
-ANCHOR = 0.13  # share of the squared error that keeps colours and flat areas in place
-CHROMA = 3  # how much more that of colour counts in it: the measure itself weighs colour little
+# One unit of the distance of SSIMULACRA 2 costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda) bits
+# per pixel: so files of a quality have about as many bytes as those of a codec trained for mse.
+DISTANCE_FACTOR, DISTANCE_EXPONENT, DISTANCE_KNEE = 6.2, 1.066, 0.0005
+MSE_SHARE = 0.13  # a little squared error keeps colours and flat areas in place
+COLOUR_WEIGHT = 3  # more squared error of colour, which SSIMULACRA 2 hardly weighs
 LUMA = 0.299, 0.587, 0.114  # the share of red, green and blue in the brightness, ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The encoder's search for latents that cost less, as it suits a distortion; see
+    model/hyperprior/search.py."""
+
+    rdoq_rounds: int  # before annealing, at most
+    rdoq_alone: int  # steps up to which RDOQ without annealing finds more
+    curvature: float  # second derivative of the distortion, in bits, by a symbol
+    learning_rate: float  # for annealing
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A distortion, and what suits the encoder of a codec that was trained for it.
+
+    ``loss`` takes x_hat and x, [B, 3, H, W] in 0 to 1, and lmbda [B], and returns the distortion
+    weighted against the rate: in bits per pixel, [B], differentiable in x_hat. ``dead_zone``: the
+    share of a symbol's bits that counts when it is rounded, at low and at the highest quality; see
+    ``model.entropy.dead_zone``.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    dead_zone: tuple[float, float]
+    search: SearchSettings
 
 
 def mse(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
@@ -25,11 +53,28 @@ def mse(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
 def ssimulacra2(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
     """The distance of SSIMULACRA 2, and a little of the squared error, mostly that of colour."""
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
-    weight = FACTOR * lmbda**EXPONENT / (1 + KNEE / lmbda)
+    weight = DISTANCE_FACTOR * lmbda**DISTANCE_EXPONENT / (1 + DISTANCE_KNEE / lmbda)
     error = x_hat - x
     luma = (error * error.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
     colour = mse(error, luma, lmbda)
-    return weight * distance + ANCHOR * (mse(x_hat, x, lmbda) + CHROMA * colour)
+    return weight * distance + MSE_SHARE * (mse(x_hat, x, lmbda) + COLOUR_WEIGHT * colour)
 
 
-FUNCTIONS = dict(zip(DISTORTIONS, (mse, ssimulacra2), strict=True))
+RECORDS = {
+    "mse": Distortion(
+        loss=mse,
+        dead_zone=(0.2, 0.6),
+        search=SearchSettings(
+            rdoq_rounds=12, rdoq_alone=30, curvature=CURVATURE, learning_rate=0.013
+        ),
+    ),
+    # SSIMULACRA 2 weighs an error by what is around it. So no dead zone suits all symbols, and the
+    # curvature differs from place to place: RDOQ has to take care, and soon finds no more.
+    "ssimulacra2": Distortion(
+        loss=ssimulacra2,
+        dead_zone=(0.0, 0.0),
+        search=SearchSettings(
+            rdoq_rounds=1, rdoq_alone=8, curvature=6 * CURVATURE, learning_rate=0.025
+        ),
+    ),
+}

@@ -13,12 +13,12 @@ from model.quantizers import CURVATURE
 
 SCALES = 64  # number of scales, each with a table of probabilities
 MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
-CERTAIN = 3  # symbols of smaller scale indices, with scales below 0.15, are taken as zero
+CERTAIN_BELOW = 3  # scale index, below which (scales under 0.15) symbols are taken as zero
 MIN_LIKELIHOOD = 2.0**-20
 MAX_SUPPORT = 511  # symbols outside of [-MAX_SUPPORT, MAX_SUPPORT] are always escaped
-MAX_SYMBOL = 2**24  # far more than any picture needs; in steps of 2^-6 it still fits into int32
+MAX_SYMBOL = 2**24  # more than any picture needs; in steps of 2^-6 it still fits into int32
 TABLE_BITS = 20  # the counts of a table sum up to 2^TABLE_BITS
-PSEUDO_COUNT = 3000  # symbols of the Gaussian, the prior, that are added to those measured
+PSEUDO_COUNT = 3000  # symbols of the Gaussian prior that are added to the measured ones
 
 
 def scale_of(index: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def scale_of(index: Tensor) -> Tensor:
 
 
 class LowerBound(torch.autograd.Function):
-    """max(x, bound). Below the bound, only those gradients pass whose descent increases x."""
+    """max(x, bound). Below the bound, only gradients pass whose descent increases x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
@@ -64,8 +64,8 @@ def dead_zone(index: Tensor, share: Tensor) -> Tensor:
     their shape.
 
     To code a residual r as 1 instead of 0 saves a distortion of CURVATURE * (r - 1/2) bits, and
-    takes more bits of rate. Only the ``share`` [B] of those is counted: what is not zero makes the
-    symbols that are coded later cheaper, most of all where there is little.
+    takes more bits of rate. Only a ``share`` [B] of the additional bits is counted: symbols other
+    than zero make the symbols that are coded later cheaper, most of all where there are few.
     """
     scales = torch.arange(SCALES, dtype=torch.float32, device=index.device)
     zero = torch.zeros_like(scales)
@@ -81,9 +81,9 @@ class SymbolCoder(nn.Module):
 
     The support of a table is the symbols -s to s; it holds an integer count for each of them, and
     one for the escape, which stands for all other numbers. An escaped number itself is written to a
-    section of its own. The tables start as Gaussians, which the networks are trained for; those of
-    a trained codec are measured. As they are stored in the checkpoint, a decoder does not depend on
-    what ``erfc`` returns on its machine.
+    section of its own. The tables start as Gaussians, which the networks are trained for; the
+    tables of a trained codec are measured. They are stored in the checkpoint, so that a decoder
+    does not depend on the ``erfc`` of its machine.
 
     The coder is the asymmetric numeral system (Duda 2013, https://arxiv.org/abs/1311.2540) of the
     constriction library. Symbols are grouped by table: that is about ten times faster than coding
@@ -97,17 +97,21 @@ class SymbolCoder(nn.Module):
     >>> decoder.finish()
     """
 
+    reach: Tensor  # the support of each table, int32 [SCALES]
+    counts: Tensor  # the tables, one after the other, int32
+
     def __init__(self):
         super().__init__()
+        self.models: tuple[np.ndarray, list] | None = None  # see ``prepare``
         index = torch.arange(SCALES, dtype=torch.float64, device="cpu")
         support = (6 * scale_of(index)).ceil().clamp(max=MAX_SUPPORT).int()
-        self.register_buffer("reach", support)  # its name in checkpoints
+        self.register_buffer("reach", support)
         self.register_buffer("counts", torch.zeros_like(support).repeat_interleave(2 * support + 2))
         self.fit(self.histogram([]))
 
     def histogram(self, segments: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """How often ``segments``, as ``encode`` takes them, have each magnitude with each scale
-        index: int64 [SCALES, MAX_SUPPORT + 2]. Escapes count as the magnitude s + 1."""
+        """The number of symbols of each magnitude with each scale index in ``segments``, as for
+        ``encode``: int64 [SCALES, MAX_SUPPORT + 2]. Escapes count as the magnitude s + 1."""
         support = self.reach.cpu().numpy()
         columns = MAX_SUPPORT + 2
         total = np.zeros(SCALES * columns, np.int64)
@@ -126,7 +130,7 @@ class SymbolCoder(nn.Module):
             inside = gaussian_likelihood(symbols, scale)
             prior = torch.cat([inside, (1 - inside.sum()).clamp(min=0)[None]])
             measured = torch.from_numpy(magnitudes[[*range(s, 0, -1), *range(s + 2)]] / 2)
-            measured[[s, -1]] *= 2  # zero has no sign, and that of an escape is stored with it
+            measured[[s, -1]] *= 2  # zero has no sign, and an escape has it in its number
             likelihood = (measured + PSEUDO_COUNT * prior) / (magnitudes.sum() + PSEUDO_COUNT)
             tables.append((likelihood * 2**TABLE_BITS).round().clamp(min=1).int())
         self.counts.copy_(torch.cat(tables))
@@ -170,18 +174,18 @@ class SymbolCoder(nn.Module):
             symbols[escaped] = 2 * s[escaped] + 1
             runs += [(run, i) for i, run in enumerate(np.split(symbols, ends)) if len(run)]
         coder = constriction.stream.stack.AnsCoder()
-        for run, i in reversed(runs):  # it is a stack: the last to be encoded is decoded first
+        for run, i in reversed(runs):  # a stack decodes first the last to be encoded
             coder.encode_reverse(run, models[i])
         words = coder.get_compressed().astype("<u4").tobytes()
         return pack_chunk(bytes(escapes)) + words
 
     def decoder(self, data: bytes) -> "SymbolDecoder":
-        """A decoder of what ``encode`` returned; ValueError if it is damaged."""
+        """A decoder of the bytes that ``encode`` returned; ValueError if they are damaged."""
         return SymbolDecoder(data, *self.prepare())
 
 
 class SymbolDecoder:
-    """Decodes what ``SymbolCoder.encode`` returned, segment by segment. ValueError if it is
+    """Decodes the bytes of ``SymbolCoder.encode``, segment by segment. ValueError if they are
     damaged."""
 
     def __init__(self, data: bytes, support: np.ndarray, models: list):
@@ -209,7 +213,7 @@ class SymbolDecoder:
         return out.reshape(index.shape)
 
     def read_escapes(self, run: np.ndarray, s: int) -> None:
-        """Replace each escape in ``run`` by the number that it stands for."""
+        """Replace each escape in ``run`` by its number."""
         for position in np.flatnonzero(run > s):
             number = self.escapes.number()
             magnitude = number // 2 + int(s) + 1

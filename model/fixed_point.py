@@ -3,7 +3,7 @@
 * Floating point, for training: ``layer(x)``.
 * Fixed point, for coding: ``layer(x, bits)``. A tensor holds integers, as float32, that stand
   for multiples of 2^-bits; weights are rounded to multiples of a power of two, one for each output,
-  so that no sum reaches 2^24. Below that, float32 adds integers exactly: in any order, on any
+  so that no sum reaches 2^24. Up to there, float32 adds integers exactly: in any order, on any
   processor, with any number of threads. So encoder and decoder agree on every probability.
 
 Ballé, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models",
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import QualityTable, conv1x1
+from model.layers import conv1x1, interpolated
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
-FRACTION_BITS = 6  # of latents, means and scale logits
-WEIGHT_BITS = 12  # of weights, at most
-LIMIT = 2**11 - 1  # activations are clipped to +-LIMIT
-LATENT_LIMIT = 2**15 - 1  # and latents, as inputs of the context model
-EXACT = 2**24  # float32 holds all integers up to here
+FRACTION_BITS = 6  # latents, means and scale logits are multiples of 2^-FRACTION_BITS
+WEIGHT_BITS = 12  # the most fraction bits of a weight
+ACTIVATION_LIMIT = 2**11 - 1  # activations are clipped to +-ACTIVATION_LIMIT
+LATENT_LIMIT = 2**15 - 1  # latents, as inputs of the context model, are clipped to +-LATENT_LIMIT
+EXACT_UP_TO = 2**24  # float32 holds all integers up to here
 
 
 def activation_bits(quality: int) -> int:
@@ -33,21 +33,20 @@ def activation_bits(quality: int) -> int:
 
 
 def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
-    """x times 2^bits, rounded and clipped to +-limit: integers, as float64 on the CPU."""
+    """``x`` times 2^bits, rounded and clipped to +-limit: integers, as float64 on the CPU."""
     return (x.detach().cpu().double() * 2.0**bits).round().clamp(-limit, limit)
 
 
 @cache
 def product_type(limit: int) -> torch.dtype:
     """The type in which products with inputs up to ``limit`` are exact: float32 for activations,
-    unless this machine computes its products in less than it promises."""
-    value = EXACT // 2**12 - 1
+    unless this machine computes its products with less precision than it promises."""
+    value = EXACT_UP_TO // 2**12 - 1
     weight = (value + 2) * torch.eye(32)[:, :, None, None]
-    exact = all(  # small products take another way than large ones
-        (exact_product(torch.full((1, 32, side, side), float(value)), weight) == EXACT - 1).all()
-        for side in (4, 32)
-    )
-    return torch.float32 if limit <= LIMIT and exact else torch.float64
+    inputs = (torch.full((1, 32, side, side), float(value)) for side in (4, 32))
+    # Small products take another way than large ones.
+    exact = all((exact_product(x, weight) == EXACT_UP_TO - 1).all() for x in inputs)
+    return torch.float32 if limit <= ACTIVATION_LIMIT and exact else torch.float64
 
 
 def exact_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -62,7 +61,9 @@ class FixedPointConv(nn.Conv2d):
     ``limit``: the magnitude that its inputs are clipped to in fixed point.
     """
 
-    def __init__(self, *args, limit: int = LIMIT, **kwargs):
+    bias: Tensor
+
+    def __init__(self, *args, limit: int = ACTIVATION_LIMIT, **kwargs):
         super().__init__(*args, **kwargs)
         self.limit = limit
         self.integers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -75,12 +76,13 @@ class FixedPointConv(nn.Conv2d):
         """Weights and biases for inputs of so many fraction bits, rounded to multiples of 2^-w,
         in the layer's product type. Each output has the largest w that keeps its sums exact."""
         if bits not in self.integers:
-            fine = fixed_point(self.weight, WEIGHT_BITS, EXACT).flatten(1)
-            bias = fixed_point(self.bias, bits + WEIGHT_BITS, EXACT) / 2**WEIGHT_BITS
+            fine = fixed_point(self.weight, WEIGHT_BITS, EXACT_UP_TO).flatten(1)
+            bias = fixed_point(self.bias, bits + WEIGHT_BITS, EXACT_UP_TO) / 2**WEIGHT_BITS
             # A bound of the sums, computed without rounding errors, which differ among machines;
             # rounding a weight may add half of 2^-w to it.
             bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
-            room = EXACT if self.limit <= LIMIT else EXACT**2  # whatever the product type is
+            # The same with either product type.
+            room: float = EXACT_UP_TO if self.limit <= ACTIVATION_LIMIT else EXACT_UP_TO**2
             room -= self.limit * fine.shape[1] / 2
             w = torch.zeros_like(bound)
             for _ in range(WEIGHT_BITS):
@@ -96,11 +98,11 @@ class FixedPointConv(nn.Conv2d):
 class Pointwise(FixedPointConv):
     """1x1 convolution, [B, C, H, W] to [B, D, H, W].
 
-    x may have fewer channels than the layer: then it stands for one whose others are zero. With
-    ``outputs``, only the first so many outputs are computed.
+    x may have fewer channels than the layer: the others are taken as zero. ``outputs``: how many of
+    the outputs are computed, from the first on.
     """
 
-    def __init__(self, channels: int, out_channels: int, limit: int = LIMIT):
+    def __init__(self, channels: int, out_channels: int, limit: int = ACTIVATION_LIMIT):
         super().__init__(channels, out_channels, 1, limit=limit)
 
     def forward(
@@ -110,7 +112,8 @@ class Pointwise(FixedPointConv):
         out_bits: int | None = None,
         outputs: int | None = None,
     ) -> Tensor:
-        """In fixed point: x in multiples of 2^-bits to the result in those of 2^-out_bits."""
+        """x [B, C, H, W] to [B, D, H, W]. In fixed point, x is in multiples of 2^-bits and the
+        result in multiples of 2^-out_bits."""
         if bits is None:
             return conv1x1(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
         weight, bias = self.rounded(bits)
@@ -145,17 +148,22 @@ class Depthwise(FixedPointConv):
         return total.floor_().float()
 
 
-class QualityBias(QualityTable):
+class QualityBias(nn.Module):
     """``x + b(quality)`` for x [B, C, H, W] and quality [B], one b per channel."""
+
+    def __init__(self, points: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, x: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
         if bits is None:
-            return x + super().forward(quality)
+            return x + interpolated(self.points, quality)
         return x + self.bias(quality, bits)
 
     def bias(self, quality: Tensor, bits: int) -> Tensor:
         """``b`` in fixed point, [B, C, 1, 1], interpolated linearly in integers."""
-        points = fixed_point(self.points, bits, EXACT // 4).long()
+        points = fixed_point(self.points, bits, EXACT_UP_TO // 4).long()
         span = MAX_QUALITY - MIN_QUALITY
         position = (quality.long() - MIN_QUALITY) * (len(points) - 1)
         low = (position // span).clamp(max=len(points) - 2)

@@ -1,6 +1,7 @@
 """Building blocks of the codecs' networks."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
-CORRELATION = 0.95  # of neighbouring pixels
-COLOUR_VARIANCE = (1, 0.06, 0.02)  # of luma and the two colour differences, relative to luma
+PIXEL_CORRELATION = 0.95  # between neighbours
+COLOUR_VARIANCE = (1, 0.06, 0.02)  # luma and the two colour differences, relative to luma
 
 
 class GDN(nn.Module):
@@ -42,20 +43,25 @@ class GDN(nn.Module):
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [B, C, H, W] and weight [D, C, 1, 1] to [B, D, H, W].
 
-    The dilation changes nothing in the result, but keeps torch from the way that it takes in a
-    single thread: that is two to three times slower on processors of AMD.
+    The dilation does not change the result. Without it, torch takes another way in a single thread,
+    two to three times slower on processors of AMD.
     """
     return F.conv2d(x, weight, bias, dilation=2)
 
 
 class Conv1x1(nn.Conv2d):
-    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W]."""
+    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W].
+
+    x may have fewer channels than the layer: the others are taken as zero.
+    """
+
+    bias: Tensor
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv1x1(x, self.weight, self.bias)
+        return conv1x1(x, self.weight[:, : x.shape[1]], self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -65,9 +71,9 @@ class ResidualBlock(nn.Module):
     depth-conv block of DCVC (Li et al. 2023, https://arxiv.org/abs/2302.14402), gated as in
     Shazeer 2020, https://arxiv.org/abs/2002.05202. Input and output: [B, C, H, W].
 
-    The product ``silu(a) * b`` is clipped to +-``bound``, which is more than photographs need. It
-    grows as the square of its input, block after block, and would otherwise explode on pictures
-    that are unlike the training data.
+    The product ``silu(a) * b`` is clipped to +-``bound``, which is more than photographs need. The
+    product grows as the square of its input, block after block, and would otherwise explode on
+    pictures that are unlike the training data.
     """
 
     def __init__(self, channels: int, bound: float):
@@ -93,6 +99,10 @@ class Down(nn.Sequential):
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(nn.PixelUnshuffle(factor), Conv1x1(channels * factor**2, out_channels))
 
+    @property
+    def conv(self) -> Conv1x1:
+        return cast(Conv1x1, self[1])
+
 
 class Up(nn.Sequential):
     """[B, C, H, W] to [B, D, factor * H, factor * W]: a 1x1 convolution, then pixel-shuffle."""
@@ -100,11 +110,26 @@ class Up(nn.Sequential):
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__(Conv1x1(channels, out_channels * factor**2), nn.PixelShuffle(factor))
 
+    @property
+    def conv(self) -> Conv1x1:
+        return cast(Conv1x1, self[0])
+
+
+def interpolated(points: Tensor, quality: Tensor) -> Tensor:
+    """One vector per rate point, points [P, C], interpolated linearly at quality [B] in 1 to 100:
+    [B, C, 1, 1]."""
+    last = len(points) - 1
+    position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
+    low = position.floor().clamp(0, last - 1)
+    weight = (position - low)[:, None]
+    low = low.long()
+    return torch.lerp(points[low], points[low + 1], weight)[:, :, None, None]
+
 
 class QualityTable(nn.Module):
-    """One vector per rate point, interpolated linearly over the qualities.
+    """A vector for each quality, in between those of the rate points.
 
-    Holds gain vectors in the logarithmic domain (Cui et al. 2021, "Asymmetric gained deep image
+    It holds gain vectors in the logarithmic domain (Cui et al. 2021, "Asymmetric gained deep image
     compression with continuous rate adaptation", https://arxiv.org/abs/2003.02012), so that one set
     of weights serves every rate.
     """
@@ -115,30 +140,26 @@ class QualityTable(nn.Module):
 
     def forward(self, quality: Tensor) -> Tensor:
         """quality [B] in 1 to 100 to [B, C, 1, 1]."""
-        last = len(self.points) - 1
-        position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
-        low = position.floor().clamp(0, last - 1)
-        weight = (position - low)[:, None]
-        low = low.long()
-        return torch.lerp(self.points[low], self.points[low + 1], weight)[:, :, None, None]
+        return interpolated(self.points, quality)
 
 
 def dct_spectrum(size: int) -> Tensor:
-    """The variance of each coefficient of the DCT of size x size blocks in RGB, [3, size, size], as
-    multiples of that of luma pixels.
+    """The variance of each coefficient of the DCT of size x size blocks in RGB, [3, size, size],
+    relative to the variance of luma pixels.
 
     Rows and columns are modelled as first-order Markov processes, whose power spectrum at the
     angular frequency w is (1 - r^2) / (1 - 2 r cos(w) + r^2) for a correlation r of neighbouring
     pixels.
     """
     w = math.pi / size * torch.arange(size, dtype=torch.float64)
-    spectrum = (1 - CORRELATION**2) / (1 - 2 * CORRELATION * torch.cos(w) + CORRELATION**2)
+    r = PIXEL_CORRELATION
+    spectrum = (1 - r**2) / (1 - 2 * r * torch.cos(w) + r**2)
     shares = torch.tensor(COLOUR_VARIANCE, dtype=torch.float64)
     return shares[:, None, None] * spectrum[:, None] * spectrum
 
 
 def dct_variance(size: int, count: int) -> Tensor:
-    """The variances of the vectors of ``dct_basis``, [count]: they fall."""
+    """The variances of the vectors of ``dct_basis``, [count], falling."""
     return dct_spectrum(size).flatten().sort(descending=True, stable=True)[0][:count].float()
 
 

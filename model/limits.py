@@ -1,6 +1,6 @@
 """Limits that all modules share. Imports nothing, so that --help answers at once."""
 
 MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 50
-MAX_EFFORT = 9  # of the encoder's search; 0 is none
-DISTORTIONS = ("mse", "ssimulacra2")  # that a codec can be trained for
-MAX_PIXELS = 178_956_970  # of a picture, unless --max_pixels says otherwise; Pillow's own limit
+MAX_EFFORT = 9  # most effort of the encoder's search; 0 is none
+DISTORTIONS = ("mse", "ssimulacra2")  # names of the records in model/distortion.py
+MAX_PIXELS = 178_956_970  # a picture's, unless --max_pixels says otherwise; Pillow's own limit

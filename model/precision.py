@@ -4,7 +4,7 @@ import torch
 
 
 def mixed_precision(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on ``device``."""
+    """True if bfloat16 is faster than float32 on ``device``."""
     if device.type == "cpu":
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported()

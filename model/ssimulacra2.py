@@ -4,9 +4,9 @@ J. Sneyers 2022, of the JPEG XL project (github.com/cloudinary/ssimulacra2): in 
 space, at several scales, maps of the loss of structure and of two kinds of errors at edges; their
 means and 4-norms, in a weighted sum that was fitted to the opinions of many viewers.
 
-The constants and borders are those of the Python package ``ssimulacra2``, whose scores these agree
-with to 0.01 points, down to 225 pixels of a side. Below that, fewer than its six scales fit, and
-the package takes weights of other maps for those that are left; here every map keeps its own.
+Constants and borders are taken from the Python package ``ssimulacra2``. Its scores and these agree
+to 0.01 points, down to 225 pixels of a side. In smaller pictures, fewer than six scales fit: there
+the package gives the remaining maps the weights of others, while here every map keeps its own.
 """
 
 import functools
@@ -18,28 +18,28 @@ from torch import Tensor
 
 from model.entropy import LowerBound
 
-MIN_SIDE = 8  # of the smallest scale that is looked at
-SIGMA, RADIUS = 1.5, 5  # of the Gaussian window, in pixels
-C2 = 0.0009  # keeps the structural term calm in flat areas
+SMALLEST_SIDE = 8  # pixels of the smallest scale
+WINDOW_SIGMA, WINDOW_RADIUS = 1.5, 5  # pixels of the Gaussian window
+STRUCTURE_C2 = 0.0009  # keeps the structural term calm in flat areas
 
 # Linear RGB to the responses of the eye's cones: long, medium and short wavelengths.
-CONES = (
+RGB_TO_CONES = (
     (0.3, 0.622, 0.078),
     (0.23, 0.692, 0.078),
     (0.24342268924547819, 0.20476744424496821, 0.5518098665095536),
 )
-BIAS = 0.0037930732552754493  # response to no light
-# Their cube roots to X (red to green), Y (luma) and B (blue to yellow), and constants that make
-# these positive. The constants matter at black borders only: everywhere else they cancel out.
+CONE_BIAS = 0.0037930732552754493  # response to no light
+# Cube roots of the responses to X (red to green), Y (luma) and B (blue to yellow), and constants
+# that make these positive. Only at black borders do the constants matter; elsewhere they cancel.
 XYB = ((7.0, -7.0, 0.0), (0.5, 0.5, 0.0), (-0.5, -0.5, 1.0))
-OFFSETS = (0.42, 0.01 - BIAS ** (1 / 3), 0.55)
+XYB_OFFSETS = (0.42, 0.01 - CONE_BIAS ** (1 / 3), 0.55)
 X, Y, B = range(3)
 
 # For each scale, from the full resolution down, and for its channels: the weights of the means of
-# the maps (lost structure, artifacts, lost detail), then of their 4-norms. The reference has 108:
-# those below 0.01 are left out, as together they move a score by about 0.001 points, and would cost
-# two thirds of the work at full resolution and a sixth scale.
-WEIGHTS = (
+# the maps (lost structure, artifacts, lost detail), then of their 4-norms. The reference has 108
+# weights. Here the ones below 0.01 are left out: together they move a score by about 0.001 points,
+# for two thirds of the work at full resolution and a sixth scale.
+MAP_WEIGHTS: tuple[dict[int, tuple[float, ...]], ...] = (
     {
         Y: (0, 0, 0, 7.466890328078848, 0, 17.445833984131262),
     },
@@ -66,43 +66,45 @@ WEIGHTS = (
     },
 )
 
-# The weighted sum becomes the distance: this cubic polynomial of SCALE times the sum.
-SCALE = 0.9562382616834844
-LINEAR, SQUARE, CUBIC = 2.326765642916932, -0.020884521182843837, 6.248496625763138e-05
-EXPONENT = 0.6276336467831387
+# The distance is this cubic polynomial of SUM_SCALE times the weighted sum.
+SUM_SCALE = 0.9562382616834844
+SUM_LINEAR, SUM_SQUARE, SUM_CUBIC = 2.326765642916932, -0.020884521182843837, 6.248496625763138e-05
+SCORE_EXPONENT = 0.6276336467831387
 
 
 def ssimulacra2_distance(x_hat: Tensor, x: Tensor, mirror: bool = False) -> Tensor:
     """Distance [B] of the pictures x_hat from the originals x, both [B, 3, H, W], sRGB in 0 to 1.
 
-    It is the measure before its final power: 0 for equal pictures, 1 where a difference begins to
-    be seen, 6 at high, 13 at medium and 22 at low quality, without an upper bound; see
+    The distance is the measure before its final power: 0 for equal pictures, 1 where a difference
+    begins to be seen, 6 at high, 13 at medium and 22 at low quality, without an upper bound; see
     ``ssimulacra2_score``. It is differentiable in x_hat, which may leave its range: a value beyond
     counts as the end of the range, and its gradient can only lead back.
 
-    The reference takes what is beyond the left and right borders for black, which hides errors
-    there. ``mirror`` does not, and suits crops: of 192x192 pixels, they are on average 2 % above
-    the entire picture that they are from, and 9 % below it without. Computed in float32 (float64 if
-    x_hat is) even under autocast. ValueError below 8 pixels of a side.
+    The reference continues a picture to the left and right with black, which hides errors at these
+    borders. With ``mirror`` the picture is continued by its mirror image, which suits crops. Crops
+    of 192x192 pixels are then on average 2 % above their entire picture; without, 9 % below it.
+    Computed in float32 (float64 if x_hat is) even under autocast. ValueError below 8 pixels of a
+    side.
     """
-    if min(x.shape[2:]) < MIN_SIDE:
-        raise ValueError(f"SSIMULACRA 2 needs {MIN_SIDE} pixels a side, not {min(x.shape[2:])}")
+    if min(x.shape[2:]) < SMALLEST_SIDE:
+        side = min(x.shape[2:])
+        raise ValueError(f"SSIMULACRA 2 needs {SMALLEST_SIDE} pixels a side, not {side}")
     dtype = torch.promote_types(x_hat.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         x, x_hat = (image.to(dtype, memory_format=torch.contiguous_format) for image in (x, x_hat))
         x_hat = -LowerBound.apply(-LowerBound.apply(x_hat, 0.0), -1.0)
         x, x_hat = linear_light(x), linear_light(x_hat)
         total = x.new_zeros(len(x))
-        for scale, weights in enumerate(WEIGHTS):
+        for scale, weights in enumerate(MAP_WEIGHTS):
             if scale:
                 x, x_hat = halve(x), halve(x_hat)
-            if min(x.shape[2:]) < MIN_SIDE:
+            if min(x.shape[2:]) < SMALLEST_SIDE:
                 break
             channels = list(weights)
             norms = pooled_errors(xyb(x_hat, channels), xyb(x, channels), mirror)
             total = total + (norms * norms.new_tensor(list(weights.values()))).sum((1, 2))
-        total = SCALE * total
-        return ((CUBIC * total + SQUARE) * total + LINEAR) * total
+        total = SUM_SCALE * total
+        return ((SUM_CUBIC * total + SUM_SQUARE) * total + SUM_LINEAR) * total
 
 
 def ssimulacra2_score(distance: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ def ssimulacra2_score(distance: Tensor) -> Tensor:
     >>> ssimulacra2_score(torch.tensor([0.0, 1.0, 13.0])).round().tolist()
     [100.0, 90.0, 50.0]
     """
-    return 100 - 10 * distance.clamp(min=0) ** EXPONENT
+    return 100 - 10 * distance.clamp(min=0) ** SCORE_EXPONENT
 
 
 def linear_light(x: Tensor) -> Tensor:
@@ -121,24 +123,24 @@ def linear_light(x: Tensor) -> Tensor:
 
 
 def halve(x: Tensor) -> Tensor:
-    """Means of 2x2 pixels; of fewer where an odd side ends."""
+    """Means of 2x2 pixels, or of fewer where an odd side ends."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def xyb(rgb: Tensor, channels: list[int]) -> Tensor:
-    """These XYB channels [B, C, H, W] of linear RGB."""
-    cones = rgb.new_tensor(CONES) @ rgb.flatten(2)
-    opponents = rgb.new_tensor(XYB)[channels] @ (cones + BIAS) ** (1 / 3)
-    return (opponents + rgb.new_tensor(OFFSETS)[channels, None]).unflatten(2, rgb.shape[2:])
+    """Linear RGB [B, 3, H, W] to the given XYB ``channels``, [B, C, H, W]."""
+    cones = rgb.new_tensor(RGB_TO_CONES) @ rgb.flatten(2)
+    opponents = rgb.new_tensor(XYB)[channels] @ (cones + CONE_BIAS) ** (1 / 3)
+    return (opponents + rgb.new_tensor(XYB_OFFSETS)[channels, None]).unflatten(2, rgb.shape[2:])
 
 
 def pooled_errors(x_hat: Tensor, x: Tensor, mirror: bool) -> Tensor:
-    """The norms [B, C, 6] of XYB channels [B, C, H, W], in the order of WEIGHTS."""
+    """The norms [B, C, 6] of XYB channels [B, C, H, W], in the order of MAP_WEIGHTS."""
     mean, mean_hat = blur(x, mirror), blur(x_hat, mirror)
     variances = blur(x.square() + x_hat.square(), mirror) - mean.square() - mean_hat.square()
-    # 1 - (1 - shift) (2 covariance + C2) / (variances + C2), but exact where it is near zero
+    # 1 - (1 - shift) (2 covariance + c2) / (variances + c2), but exact where it is near zero
     shift = (mean_hat - mean).square()
-    unlike = (blur((x_hat - x).square(), mirror) - shift) / (variances + C2)
+    unlike = (blur((x_hat - x).square(), mirror) - shift) / (variances + STRUCTURE_C2)
     structure = unlike + shift * (1 - unlike)
     edges = (1 + (x_hat - mean_hat).abs()) / (1 + (x - mean).abs()) - 1
     maps = torch.stack((structure, edges.relu(), (-edges).relu()), dim=2).flatten(3)
@@ -148,8 +150,8 @@ def pooled_errors(x_hat: Tensor, x: Tensor, mirror: bool) -> Tensor:
 
 
 def blur(x: Tensor, mirror: bool) -> Tensor:
-    """[B, C, H, W] under the Gaussian window, by two matrix products: that takes a fraction of the
-    time of convolutions with a single channel."""
+    """``x`` [B, C, H, W] under the Gaussian window. Two matrix products take a fraction of the time
+    of convolutions with a single channel."""
     rows = window_matrix(x.shape[2], True, x.dtype, x.device)
     columns = window_matrix(x.shape[3], mirror, x.dtype, x.device)
     return rows @ (x @ columns.T)
@@ -160,8 +162,8 @@ def blur(x: Tensor, mirror: bool) -> Tensor:
 def window_matrix(length: int, mirror: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The window at each position of a line, [length, length]. Beyond its ends, the line goes on
     mirrored or else as zeros."""
-    window = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
-    mode = "symmetric" if mirror else "constant"
-    line = np.pad(np.eye(length), ((RADIUS, RADIUS), (0, 0)), mode)
+    window = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
+    ends = (WINDOW_RADIUS, WINDOW_RADIUS), (0, 0)
+    line = np.pad(np.eye(length), ends, "symmetric" if mirror else "constant")
     matrix = sum(weight * line[k : k + length] for k, weight in enumerate(window / window.sum()))
     return torch.as_tensor(matrix, dtype=dtype, device=device)

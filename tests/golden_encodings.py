@@ -48,7 +48,7 @@ def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield f"{name}-quality{quality}", codec.compress(photo.pixels, quality)
         yield f"{name}-wide", codec.compress(wide.pixels, 40)
         yield f"{name}-high", codec.compress(high.pixels, 40)
-        if codec.REFINES:
+        if codec.SEARCHES:
             for effort in (1, 4):
                 yield f"{name}-effort{effort}", codec.compress(photo.pixels, 50, effort)
             yield f"{name}-wide-effort", codec.compress(wide.pixels, 50, 2)
@@ -72,7 +72,7 @@ def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield f"{name}-file-{case}", encoder.encode(picture, chosen)
             except ValueError as error:
                 yield f"{name}-file-{case}", str(error).encode()
-        if codec.REFINES:
+        if codec.SEARCHES:
             for case, picture, target in (
                 ("photo", photo, None),
                 ("drawing", Picture(drawing(90, 120)), None),

@@ -40,7 +40,7 @@ class EncodingSettings:
 
     ``target``: the name of one of the TARGETS and its value, which replace ``quality``. ``effort``:
     of the search for latents that cost less, 0 (none) to MAX_EFFORT; above 0 only for a codec that
-    REFINES. ``strip_metadata``: leave out EXIF, XMP and resolution. ValueError if one of them is
+    SEARCHES. ``strip_metadata``: leave out EXIF, XMP and resolution. ValueError if one of them is
     out of its range.
     """
 
@@ -80,8 +80,8 @@ class Encoder:
 
     def check(self, settings: EncodingSettings) -> None:
         """ValueError if the codec has no search, for which the settings ask."""
-        if settings.effort and not self.codec.REFINES:
-            able = [name for name, shipped in SHIPPED.items() if codec_class(shipped.arch).REFINES]
+        if settings.effort and not self.codec.SEARCHES:
+            able = [name for name, shipped in SHIPPED.items() if codec_class(shipped.arch).SEARCHES]
             name = shipped_name(self.fingerprint) or f"the {self.codec.arch} codec"
             raise ValueError(
                 f"--effort: {name} cannot use it, but {' and '.join(able)} can "

@@ -1,21 +1,21 @@
-"""The three-layer codec: a convolutional autoencoder, successive binarization, lzma."""
+"""The binary codec: three convolutional layers each way, successive binarization, lzma."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.binary.digits import LIMIT, MEANS, DigitModel
+from model.binary.digits import INTEGER_LIMIT, MEANS, DigitModel
 from model.bytestream import Reader
 from model.codec import Codec, check_range
 from model.layers import GDN, QualityTable, dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_with_dead_zone
 
-BLOCK = 8  # pixels per position of the latent, in both directions
-DEAD_ZONE = 0.6  # magnitudes below it become zero
+BLOCK_SIDE = 8  # pixels per position of the latent, in both directions
+DEAD_ZONE = 0.6  # smaller magnitudes become zero
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BinaryConfig:
 
     def __post_init__(self):
         check_range("filters", self.filters, 1, 1024, length=2)
-        check_range("latent", self.latent, 1, 3 * BLOCK**2)
-        check_range("groups", self.groups, 1, 3 * BLOCK**2, length=2)
+        check_range("latent", self.latent, 1, 3 * BLOCK_SIDE**2)
+        check_range("groups", self.groups, 1, 3 * BLOCK_SIDE**2, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
         bounds = [MEANS, *self.groups, self.latent]
         if bounds != sorted(set(bounds)):
@@ -39,12 +39,12 @@ class BinaryLatents(NamedTuple):
     y: Tensor  # int32 [1, latent, H/8, W/8]
 
 
-def dct_steps(config: BinaryConfig) -> tuple[Tensor, Tensor, Tensor]:
+def dct_steps(config: BinaryConfig) -> list[Tensor]:
     """The DCT of 8x8 blocks in three steps, each from 2x2 values of the last to one: the weights
     [outputs, inputs, 2, 2]. The first channels of the latent have the largest variance.
 
-    The basis vectors of a step are orthonormal, so the weights are their products with the next
-    step's vectors, cut in four.
+    Basis vectors of a step are orthonormal, so the weights are the products of these vectors with
+    the next step's vectors, cut in four.
     """
     pixels = torch.eye(3).view(3, 3, 1, 1)
     sizes = min(config.filters[0], 12), min(config.filters[1], 48), config.latent
@@ -53,7 +53,7 @@ def dct_steps(config: BinaryConfig) -> tuple[Tensor, Tensor, Tensor]:
     for old, new in zip(bases, bases[1:]):
         quarters = new.unflatten(3, (2, -1)).unflatten(2, (2, -1))
         weights.append(torch.einsum("ocyaxb,icab->oiyx", quarters, old))
-    return tuple(weights)
+    return weights
 
 
 class AnalysisTransform(nn.Module):
@@ -74,13 +74,13 @@ class AnalysisTransform(nn.Module):
         self.gain = QualityTable(config.rate_points, n2)
         self.conv3 = nn.Conv2d(n2, config.latent, 5, 2, 2)
 
-    def start(self, steps: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Start as the DCT of these steps; filters that it does not need stay random."""
+    def start(self, steps: list[Tensor]) -> None:
+        """Start as the DCT, made of these steps; filters beyond them stay random."""
         for conv, dct in zip((self.conv1, self.conv2, self.conv3), steps):
             outputs, inputs = dct.shape[:2]
             conv.weight[:outputs] = 0
             conv.weight[:outputs, :inputs, 2:4, 2:4] = dct
-            conv.bias[:outputs] = 0
+            cast(Tensor, conv.bias)[:outputs] = 0
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = self.gdn1(self.conv1(x - 0.5))
@@ -106,15 +106,15 @@ class SynthesisTransform(nn.Module):
         self.gdn2 = GDN(n1, inverse=True)
         self.conv3 = nn.Conv2d(n1, 3 * 4, 3, padding=1)
 
-    def start(self, steps: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Start as the inverse of the DCT of these steps."""
+    def start(self, steps: list[Tensor]) -> None:
+        """Start as the inverse of the DCT, made of these steps."""
         pixels, *others = steps
         for conv, dct in zip((self.conv2, self.conv1), others):
             inputs, outputs = dct.shape[:2]
             conv.weight[:, :outputs] = 0
             conv.weight[:inputs, :outputs, 2:4, 2:4] = dct
-        for conv in (self.conv1, self.conv2, self.conv3):
-            conv.bias.zero_()
+        for layer in (self.conv1, self.conv2, self.conv3):
+            nn.init.zeros_(cast(Tensor, layer.bias))
         self.conv3.weight.zero_()
         self.conv3.weight[:, : len(pixels), 1, 1] = pixels.flatten(1).T
 
@@ -129,7 +129,7 @@ class BinaryCodec(Codec):
     """A latent of integers, written as binary digits and compressed with lzma.
 
         x --> analysis --> * gain --> round ==> * inverse gain --> synthesis --> x_hat
-                                                                ==> is compressed with lzma
+                                                                (==> is compressed with lzma)
 
     The gains depend on the quality: one network serves every rate.
     """
@@ -139,7 +139,7 @@ class BinaryCodec(Codec):
     Config = BinaryConfig
     LMBDA = (0.00025, 0.15)
     STRIDE = 8
-    LATENT_STRIDE = BLOCK
+    LATENT_STRIDE = BLOCK_SIDE
     TILE = 1024
     MARGIN = 16
 
@@ -155,8 +155,8 @@ class BinaryCodec(Codec):
 
     @torch.no_grad()
     def start(self) -> None:
-        """Start as JPEG does: the DCT, and one step for all coefficients. At a high rate, that of
-        the least ``bpp + lmbda * mse`` is sqrt(26 / lmbda) levels."""
+        """Start as JPEG does: the DCT, and one step for all coefficients. At a high rate, the
+        least ``bpp + lmbda * mse`` has a step of sqrt(26 / lmbda) levels."""
         steps = dct_steps(self.config)
         self.analysis.start(steps)
         self.synthesis.start(steps)
@@ -172,7 +172,7 @@ class BinaryCodec(Codec):
 
     def rounded(self, y: Tensor) -> Tensor:
         """``scaled`` in integers, with the gradient of the identity. Means have no dead zone, since
-        what is coded is not their magnitude."""
+        their differences are coded, not their magnitudes."""
         zone = torch.full((y.shape[1], 1, 1), DEAD_ZONE, device=y.device)
         zone[:MEANS] = 0.5
         return round_with_dead_zone(y, zone)
@@ -188,14 +188,24 @@ class BinaryCodec(Codec):
 
     def analyse(self, x: Tensor, quality: Tensor) -> BinaryLatents:
         y = self.rounded(self.scaled(x, quality))
-        return BinaryLatents(y.clamp(-LIMIT, LIMIT).int())
+        return BinaryLatents(y.clamp(-INTEGER_LIMIT, INTEGER_LIMIT).int())
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         return self.synthesis(latent.float() * self.inverse_gain(quality).exp(), quality)
 
-    def encode_latents(self, latents: BinaryLatents, quality: Tensor) -> bytes:
-        return self.digits.encode(latents.y.cpu(), quality.cpu())
+    def tile_coder(self, width: int, quality: Tensor) -> "BinaryTileCoder":
+        return BinaryTileCoder(self.digits, quality.cpu())
 
-    def decode_latents(self, chunk: bytes, height: int, width: int, quality: Tensor) -> Tensor:
+
+class BinaryTileCoder:
+    """Codes each tile by itself; see model/binary/digits.py."""
+
+    def __init__(self, digits: DigitModel, quality: Tensor):
+        self.digits, self.quality = digits, quality
+
+    def encode(self, latents: BinaryLatents) -> bytes:
+        return self.digits.encode(latents.y.cpu(), self.quality)
+
+    def decode(self, chunk: bytes, height: int, width: int) -> Tensor:
         reader = Reader(chunk, "payload")
-        return self.digits.decode(reader, height // BLOCK, width // BLOCK, quality.cpu())
+        return self.digits.decode(reader, height // BLOCK_SIDE, width // BLOCK_SIDE, self.quality)

@@ -1,8 +1,8 @@
 """Whole numbers as binary digits, and binary digits as bytes.
 
 A value is binarized successively. The first digit says whether it is zero; the next is its sign.
-Then, as long as the answer is yes: is its magnitude at least 2, 4, 8? What is left are the digits
-below the leading one. The same digit of many values forms a plane: eight to a byte.
+Then, as long as the answer is yes: is its magnitude at least 2, 4, 8? There remain the digits below
+the leading one. The same digit of many values forms a plane: eight to a byte.
 
 All planes go through one lzma stream, except for those whose digits are as often 0 as 1: the signs,
 and all but the first of the digits below the leading one. They are stored as they are.
@@ -14,9 +14,9 @@ import numpy as np
 
 from model.bytestream import LzmaReader, Reader, lzma_compress, pack_chunk
 
-MAX_DIGITS = 15  # of a magnitude, which is less than 2^15
-# Long runs of zeros are all that lzma finds repeated: a search for other repetitions is wasted.
-LZMA = dict(lc=0, lp=0, pb=0, mode=lzma.MODE_NORMAL, mf=lzma.MF_HC3, nice_len=273, depth=1)
+MAX_DIGITS = 15  # magnitudes are less than 2^MAX_DIGITS
+# Runs of zeros are all that lzma finds repeated: a search for other repetitions would be wasted.
+LZMA_OPTIONS = dict(lc=0, lp=0, pb=0, mode=lzma.MODE_NORMAL, mf=lzma.MF_HC3, nice_len=273, depth=1)
 
 
 class DigitWriter:
@@ -48,15 +48,15 @@ class DigitWriter:
         self.coded.append(np.packbits(digits))
 
     def finish(self) -> bytes:
-        """Everything that was written: the length of the lzma stream, the stream, plain digits."""
-        stream = lzma_compress(np.concatenate(self.coded).tobytes(), **LZMA)
+        """The bytes of all arrays: the length of the lzma stream, the stream, plain digits."""
+        stream = lzma_compress(np.concatenate(self.coded).tobytes(), **LZMA_OPTIONS)
         plain = np.concatenate(self.plain, dtype=bool, casting="unsafe")
         return pack_chunk(stream) + np.packbits(plain).tobytes()
 
 
 class DigitReader:
-    """Reads the arrays that a DigitWriter has written, given the length of each. ValueError if the
-    bytes are damaged."""
+    """Reads the arrays that a DigitWriter has written, given the length of each. ValueError if they
+    are damaged."""
 
     def __init__(self, reader: Reader):
         self.name = reader.name
@@ -67,7 +67,7 @@ class DigitReader:
     def read(self, count: int) -> np.ndarray:
         """The next ``count`` values, int32."""
         nonzero = self.read_plane(count)
-        total = np.count_nonzero(nonzero)
+        total = int(np.count_nonzero(nonzero))
         negative = self.read_plain(total).astype(bool)
         digits = np.ones(total, np.int32)
         rest = np.arange(total)

@@ -1,23 +1,23 @@
-"""The networks of the deep codec's entropy model: hyper-synthesis and context model.
+"""The networks of the hyperprior codec's entropy model: hyper-synthesis and context model.
 
-They are made of the layers of model/fixed_point.py: in floating point for training, in fixed point
-for coding, where their methods take ``bits``, the fraction bits of activations.
+Their layers are those of model/fixed_point.py: in floating point for training, in fixed point for
+coding, where methods take ``bits``, the fraction bits of activations.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.entropy import CERTAIN, SCALES, dead_zone
+from model.entropy import CERTAIN_BELOW, SCALES, dead_zone
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise, QualityBias
 from model.quantizers import round_straight_through
 
 # The latent is divided into four groups of channels, each with every fourth channel, and its
-# positions into four phases: that of row i and column j is 2 * (i % 2) + j % 2. Pass k codes, at
-# phase p, the group p XOR ORDER[k]. So a group is coded first at one phase, then at the diagonally
-# opposite one, then at the others.
-ORDER = (0, 3, 1, 2)
-PASSES = GROUPS = PHASES = len(ORDER)
+# positions into four phases: row i and column j are of phase 2 * (i % 2) + j % 2. Pass k codes, at
+# phase p, the group p XOR PASS_ORDER[k]. So a group is coded first at one phase, then at the
+# diagonally opposite one, then at the others.
+PASS_ORDER = (0, 3, 1, 2)
+PASSES = GROUPS = PHASES = len(PASS_ORDER)
 
 
 class ContextBlock(nn.Module):
@@ -76,12 +76,12 @@ def merge_latent(y: Tensor) -> Tensor:
 
 
 def coded_in(step: int) -> tuple[slice, list[int], list[int]]:
-    """The index of what pass ``step`` codes, [B, 4, K/4, H/2, W/2], in a split latent."""
-    return slice(None), list(range(PHASES)), [phase ^ ORDER[step] for phase in range(PHASES)]
+    """The index, in a split latent, of the symbols of pass ``step``, [B, 4, K/4, H/2, W/2]."""
+    return slice(None), list(range(PHASES)), [phase ^ PASS_ORDER[step] for phase in range(PHASES)]
 
 
 class ContextPass(nn.Module):
-    """Mean and scale of what one pass codes, given what the passes before it have coded."""
+    """Means and scales of the symbols of one pass, given the latent of the passes before."""
 
     def __init__(self, latent_channels: int, channels: int, first: bool):
         super().__init__()
@@ -99,7 +99,7 @@ class ContextPass(nn.Module):
         """features [B, D, h, w] and state [B, 4, D, h/2, w/2], None in the first pass, to means and
         scale logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
         x = features
-        if self.around is not None:
+        if self.around is not None and state is not None:
             x = x + self.around(merge_phases(state), bits)
         x = self.block(x, bits)
         x = split_phases(F.relu(self.hidden(F.relu(x), bits)))
@@ -119,14 +119,14 @@ def scale_index(logits: Tensor) -> Tensor:
 
 def fixed_scale_index(logits: Tensor) -> Tensor:
     """The nearest index, an integer, of scale logits in multiples of 2^-FRACTION_BITS."""
-    steps = 2**FRACTION_BITS // 8  # of a logit, to the next index
+    steps = 2**FRACTION_BITS // 8  # from one index to the next
     offset = round((SCALES / 3 + 0.5) * steps)
     return ((logits + offset) / steps).floor_().clamp_(0, SCALES - 1)
 
 
 class ContextModel(nn.Module):
-    """Predicts the latent in four passes, each from the hyper-latent's features and from all that
-    the passes before it have coded.
+    """Predicts the latent in four passes, each from the hyper-latent's features and from the latent
+    of the passes before it.
 
     Context in space and among channels at once, in four steps that are parallel in themselves: the
     quadtree partition of Li, Li, Lu 2023, "Neural video compression with diverse contexts",
@@ -136,6 +136,7 @@ class ContextModel(nn.Module):
 
     def __init__(self, latent_channels: int, channels: int):
         super().__init__()
+        self.latent_channels = latent_channels
         self.projections = nn.ModuleList(
             Pointwise(latent_channels // GROUPS, channels, LATENT_LIMIT) for _ in range(GROUPS)
         )
@@ -151,8 +152,8 @@ class ContextModel(nn.Module):
         count: int,
         bits: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Means and scale logits, [B, 4, count, h/2, w/2] each, of what pass ``step`` codes, given
-        features [B, D, h, w] and the state that ``update`` returned; None in the first pass."""
+        """Means and scale logits of the symbols of pass ``step``, [B, 4, count, h/2, w/2] each,
+        given features [B, D, h, w] and the state of ``update``, None in the first pass."""
         return self.passes[step](features, state, count, bits)
 
     def update(
@@ -164,8 +165,9 @@ class ContextModel(nn.Module):
             return None  # there is no pass that could use it
         _, phases, groups = coded_in(step)
         in_bits = None if bits is None else FRACTION_BITS
-        new = [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)]
-        new = torch.stack(new, dim=1)
+        new = torch.stack(
+            [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)], dim=1
+        )
         return new if state is None else state + new
 
     def forward(
@@ -173,9 +175,8 @@ class ContextModel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Training: features [B, D, h, w] and y [B, K, h, w] to y_hat, quantized (straight-through)
         and of the shape of y, and to the means and scale logits of the split latent,
-        [B, 4, 4, K/4, h/2, w/2] each. ``share`` [B] is that of ``dead_zone``. ``coded``: 1 for the
-        channels of each sample that are coded and 0 for the others, [B, K, 1, 1]; y_hat is zero
-        there."""
+        [B, 4, 4, K/4, h/2, w/2] each. ``share`` [B]: see ``dead_zone``. ``coded`` [B, K, 1, 1]: 1
+        for the coded channels of each sample, and 0 for the others, where y_hat is zero."""
         count = y.shape[1] // GROUPS
         if coded is not None:
             coded = split_latent(coded.expand(-1, -1, 2, 2))
@@ -187,7 +188,7 @@ class ContextModel(nn.Module):
             mean, scale = self.predict(features, state, step, count)
             residual = y[here] - mean
             index = scale_index(scale.detach()).round()
-            kept = (index >= CERTAIN) & (residual.abs() >= dead_zone(index, share))
+            kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
             quantized = round_straight_through(residual, kept) + mean
             if coded is not None:
                 quantized = quantized * coded[here]

@@ -5,7 +5,7 @@ from helpers import ROOT, colour, tiny_codec
 
 from model import load_codec
 from model.checkpoint import load_checkpoint
-from model.hyperprior.border import Border
+from model.hyperprior.coder import Border
 
 
 def test_a_tile_sees_what_was_coded_to_its_left_and_above_it():

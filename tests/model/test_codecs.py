@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from model import ARCHITECTURES, codec_class, load_codec
 from model.bytestream import Reader, pack_chunk, pack_number
 from model.checkpoint import fingerprint, load_checkpoint
-from model.codec import join
 from model.entropy import (
-    CERTAIN,
+    CERTAIN_BELOW,
     MAX_SYMBOL,
     SCALES,
     TABLE_BITS,
@@ -28,13 +27,19 @@ from model.entropy import (
     scale_of,
 )
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
+from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.hyperprior.network import CORRECTED, HyperpriorCodec
-from model.hyperprior.transforms import BLOCK, HyperpriorLatents, SearchedLatents, used_channels
+from model.hyperprior.network import (
+    BLOCK_SIDE,
+    CORRECTED_FROM,
+    HALF_CORRECTED,
+    HyperpriorCodec,
+    used_channels,
+)
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
-from model.tiles import padded
+from model.tiles import join, padded
 from utils.metrics import psnr
 
 SHAPES = [(1, 1), (7, 5), (257, 129)]
@@ -117,25 +122,34 @@ def test_the_hyperprior_decoder_sees_what_the_encoder_saw(coded_values, effort):
     assert latent.unique().numel() > 100
 
 
-def test_refinement_changes_the_symbols_repeatably():
+def test_a_search_changes_the_symbols_repeatably():
     codec, image = tiny_codec("hyperprior"), colour(70, 90)
     payload = codec.compress(image, 50, effort=3)
     assert codec.compress(image, 50, effort=3) == payload
     assert codec.compress(image, 50) != payload
-    assert all(weight.grad is None for weight in codec.parameters())
 
 
 # Latents
+
+
+def encode(codec, latents, quality: torch.Tensor) -> bytes:
+    """The only tile of a picture of its width."""
+    width = codec.LATENT_STRIDE * latents.y.shape[3]
+    return codec.tile_coder(width, quality).encode(latents)
+
+
+def decode(codec, chunk: bytes, height: int, width: int, quality: torch.Tensor) -> torch.Tensor:
+    return codec.tile_coder(width, quality).decode(chunk, height, width)
 
 
 def hyperprior_round_trip(y: torch.Tensor, z: torch.Tensor, quality: int) -> None:
     """The decoder's latent is the encoder's, and within half a step of y."""
     codec = CODECS["hyperprior"]
     q, (height, width) = codec.quality_tensor(quality), y.shape[2:]
-    chunk = codec.encode_latents(SearchedLatents(y, z), q)
-    latent = codec.decode_latents(chunk, 16 * height, 16 * width, q)
+    chunk = encode(codec, SearchedLatents(y, z), q)
+    latent = decode(codec, chunk, 16 * height, 16 * width, q)
     assert ((latent.double() / 64 - y).abs() <= 0.5 + (1 + y.abs()) * 1e-6).all()
-    assert codec.encode_latents(SearchedLatents(latent.double() / 64, z), q) == chunk
+    assert encode(codec, SearchedLatents(latent.double() / 64, z), q) == chunk
 
 
 def latents(y_scale: float, z_scale: float, height: int = 4, width: int = 8, seed: int = 0):
@@ -173,16 +187,16 @@ def certain_codec(index: int) -> HyperpriorCodec:
     return codec
 
 
-@pytest.mark.parametrize("index", [CERTAIN - 1, CERTAIN])
+@pytest.mark.parametrize("index", [CERTAIN_BELOW - 1, CERTAIN_BELOW])
 def test_symbols_that_are_certain_are_not_coded(index):
     codec, (y, z) = certain_codec(index), latents(0.1, 1)
     q = codec.quality_tensor(50)
-    segments, certain = codec.symbols(HyperpriorLatents(y, z), q)
-    assert certain == CERTAIN
+    segments, certain = codec.tile_coder(128, q).symbols(HyperpriorLatents(y, z))
+    assert certain == CERTAIN_BELOW
     coded = sum(symbols.size for symbols, _ in segments[1:])
-    assert coded == (y.numel() if index == CERTAIN else 0)
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
-    assert codec.decode_latents(chunk, 64, 128, q).count_nonzero() == 0
+    assert coded == (y.numel() if index == CERTAIN_BELOW else 0)
+    chunk = encode(codec, HyperpriorLatents(y, z), q)
+    assert decode(codec, chunk, 64, 128, q).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
@@ -193,7 +207,7 @@ def test_residuals_just_above_a_half_are_not_worth_the_bits_of_rare_symbols(dist
     q = codec.quality_tensor(50)
 
     def decoded(kind):
-        return codec.decode_latents(codec.encode_latents(kind(y, z), q), 64, 128, q)[0, :4, 1, 2]
+        return decode(codec, encode(codec, kind(y, z), q), 64, 128, q)[0, :4, 1, 2]
 
     zone = distortion == "mse"  # the other has none
     assert decoded(HyperpriorLatents).tolist() == [0, 64 * (not zone), -64 * (not zone), 64]
@@ -214,8 +228,8 @@ def test_what_is_not_as_certain_as_predicted_is_coded_all_the_same():
     codec, (y, z) = certain_codec(0), latents(0, 0)
     y[0, 3, 1, 2] = 50
     q = codec.quality_tensor(50)
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
-    assert (codec.decode_latents(chunk, 64, 128, q) == 2**FRACTION_BITS * y).all()
+    chunk = encode(codec, HyperpriorLatents(y, z), q)
+    assert (decode(codec, chunk, 64, 128, q) == 2**FRACTION_BITS * y).all()
 
 
 def test_only_the_first_channels_of_y_are_coded_as_far_as_they_are_worth_it():
@@ -227,8 +241,8 @@ def test_only_the_first_channels_of_y_are_coded_as_far_as_they_are_worth_it():
 
     codec, (y, z) = tiny_codec("hyperprior"), latents(1, 1)
     q, y = codec.quality_tensor(50), y[:, :16]
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
-    assert codec.decode_latents(chunk, 64, 128, q).shape == y.shape
+    chunk = encode(codec, HyperpriorLatents(y, z), q)
+    assert decode(codec, chunk, 64, 128, q).shape == y.shape
 
 
 def test_the_synthesis_is_inverted_as_far_as_it_is_linear():
@@ -237,13 +251,13 @@ def test_the_synthesis_is_inverted_as_far_as_it_is_linear():
     for part in (codec.synthesis.latent, codec.synthesis.up1[0]):
         part.weight.zero_()
     change = codec.synthesis(y, quality) - codec.synthesis(0 * y, quality)
-    change = F.pixel_unshuffle(change, BLOCK)
+    change = F.pixel_unshuffle(change, BLOCK_SIDE)
     assert (codec.synthesis.inverse(change, quality) - y).norm() < 0.2 * y.norm()
 
 
 def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
     torch.manual_seed(0)
-    config = replace(TINY["hyperprior"], latent=3 * BLOCK**2)  # what is lost can be coded
+    config = replace(TINY["hyperprior"], latent=3 * BLOCK_SIDE**2)  # what is lost can be coded
     codec, image = HyperpriorCodec(config).requires_grad_(False), colour(150, 200)
     codec.analysis.linear[1].weight.mul_(0.8)  # no longer inverse to the synthesis
 
@@ -251,19 +265,36 @@ def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
         payload = codec.compress(image, quality)
         return payload, psnr(image, codec.decompress(payload, *image.shape[:2], quality))
 
-    corrected, below = coded(100), coded(CORRECTED - 1)
-    monkeypatch.setattr("model.hyperprior.network.CORRECTED", 101)
+    corrected, below = coded(100), coded(CORRECTED_FROM - 1)
+    monkeypatch.setattr("model.hyperprior.network.CORRECTED_FROM", 101)
     assert corrected[1] > coded(100)[1] + 1
-    assert below == coded(CORRECTED - 1)
+    assert below == coded(CORRECTED_FROM - 1)
+
+
+def test_blocks_that_lose_much_are_corrected_and_blocks_that_lose_little_hardly_move(monkeypatch):
+    codec = tiny_codec("hyperprior")
+    quality, y = codec.quality_tensor(95), torch.zeros(1, 16, 4, 8)
+    x = codec.synthesis(y, quality)
+    half = HALF_CORRECTED / codec.lmbda(quality).item() / 255
+    lost = half * torch.tensor([0.01, 1, 100])  # root mean squares of the errors of three blocks
+    for block, error in enumerate(lost.tolist()):
+        x[..., :16, 16 * block : 16 * (block + 1)] += error
+    seen = []
+    monkeypatch.setattr(
+        codec.synthesis, "inverse", lambda error, quality: seen.append(error) or torch.ones_like(y)
+    )
+    step = codec.corrected(y, x, quality)[0, 0, 0]
+    assert step[:4].tolist() == pytest.approx([0.0001, 0.5, 0.9999, 0], rel=1e-2, abs=1e-6)
+    assert seen[0][0, :, 0, 2].tolist() == pytest.approx([lost[2].item()] * 768, rel=1e-3)
 
 
 @pytest.mark.parametrize("count, certain", [(0, 0), (3, 0), (255, 3), (2, SCALES + 1)])
 def test_more_channels_or_scales_than_there_are_are_refused(count, certain):
     codec, (y, z) = tiny_codec("hyperprior"), latents(1, 1)
     q = codec.quality_tensor(50)
-    chunk = codec.encode_latents(HyperpriorLatents(y, z), q)
+    chunk = encode(codec, HyperpriorLatents(y, z), q)
     with pytest.raises(ValueError, match="channels or scales is out of range"):
-        codec.decode_latents(bytes([count, certain]) + chunk[2:], 64, 128, q)
+        decode(codec, bytes([count, certain]) + chunk[2:], 64, 128, q)
 
 
 def test_tiles_side_by_side_may_have_different_numbers_of_channels():
@@ -388,18 +419,10 @@ def small_tiles(codec, monkeypatch) -> None:
     monkeypatch.setattr(codec, "TILE", 2 * codec.STRIDE)
 
 
-def coded_symbols(codec, monkeypatch, image: np.ndarray) -> torch.Tensor:
-    """What ``encode_latents`` is given, bits or rounded y, tile after tile."""
-    stride, tiles = codec.LATENT_STRIDE, []
-    encode = codec.encode_latents
-
-    def spy(latents, *others):
-        tiles.append(latents[0].round())
-        return encode(latents, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(codec, "encode_latents", spy)
-        codec.compress(image, 50)
+def coded_symbols(codec, image: np.ndarray) -> torch.Tensor:
+    """The rounded y of the entire picture, put together from its tiles as they are coded."""
+    stride = codec.LATENT_STRIDE
+    tiles = [latents.y.round() for latents in codec.tile_latents(image, codec.quality_tensor(50))]
     height, width = (padded(length, codec.STRIDE) for length in image.shape[:2])
     symbols = tiles[0].new_zeros(1, tiles[0].shape[1], height // stride, width // stride)
     side, position = codec.TILE // stride, 0
@@ -413,9 +436,9 @@ def coded_symbols(codec, monkeypatch, image: np.ndarray) -> torch.Tensor:
 
 def test_tiles_hold_the_symbols_that_the_entire_picture_has(codec, monkeypatch):
     image = colour(330, 450)
-    untiled = coded_symbols(codec, monkeypatch, image)
+    untiled = coded_symbols(codec, image)
     small_tiles(codec, monkeypatch)
-    tiled = coded_symbols(codec, monkeypatch, image)
+    tiled = coded_symbols(codec, image)
     assert untiled.unique().numel() > 2
     assert (tiled != untiled).double().mean() <= 1e-4
 

@@ -8,15 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.binary.digits import (
+    INTEGER_LIMIT,
     LEVELS,
-    LIMIT,
+    LatentWriter,
     cross,
+    differences,
     falling,
-    neighbours,
-    predict,
+    from_differences,
+    prediction,
+    pyramid,
     slope,
     smooth,
-)  # fmt: skip
+)
 from model.binary.packing import MAX_DIGITS, DigitReader, DigitWriter
 from model.bytestream import Reader
 
@@ -67,23 +70,31 @@ def test_zeros_take_next_to_nothing_and_signs_a_bit_each():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (6, 1), (8, 8), (5, 33), (64, 40)])
 def test_the_pyramid_reaches_every_position_once_and_can_be_undone(shape):
     y = torch.randint(-99, 99, (1, 3, *shape), dtype=torch.int32)
-    visits, differences = torch.zeros_like(y), y.clone()
+    visits = torch.zeros_like(y)
     visits[..., :: 2**LEVELS, :: 2**LEVELS] = 1
-    for index, values, level in neighbours(y):
-        assert values.shape == (4, *y[index].shape) and 1 <= level <= LEVELS
-        visits[index] += 1
-        differences[index] -= predict(values)
+    for step in pyramid(*shape):
+        assert 1 <= step.level <= LEVELS
+        visits[step.place] += 1
     assert (visits == 1).all()
-    for index, values, _ in neighbours(differences):
-        differences[index] += predict(values)
-    assert differences.equal(y)
+    assert shape == (1, 1) or not differences(y).equal(y)
+    assert from_differences(differences(y)).equal(y)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (6, 1), (5, 33), (64, 40)])
+def test_a_prediction_depends_on_earlier_positions_alone(shape):
+    y = torch.randint(-99, 99, (1, 3, *shape), dtype=torch.int32)
+    known = torch.zeros_like(y)
+    known[..., :: 2**LEVELS, :: 2**LEVELS] = y[..., :: 2**LEVELS, :: 2**LEVELS]
+    for step in pyramid(*shape):
+        assert prediction(known, step).equal(prediction(y, step))
+        known[step.place] = y[step.place]
 
 
 def test_a_plane_is_predicted_exactly_inside():
     rows, columns = torch.meshgrid(torch.arange(65), torch.arange(65), indexing="ij")
     y = (3 * rows - 2 * columns)[None, None].float()
-    for index, values, _ in neighbours(y):
-        error = (y[index] - predict(values))[..., 1:-1, 1:-1]
+    for step in pyramid(65, 65):
+        error = (y[step.place] - prediction(y, step))[..., 1:-1, 1:-1]
         assert error.numel() == 0 or error.abs().max() == 0
 
 
@@ -107,7 +118,7 @@ def test_scales_fall_in_classes_of_a_16th_of_an_octave():
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.integers(1, 100))
 def test_any_latent_comes_back(seed, height, width, quality):
     rng = np.random.default_rng(seed)
-    size = rng.choice([0, 1, 30, LIMIT])
+    size = rng.choice([0, 1, 30, INTEGER_LIMIT])
     y = rng.integers(-size, size + 1, (1, CODEC.config.latent, height, width))
     y = torch.from_numpy(y.astype(np.int32))
     data = CODEC.digits.encode(y, torch.tensor([quality]))
@@ -115,15 +126,31 @@ def test_any_latent_comes_back(seed, height, width, quality):
     assert CODEC.digits.decode(reader, height, width, torch.tensor([quality])).equal(y)
 
 
-def test_what_is_decoded_later_changes_no_order():
-    """Or else the decoder, which does not know it yet, would use another."""
+class Orders(LatentWriter):
+    """Keeps the order of each set; from set ``count`` on, the integers become other ones."""
+
+    def __init__(self, y: torch.Tensor, count: int):
+        super().__init__(y)
+        self.count, self.orders = count, []
+
+    def code(self, channels, positions, order):
+        self.orders.append(order)
+        values = super().code(channels, positions, order)
+        return values if len(self.orders) <= self.count else 9 - values
+
+
+def test_the_order_of_a_set_depends_on_the_sets_before_it_alone():
+    """Or else the decoder, which does not know the others yet, would use another."""
     model, quality = CODEC.digits, torch.tensor([60])
-    y = torch.randint(-9, 9, (1, 24, 6, 7), dtype=torch.int32)
-    orders = [order for *_, order in model.passes(y.clone(), quality)]
-    for count in range(len(orders)):
-        partly = torch.zeros_like(y)
-        for i, (channels, positions, order) in enumerate(model.passes(partly, quality)):
-            assert i > count or np.array_equal(order, orders[i])
-            if i < count:
-                part = partly[0, channels].flatten(1)
-                part[:, positions] = y[0, channels].flatten(1)[:, positions]
+    y = torch.randint(-9, 9, (1, CODEC.config.latent, 6, 7), dtype=torch.int32)
+
+    def orders(count: int) -> list[np.ndarray]:
+        coder = Orders(y, count)
+        model.code(coder, 6, 7, quality)
+        return coder.orders
+
+    expected = orders(100)
+    for count in range(len(expected)):
+        found = orders(count)
+        assert all(map(np.array_equal, found[: count + 1], expected[: count + 1]))
+    assert not all(map(np.array_equal, orders(0), expected))

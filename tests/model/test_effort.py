@@ -12,26 +12,26 @@ import torch
 from helpers import colour, full_latent, tiny_codec
 
 from model.bytestream import pack_chunk
-from model.hyperprior import network, search
+from model.distortion import RECORDS
+from model.hyperprior import search
+from model.hyperprior.coder import CHANNEL_STEP, HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES, coded_in, split_latent
 from model.hyperprior.search import (
-    SEARCHES,
     Adam,
+    BandSearch,
     Objective,
     Point,
-    anneal,
     nearest,
     plan,
-    refine,
     sampled,
 )
-from model.hyperprior.transforms import STEP, HyperpriorLatents, SearchedLatents
 from model.limits import DISTORTIONS, MAX_EFFORT
-from model.tiles import Tile
+from model.tiles import Tile, View
 from utils.jobs import run_job
 from utils.tally import Tally
 
 QUALITY = 50
+SETTINGS = [record.search for record in RECORDS.values()]
 STEEP = 6  # from here on all searches anneal
 
 
@@ -40,7 +40,12 @@ def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = 
     around = Tile(0, height, 0, width)
     x = torch.from_numpy(colour(height, width)).permute(2, 0, 1)[None] / 255
     quality = codec.quality_tensor(QUALITY)
-    return Objective(codec, x, codec.analyse(x, quality), quality, tile or around, around)
+    view = View(tile or around, around, x)
+    return Objective(codec, view, codec.analyse(x, quality), quality)
+
+
+def band_search(objective: Objective, effort: int) -> BandSearch:
+    return BandSearch(objective, effort, lambda _: None)
 
 
 def cost(objective: Objective, latents: HyperpriorLatents) -> float:
@@ -55,14 +60,14 @@ def codec():
 
 
 @pytest.mark.parametrize("effort", range(1, MAX_EFFORT))
-@pytest.mark.parametrize("search", SEARCHES.values())
-def test_an_effort_takes_two_to_three_times_as_long_as_the_one_below(effort, search):
-    assert 2 <= sum(plan(effort + 1, search)) / sum(plan(effort, search)) <= 3
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_an_effort_takes_two_to_three_times_as_long_as_the_one_below(effort, settings):
+    assert 2 <= sum(plan(effort + 1, settings)) / sum(plan(effort, settings)) <= 3
 
 
-@pytest.mark.parametrize("search", SEARCHES.values())
-def test_high_efforts_anneal_and_low_ones_do_not(search):
-    annealing = [plan(effort, search).annealing > 0 for effort in range(1, MAX_EFFORT + 1)]
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_high_efforts_anneal_and_low_ones_do_not(settings):
+    annealing = [plan(effort, settings).annealing > 0 for effort in range(1, MAX_EFFORT + 1)]
     assert annealing == sorted(annealing)
     assert not annealing[0] and annealing[STEEP - 1]
 
@@ -72,7 +77,7 @@ def test_high_efforts_anneal_and_low_ones_do_not(search):
 def test_a_search_finds_what_costs_less(codec, monkeypatch, effort, distortion):
     monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
-    found = refine(objective, effort, lambda _: None)
+    found = band_search(objective, effort).run()
     assert cost(objective, found) < objective.cost(objective.start)
 
 
@@ -82,16 +87,14 @@ def test_annealing_finds_more_than_its_start(codec):
     objective.start = start = Point(
         [0.02 * part for part in objective.start.parts], objective.start.z
     )
-    generator = torch.Generator().manual_seed(0)
-    found = anneal(objective, start, 60, SEARCHES["mse"], generator, lambda: None)
+    found = band_search(objective, STEEP).anneal(start, 60)
     assert objective.cost(found) < 0.999 * objective.cost(start)
 
 
 def test_annealing_moves_z_and_then_rounds_it(codec, monkeypatch):
-    monkeypatch.setattr(search, "Z_RATE", 0.5)
+    monkeypatch.setattr(search, "Z_LEARNING_RATE", 0.5)
     objective = objective_of(codec)
-    generator = torch.Generator().manual_seed(0)
-    found = anneal(objective, objective.start, 20, SEARCHES["mse"], generator, lambda: None)
+    found = band_search(objective, STEEP).anneal(objective.start, 20)
     assert found.z.equal(found.z.round()) and not found.z.equal(objective.start.z.round())
 
 
@@ -109,27 +112,25 @@ def test_adam_steps_as_that_of_torch_does():
 
 @pytest.mark.parametrize("effort", [1, STEEP])
 def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort):
-    def worse(objective, point, *_):
+    def worse(self, point, steps):
         return Point([part + 3 for part in point.parts], point.z)
 
-    monkeypatch.setattr(search, "requantize", worse)
-    monkeypatch.setattr(search, "anneal", worse)
+    monkeypatch.setattr(BandSearch, "rdoq", worse)
+    monkeypatch.setattr(BandSearch, "anneal", worse)
     objective = objective_of(codec)
-    found, start = refine(objective, effort, lambda _: None), objective.start
+    found, start = band_search(objective, effort).run(), objective.start
     assert torch.equal(found.y, objective.merge(start.parts)) and torch.equal(found.z, start.z)
 
 
-def test_the_cost_is_that_of_the_file_and_its_picture(codec):
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_the_cost_is_that_of_the_file_and_its_picture(codec, monkeypatch, distortion):
+    monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
-    picture = colour(64, 128)
-    payload = codec.compress(picture, QUALITY)
-    x_hat, x = (
-        torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-        for pixels in (codec.decompress(payload, 64, 128, QUALITY), picture)
-    )
-    distortion = codec.weighted_distortion(x_hat, x, objective.quality).item()
-    bits = 8 * (len(payload) - len(pack_chunk(b"")))
-    assert objective.cost(objective.start) == pytest.approx(bits + 64 * 128 * distortion, abs=16)
+    payload = codec.compress(colour(64, 128), QUALITY)
+    decoded = codec.decompress(payload, 64, 128, QUALITY)
+    cost = 8 * len(payload) + codec.picture_distortion(decoded, colour(64, 128), QUALITY)
+    length = 8 * len(pack_chunk(b""))  # that the payload has before its tile
+    assert objective.cost(objective.start) == pytest.approx(cost - length, abs=16)
 
 
 def test_the_search_makes_small_what_training_does(codec):
@@ -139,20 +140,23 @@ def test_the_search_makes_small_what_training_does(codec):
     distortion = codec.weighted_distortion(x_hat, objective.x, objective.quality)
     pixels = objective.x[0, 0].numel()
     assert trial.cost.item() == pytest.approx(pixels * (bpp + distortion).item(), rel=5e-3)
-    assert 0 < sum(part.sum().item() for part in trial.bits) < pixels * bpp.item()  # not those of z
+    y_bits = sum(coding.bits.sum().item() for coding in trial.passes)
+    assert 0 < y_bits < pixels * bpp.item()  # z has bits too
 
 
-def test_only_the_tile_is_refined_and_only_its_bits_count(codec):
+def test_only_the_tile_is_searched_and_only_its_bits_count(codec):
     tile = Tile(64, 128, 0, 64)
     objective = objective_of(codec, 128, 128, tile)
-    y, z = refine(objective, 3, lambda _: None)
+    y, z = band_search(objective, 3).run()
     assert y.shape[2:] == (4, 4) and z.shape[2:] == (1, 1)
     start = objective.latents(objective.start).y
     assert start.allclose(objective.y[:, :, 2:6, 0:4], rtol=0, atol=0.5)  # of a symbol
     trial = objective(objective.start, nearest)
     objective.y[:, :, 0:2] += 3  # changes the picture, not the bits
     changed = objective(objective.start, nearest)
-    assert all(map(torch.equal, trial.bits, changed.bits)) and trial.cost != changed.cost
+    for before, after in zip(trial.passes, changed.passes, strict=True):
+        assert before.bits.equal(after.bits)
+    assert trial.cost != changed.cost
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
@@ -162,24 +166,29 @@ def test_a_search_begins_with_the_symbols_that_are_coded_without_one(
     monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
     y, z = objective.latents(objective.start)
-    plain = codec.encode_latents(codec.analyse(objective.x, objective.quality), objective.quality)
-    assert codec.encode_latents(SearchedLatents(y, z), objective.quality) == plain
+    quality = objective.quality
+    plain = codec.tile_coder(128, quality).encode(codec.analyse(objective.x, quality))
+    assert codec.tile_coder(128, quality).encode(SearchedLatents(y, z)) == plain
 
 
 def test_a_search_may_use_channels_that_were_not_worth_coding(monkeypatch):
     codec = tiny_codec("hyperprior")
-    assert codec.config.latent > STEP
-    few = HyperpriorLatents(torch.zeros(1, STEP, 4, 8), torch.zeros(1, codec.config.hyper, 1, 2))
+    assert codec.config.latent > CHANNEL_STEP
+    few = HyperpriorLatents(
+        torch.zeros(1, CHANNEL_STEP, 4, 8), torch.zeros(1, codec.config.hyper, 1, 2)
+    )
     picture, whole = colour(64, 128), Tile(0, 64, 0, 128)
     x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
 
     def found(effort):
-        quality = codec.quality_tensor(QUALITY)
-        return codec.refine(x, few, quality, whole, whole, effort, lambda _: None).y.shape[1]
+        view, quality = View(whole, whole, x), codec.quality_tensor(QUALITY)
+        return codec.search(view, few, quality, effort, lambda _: None).y.shape[1]
 
-    assert found(STEEP) > STEP
-    monkeypatch.setattr(network, "refine", lambda objective, *_: objective.latents(objective.start))
-    assert found(STEEP) == STEP
+    assert found(STEEP) > CHANNEL_STEP
+    monkeypatch.setattr(
+        BandSearch, "run", lambda self: self.objective.latents(self.objective.start)
+    )
+    assert found(STEEP) == CHANNEL_STEP
 
 
 @pytest.mark.parametrize(
@@ -201,21 +210,21 @@ def test_bands_make_up_the_tile(tile, pixels, heights):
 
 @pytest.mark.parametrize("effort", [2, STEEP])
 def test_each_band_is_searched_beside_what_the_one_above_became(codec, monkeypatch, effort):
-    monkeypatch.setattr(network, "BAND", 64 * 64)
-    found, above = [], []
+    monkeypatch.setattr(search, "BAND_PIXELS", 64 * 64)
+    found, above, run = [], [], BandSearch.run
 
-    def keep(objective, *args):
-        above.append(objective.y.clone())
-        found.append(refine(objective, *args))
+    def keep(self):
+        above.append(self.objective.y.clone())
+        found.append(run(self))
         return found[-1]
 
-    monkeypatch.setattr(network, "refine", keep)
+    monkeypatch.setattr(BandSearch, "run", keep)
     picture, quality = colour(128, 64), codec.quality_tensor(QUALITY)
     (latents,) = codec.tile_latents(picture, quality, effort)
     upper, lower = found
     assert latents.y.equal(torch.cat([upper.y, lower.y], 2))
     assert latents.z.equal(torch.cat([upper.z, lower.z], 2))
-    assert above[1][:, :, :2].equal(upper.y[:, :, 2:])  # NEAR pixels
+    assert above[1][:, :, :2].equal(upper.y[:, :, 2:])  # NEAR_PIXELS
     assert not above[0][:, :, 2:4].equal(upper.y[:, :, 2:])
 
 
@@ -225,6 +234,21 @@ def test_pictures_of_several_tiles_decode(codec, monkeypatch, effort):
     payload = codec.compress(colour(60, 100), QUALITY, effort)
     assert full_latent(codec, payload, 60, 100, QUALITY).shape[2:] == (4, 8)
     assert payload != codec.compress(colour(60, 100), QUALITY)
+
+
+def test_the_temperature_falls_from_its_first_value_to_its_last(codec, monkeypatch):
+    temperatures = []
+
+    def spy(part, mean, temperature, noise, generator):
+        temperatures.append(temperature)
+        return sampled(part, mean, temperature, noise, generator)
+
+    monkeypatch.setattr(search, "sampled", spy)
+    objective = objective_of(codec, 64, 64)
+    band_search(objective, STEEP).anneal(objective.start, 30)
+    first, last = search.TEMPERATURES
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == first and last < temperatures[-1] < last + 0.05
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.05])
@@ -246,7 +270,7 @@ def test_progress_goes_from_tile_to_tile_up_to_all(codec, monkeypatch, effort):
     codec.compress(colour(64, 128), QUALITY, effort, shares.append)
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
     assert any(share == pytest.approx(0.5) for share in shares)
-    assert len(shares) == 2 * max(1, sum(plan(effort, SEARCHES["mse"])) if effort else 0)
+    assert len(shares) == 2 * max(1, sum(plan(effort, SETTINGS[0])) if effort else 0)
 
 
 def test_a_search_ends_when_its_report_raises(codec):

@@ -25,6 +25,20 @@ def test_tiles_see_as_far_as_the_transforms_of_default_size(arch):
     check_geometry(codec_class(arch)())
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_margin_one_stride_too_small_is_refused(arch):
+    codec = tiny_codec(arch)
+    least, codec.MARGIN = codec.MARGIN, codec.MARGIN - codec.STRIDE
+    with pytest.raises(ValueError, match=rf"MARGIN, {codec.MARGIN}, is smaller .* {least}$"):
+        check_geometry(codec)
+
+
+@pytest.mark.parametrize("reach", range(1, 9))
+def test_even_a_pixel_of_reach_needs_a_margin(reach):
+    with pytest.raises(ValueError, match="MARGIN, 0, is smaller"):
+        check_geometry(Probe(0, 3, analysis=0, synthesis=reach))
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -61,11 +75,14 @@ class Probe(Codec):
         x = F.interpolate(latent, scale_factor=4)
         return x + self.weight * x.roll(self.reach[1], self.axis)
 
-    def encode_latents(self, latents, quality):
+    def tile_coder(self, width, quality):
+        return self
+
+    def encode(self, latents):
         self.latent = latents.y
         return b""
 
-    def decode_latents(self, chunk, height, width, quality):
+    def decode(self, chunk, height, width):
         return self.latent
 
 

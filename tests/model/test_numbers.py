@@ -12,10 +12,10 @@ from ssimulacra2 import compute_ssimulacra2
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
-from model.binary.digits import FLOOR, laplace_bits
+from model.binary.digits import SMALLEST_SCALE, laplace_bits
 from model.binary.network import BinaryCodec
 from model.checkpoint import load_checkpoint
-from model.hyperprior.network import CORRECTED
+from model.hyperprior.network import CORRECTED_FROM
 from model.layers import GDN, dct_basis
 from model.ssimulacra2 import ssimulacra2_distance
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
@@ -196,6 +196,19 @@ def test_the_deep_rate_is_that_of_both_latents_rounded_or_noisy_in_training():
     assert codec.train()(x, qualities)[1].tolist() == pytest.approx([noisy] * 2, rel=1e-3)
 
 
+def test_the_deep_rate_in_training_is_that_of_the_latent_before_rounding():
+    codec, y = zeroed("hyperprior", latent=16).train(), 0.4  # which is rounded to zero
+    codec.analysis.linear.conv.bias.fill_(y)
+    scale = 0.11 * (256 / 0.11) ** ((64 / 3) / 63)
+    uniform = (np.arange(1000) + 0.5) / 1000 - 0.5
+    y_bits, z_bits = (gaussian_bits(value + uniform, scale).mean() for value in (y, 0))
+    expected = codec.config.latent / 16**2 * y_bits + codec.config.hyper / 64**2 * z_bits
+    torch.manual_seed(0)
+    bpp = codec(torch.rand(2, 3, 256, 256), torch.tensor([1.0, 100.0]))[1]
+    assert bpp.tolist() == pytest.approx([expected] * 2, rel=5e-3)
+    assert y_bits > 1.02 * z_bits  # or else the test could not tell
+
+
 def laplace_bits_exact(x: np.ndarray, scale: float) -> np.ndarray:
     """-log2 of a Laplace distribution's probability between x - 1/2 and x + 1/2."""
 
@@ -205,7 +218,7 @@ def laplace_bits_exact(x: np.ndarray, scale: float) -> np.ndarray:
     return -np.log2(cumulative(np.abs(x) + 0.5) - cumulative(np.abs(x) - 0.5))
 
 
-@pytest.mark.parametrize("scale", [FLOOR, 0.5, 20])
+@pytest.mark.parametrize("scale", [SMALLEST_SCALE, 0.5, 20])
 def test_the_bits_are_those_of_a_laplace_distribution(scale):
     x = np.linspace(-4, 4, 33) * max(scale, 0.5)
     found = laplace_bits(torch.from_numpy(x), torch.tensor(scale, dtype=torch.float64))
@@ -215,9 +228,9 @@ def test_the_bits_are_those_of_a_laplace_distribution(scale):
 def test_the_binary_rate_is_that_of_the_latent_rounded_or_noisy_in_training():
     codec, x = zeroed("binary"), torch.rand(2, 3, 256, 256)
     values = codec.config.latent / 8**2  # a pixel
-    rounded = values * laplace_bits_exact(np.zeros(1), FLOOR).item()
+    rounded = values * laplace_bits_exact(np.zeros(1), SMALLEST_SCALE).item()
     uniform = (np.arange(1000) + 0.5) / 1000 - 0.5
-    noisy = values * laplace_bits_exact(uniform, FLOOR).mean()
+    noisy = values * laplace_bits_exact(uniform, SMALLEST_SCALE).mean()
     assert noisy > 1.01 * rounded
 
     qualities = torch.tensor([1.0, 100.0])
@@ -255,7 +268,7 @@ def test_training_is_stochastic_and_coding_is_not(arch):
 
 # The shipped checkpoints: what ``forward`` predicts is what a file takes and gives
 
-QUALITIES = (1, 50, CORRECTED - 1)  # above, the deep codec codes another latent than forward
+QUALITIES = (1, 50, CORRECTED_FROM - 1)  # above, the deep codec codes another latent than forward
 
 
 class Measured:

@@ -8,7 +8,7 @@ from PIL import Image
 from ssimulacra2.ssimulacra2 import weights as reference_weights
 from torch import Tensor
 
-from model.ssimulacra2 import WEIGHTS, ssimulacra2_distance, ssimulacra2_score
+from model.ssimulacra2 import MAP_WEIGHTS, ssimulacra2_distance, ssimulacra2_score
 from utils.metrics import ssimulacra2
 
 SAMPLES = sorted((ROOT / "out/original").iterdir())
@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_reference(path):
 
 def test_every_weight_that_matters_is_that_of_the_reference():
     ours = np.zeros((6, 3, 6))
-    for scale, channels in enumerate(WEIGHTS):
+    for scale, channels in enumerate(MAP_WEIGHTS):
         for channel, values in channels.items():
             ours[scale, channel] = values
     theirs = reference_weights.reshape(3, 6, 6).swapaxes(0, 1)

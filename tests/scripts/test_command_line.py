@@ -230,13 +230,13 @@ def test_a_progress_bar_is_only_for_a_terminal(script, photos, checkpoints):
 def test_a_defect_of_a_codec_shows_its_type_and_place(
     script, photos, checkpoints, monkeypatch, error, message
 ):
-    def broken(self, latents, quality):
+    def broken(self, latents):
         raise error
 
-    monkeypatch.setattr("model.binary.network.BinaryCodec.encode_latents", broken)
+    monkeypatch.setattr("model.binary.network.BinaryTileCoder.encode", broken)
     result = script("encode", "--image_folder", "photos/a.png", "--model", checkpoints["binary"])
     lines = (ROOT / "model/codec.py").read_text().splitlines()
-    (line,) = [i for i, text in enumerate(lines, 1) if "self.encode_latents(" in text]
+    (line,) = [i for i, text in enumerate(lines, 1) if "coder.encode(" in text]
     assert result.code == 1
     assert result.err == f"failed: photos/a.png: {message.format(line=line)}\n"
 

@@ -49,7 +49,6 @@ def test_a_decoder_loads_nothing_that_only_the_encoder_needs(loaded, name):
     assert "model.hyperprior.network" in loaded and name not in loaded
 
 
-@pytest.mark.xfail(strict=True, reason="the hyperprior codec imports them before they are used")
 @pytest.mark.parametrize("name", IMPORTED_BY_THE_CODEC)
 def test_a_decoder_loads_no_search_and_no_training_loss(loaded, name):
     assert name not in loaded
