@@ -68,7 +68,7 @@ def reconstruct(
     from tempfile import TemporaryDirectory
 
     from benchmarks.peers import Ours
-    from utils.metrics import psnr, ssimulacra2
+    from utils.measures import MEASURES
     from xfr.images import read_picture
 
     picture = read_picture(path)
@@ -86,8 +86,9 @@ def reconstruct(
             decoded, size = codec.read(file), file.stat().st_size
             if not mine:
                 smallest = min(smallest, size)
-            numbers = f"{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
-            if (eye := ssimulacra2(picture.rgb, decoded)) is not None:
+            psnr, eye = (MEASURES[n].score(picture.rgb, decoded) for n in ("psnr", "ssimulacra2"))
+            numbers = f"{size:,} bytes, {psnr:.1f} dB"
+            if eye is not None:
                 numbers += f", SSIMULACRA 2 {eye:.0f}"
             versions.append((f"{codec.label}\n{numbers}", decoded))
     return versions

@@ -23,7 +23,8 @@ def bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -> tup
         percent, start, end = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
     except ValueError as error:
         return math.inf, f"none: {error}"
-    part = "" if (start, end) == limits else f" ({start:.1f} to {end:.1f}{measure.unit})"
+    reached = f"{start:.1f} to {end:.1f} {measure.level_unit}".rstrip()
+    part = "" if (start, end) == limits else f" ({reached})"
     return percent, f"{percent:+.1f} %{part}"
 
 
@@ -114,12 +115,6 @@ def default_line(ours: Series, jpeg: Series) -> str:
     return f"{text}; {point.bpp / rate:.1%} of the bytes of JPEG at that PSNR ({rate:.3f} bpp)"
 
 
-def heading(measure: Measure, limits: Range) -> str:
-    """The measure and the range that BD-rates are over."""
-    low, high = limits
-    return f"{measure.label}, {low:g} to {high:g}{measure.unit}"
-
-
 def report(
     title: str,
     series: dict[str, Series],
@@ -132,7 +127,7 @@ def report(
     parts = [f"# Rate and distortion, {title}"]
     for measure, limits in measures.items():
         if compared := [series[name] for name in anchors if series[name].has(measure)]:
-            parts.append(f"## {heading(measure, limits)}")
+            parts.append(f"## {measure.heading(*limits)}")
             parts.append(bd_table(series.values(), compared, measure, limits))
     if at_bpp:
         parts.append("## At equal rates")
@@ -159,7 +154,7 @@ def folder_report(
         for title, series in folders.items():
             compared = ((series[name], series[anchor]) for name, anchor in pairs)
             rows.append([title, *(mean_bd_cell(*pair, measure, limits) for pair in compared)])
-        parts.append(table([heading(measure, limits), *columns], rows))
+        parts.append(table([measure.heading(*limits), *columns], rows))
     return "\n\n".join(parts)
 
 

@@ -10,7 +10,7 @@ from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
 from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
-from utils.metrics import psnr, ssimulacra2
+from utils.measures import psnr, ssimulacra2
 from xfr.images import read_picture
 
 SETTINGS = 13  # of JPEG
@@ -116,7 +116,7 @@ def test_pictures_of_one_name_and_folder_name_are_refused(rd):
 
 def test_what_is_not_installed_is_said(rd, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.round_trip", lambda name, *_, **__: name != "JXL" or None)
-    monkeypatch.setattr("benchmarks.measures.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.measures.find_spec", lambda name: None)
     done = rd(codecs=["jpeg", "jpegxl"])
     assert done.code == 0 and "| JPEG | anchor |" in done.out
     assert "jpegxl: not available in this Pillow: pip install pillow-jxl-plugin" in done.err

@@ -8,7 +8,7 @@ from helpers import ROOT, colour
 from PIL import Image
 
 from benchmarks.curves import Point, Series
-from benchmarks.measures import MEASURES, decibels
+from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
 from benchmarks.tables import bd_table, folder_report, rate_table, report
 from xfr.images import Picture
@@ -143,11 +143,6 @@ def test_pictures_too_small_for_piq_have_no_score(name):
     small, enough = colour(31, 60), colour(32, 32)
     assert MEASURES[name].score(small, small) is None
     assert MEASURES[name].score(enough, enough // 2) is not None
-
-
-def test_ms_ssim_is_in_decibels():
-    assert MEASURES["ms_ssim"].level(0.99) == pytest.approx(20)
-    assert decibels(1) == 0
 
 
 # Codecs

@@ -28,7 +28,7 @@ from PIL import Image, ImageCms
 
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
-from utils.metrics import psnr
+from utils.measures import psnr
 from xfr.file import unpack
 from xfr.images import read_picture
 
