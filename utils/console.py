@@ -82,16 +82,6 @@ def printable(text: Path | str) -> str:
     )
 
 
-def total_and_mean(total: float, mean: float, form: str) -> str:
-    """What all files together have, and what they have on average; once if the two agree.
-
-    >>> total_and_mean(0.5, 0.25, ".2f")
-    '0.50 in total (0.25 on average)'
-    """
-    shown, average = (format(value, form) for value in (total, mean))
-    return shown if shown == average else f"{shown} in total ({average} on average)"
-
-
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait for the end of the block. For the main thread alone."""

@@ -71,11 +71,7 @@ def score_picture(
     name: str, files: PictureFiles, max_pixels: int, measures: Iterable[Measure]
 ) -> Result:
     """Score a picture; OSError or ValueError if one of its files is unusable."""
-    for path in (files.compressed, files.reconstructed):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        if not path.stat().st_size:
-            raise ValueError(f"{path} is empty")
+    files.check()
     original = read_picture(files.original, max_pixels)
     height, width = original.shape
     sizes = width, height, files.original.stat().st_size

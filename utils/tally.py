@@ -11,12 +11,10 @@ from threading import Event
 
 from tqdm import tqdm
 
-from utils.console import SCRIPTS, printable, total_and_mean
+from utils.console import SCRIPTS, printable
 from utils.processes import gather, processes
 
-COUNTS = (
-    "done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger", "bpps", "ratios"
-)  # fmt: skip
+COUNTS = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger")
 PATIENCE = 3.0  # seconds that a picture takes before it has a progress bar of its own
 
 
@@ -36,8 +34,6 @@ class Tally:
     bytes_out: int = 0
     pixels: int = 0
     larger: int = 0  # .xfr files that are larger than their pictures
-    bpps: float = 0.0  # the sum of those of all pictures, as is the next
-    ratios: float = 0.0
     notices: set[str] = field(default_factory=set)
     seconds: float = 0.0  # that the job took
     stopped: Event = field(default_factory=Event)  # set on Ctrl-C
@@ -92,8 +88,6 @@ class Tally:
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
         self.pixels += pixels
-        self.bpps += 8 * (bytes_in if self.decodes else bytes_out) / pixels
-        self.ratios += 0 if self.decodes else bytes_in / bytes_out
 
     def finish(self) -> int:
         """Print the summary of all processes of the job, and return the exit code.
@@ -115,21 +109,20 @@ class Tally:
         return 1 if self.failed else 0
 
     def summary(self) -> str:
-        """The counts as one line. The ratio is that of an original's bytes to those of its .xfr
-        file, and is not known when decoding."""
+        """The counts as one line. Rates are of all pictures together: a mean of rates would be
+        decided by the smallest pictures, which are mostly header. The ratio is that of an
+        original's bytes to those of its .xfr file, and is not known when decoding."""
         counts = [f"{self.done} {self.verb}"]
         counts += [f"{self.skipped} skipped"] if self.skipped else []
         counts += [f"{self.failed} failed"] if self.failed else []
         if not self.done:
             return ", ".join(counts)
         compressed = self.bytes_in if self.decodes else self.bytes_out
-        bpp = 8 * compressed / self.pixels, self.bpps / self.done
-        ratio = self.bytes_in / compressed, self.ratios / self.done
-        ratios = "" if self.decodes else f"ratio {total_and_mean(*ratio, '.2f')}, "
+        ratio = "" if self.decodes else f"ratio {self.bytes_in / compressed:.2f}, "
         larger = f", {self.larger} larger than the original" if self.larger else ""
         return (
-            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratios}"
-            f"bpp {total_and_mean(*bpp, '.3f')}, "
+            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
+            f"bpp {8 * compressed / self.pixels:.3f}, "
             f"{self.seconds / self.done:.2f} s per picture{larger}"
         )
 

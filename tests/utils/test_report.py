@@ -197,17 +197,21 @@ def test_a_second_run_lies_beside_the_first(page, tmp_path):
     assert '<td data-key="30.0">30.00<small>28.12</small>' in re.sub(r"\n", "", built.source)
     assert '<td data-key="30.0">30.00<small>–</small>' in re.sub(r"\n", "", built.source)
     assert len(built.images) == 6 + 3
-    (mean,) = {np.asarray(opened(uri)).mean().round() for uri in built.images[3:4]}
-    assert abs(mean - np.asarray(Image.open(other)).mean()) < 2
+    original, first, second = (
+        np.asarray(Image.open(path)).mean()
+        for path in (listed[0].original, listed[0].reconstructed, other)
+    )
+    shown = [np.asarray(opened(uri)).mean() for uri in built.images[:4]]
+    assert shown == pytest.approx([original, first, first, second], abs=2)
     assert "Error of avif <&>" in built.words
 
 
 def test_script_lays_a_second_folder_beside_the_first(workplace, script):
     for name in ("a", "b"):
         save_png(workplace / f"photos/{name}.png", colour(40, 60))
-        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
-        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(exist_ok=True)
+        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(parents=True, exist_ok=True)
         (workplace / f"out/compressed/{name}.xfr").write_bytes(bytes(100))
+        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
     (workplace / "other").mkdir()
     Image.fromarray(colour(40, 60)).save("other/b.webp", quality=50)
     flags = ["--folder_path_original", "photos", "--folder_path_second", "other"]
@@ -265,9 +269,9 @@ def test_a_failure_leaves_the_old_page(page, tmp_path):
 def test_script_writes_it_beside_the_csv(workplace, script):
     for name in ("a", "b"):
         save_png(workplace / f"out/original/{name}.png", colour(40, 60))
-        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
-        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(exist_ok=True)
+        (workplace / f"out/compressed/{name}.xfr").parent.mkdir(parents=True, exist_ok=True)
         (workplace / f"out/compressed/{name}.xfr").write_bytes(bytes(100))
+        save_png(workplace / f"out/reconstructed/{name}.bmp", colour(40, 60, seed=1))
     assert script("test", "--device", "cpu").code == 0
     assert not (workplace / "out/scores/scores.html").exists()
     done = script("test", "--device", "cpu", "--report", "--out_file_name", "mine.csv")
