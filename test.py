@@ -16,48 +16,33 @@ from utils.console import add_shared_arguments, make_parser, run
 from utils.measures import MEASURES
 
 SCORES = Path("./out/scores/")
-# What a table and a page of this script begin with: no other files are replaced.
+# The first bytes of a table and a page of this script: no other files are replaced.
 TABLE, PAGE = b"file,width,height,", b"<!DOCTYPE html>\n<!-- test.py --report -->"
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--folder_path_original", type=Path, default=Path("./out/original/"), help="original images"
-    )
+    # fmt: off
+    add("--folder_path_original", type=Path, default=Path("./out/original/"), help="original images")
     add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
-    add(
-        "--folder_path_reconstructed",
-        type=Path,
-        default=Path("./out/reconstructed/"),
-        help="decoded images",
-    )
-    add(
-        "--out_file_name",
-        default="scores.csv",
-        help=f"path of the CSV; a name without a folder is put into {SCORES}/",
-    )
-    add(
-        "--file_format",
+    add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
+        help="decoded images")
+    add("--out_file_name", default="scores.csv",
+        help=f"path of the CSV; a name without a folder is put into {SCORES}/")
+    add("--file_format",
         help="extension of the decoded images (default: that of the one that "
-        "--folder_path_reconstructed names, or bmp)",
-    )
+        "--folder_path_reconstructed names, or bmp)")
     for measure in MEASURES.values():
         if measure.help:
             add(f"--{measure.name}", action="store_true", help=measure.help)
-    add(
-        "--report",
-        action="store_true",
-        help="also write an HTML page next to the CSV, to compare the pictures by eye",
-    )
-    add(
-        "--folder_path_second",
-        type=Path,
+    add("--report", action="store_true",
+        help="also write an HTML page next to the CSV, to compare the pictures by eye")
+    add("--folder_path_second", type=Path,
         help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
-        "report is written that lays both beside each other",
-    )
+        "report is written that lays both beside each other")
     add_shared_arguments(parser)
+    # fmt: on
     return parser.parse_args()
 
 

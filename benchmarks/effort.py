@@ -1,13 +1,13 @@
-"""What the encoder's search, --effort, gains for its time: a table and a figure.
+"""The gain of the encoder's search, --effort, and the time it takes: a table and a figure.
 
 examples:
   python -m benchmarks.effort out/original/ --effort 1 3 5
   python -m benchmarks.effort photos/ --pictures 6 --crop 256 --qualities 20 40 60
 
-Pictures, or squares from their middle, are coded and decoded. The cost is what the encoder makes
-small: the bits of the file, and the distortion in bits. The gain is how much less that is than
-without effort, in percent of the bits without effort; it is about the share of bytes that is saved
-at equal distortion. Times are what one thread computes, whatever else is running.
+Pictures, or squares from their middle, are coded and decoded. The encoder makes a cost small: the
+bits of the file, and the distortion in bits. The gain is the cost that is saved by an effort, in
+percent of the bits without effort: about the share of bytes that is saved at equal distortion.
+Times are of one thread, whatever else is running.
 """
 
 import time
@@ -30,27 +30,19 @@ if TYPE_CHECKING:
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
+    # fmt: off
     add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are searched too")
     add("--model", type=Path, default=MODELS[1], help="checkpoint of a codec that has efforts")
     add("--pictures", type=number(int, 1), default=4, help="pictures, spread over the folder")
     add("--crop", type=number(int, 0), default=0, help="side of the squares; 0: entire pictures")
-    add(
-        "--qualities",
-        nargs="+",
-        type=number(int, MIN_QUALITY, MAX_QUALITY),
-        default=[DEFAULT_QUALITY],
-        metavar="QUALITY",
-        help="the gain is the mean over all of them",
-    )
-    add(
-        "--effort",
-        nargs="+",
-        type=number(int, 1, MAX_EFFORT),
-        default=list(range(1, MAX_EFFORT + 1)),
-        metavar="EFFORT",
-        help="efforts to measure, beside none",
-    )
+    add("--qualities", nargs="+", type=number(int, MIN_QUALITY, MAX_QUALITY),
+        default=[DEFAULT_QUALITY], metavar="QUALITY",
+        help="the gain is the mean over all of them")
+    add("--effort", nargs="+", type=number(int, 1, MAX_EFFORT),
+        default=list(range(1, MAX_EFFORT + 1)), metavar="EFFORT",
+        help="efforts to measure, beside none")
     add("--out", type=Path, default=Path("./out/scores/effort/"), help="directory for the results")
+    # fmt: on
     return parser.parse_args()
 
 

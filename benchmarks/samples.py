@@ -30,33 +30,18 @@ LABEL, GAP = 36, 8  # pixels of the figure
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
+    # fmt: off
     add("pictures", metavar="PICTURE", nargs="+", type=Path, help="pictures to code")
     add_model_argument(parser)
-    add(
-        "--codecs",
-        nargs="+",
-        choices=CODECS,
-        default=["jpeg"],
-        metavar="CODEC",
-        help=f"other codecs, of {', '.join(CODECS)}",
-    )
+    add("--codecs", nargs="+", choices=CODECS, default=["jpeg"], metavar="CODEC",
+        help=f"other codecs, of {', '.join(CODECS)}")
     add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel of each file, at most")
-    add(
-        "--crop",
-        type=number(int, 16),
-        nargs=2,
-        default=[320, 240],
-        metavar=("WIDTH", "HEIGHT"),
-        help="size of each part of the figure",
-    )
-    add(
-        "--zoom",
-        type=number(int, 1, 8),
-        nargs="+",
-        default=[1],
-        help="times that pixels are enlarged; each is a row for every picture",
-    )
+    add("--crop", type=number(int, 16), nargs=2, default=[320, 240], metavar=("WIDTH", "HEIGHT"),
+        help="size of each part of the figure")
+    add("--zoom", type=number(int, 1, 8), nargs="+", default=[1],
+        help="times that pixels are enlarged; each is a row for every picture")
     add("--out", type=Path, default=Path("./out/scores/samples.png"), help="the figure")
+    # fmt: on
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What rd.py reports: the tables that compare curves, in Markdown."""
+"""The tables of rd.py that compare curves, in Markdown."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from statistics import fmean
 
 import PIL
 
-from benchmarks.bdrate import bd_rate
+from benchmarks.bdrate import bd_rate, common_range
 from benchmarks.curves import Series
 from benchmarks.markdown import table
 from benchmarks.measures import MEASURES, Measure
@@ -15,28 +15,47 @@ from benchmarks.measures import MEASURES, Measure
 Range = tuple[float, float]
 
 
-def bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -> tuple[float, str]:
-    """The BD-rate of the average curves, to sort by and to show."""
-    if one is anchor:
-        return 0, "anchor"
-    try:
-        percent, start, end = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
-    except ValueError as error:
-        return math.inf, f"none: {error}"
-    reached = f"{start:.1f} to {end:.1f} {measure.level_unit}".rstrip()
-    part = "" if (start, end) == limits else f" ({reached})"
-    return percent, f"{percent:+.1f} %{part}"
+def shared_range(series: Iterable[Series], measure: Measure) -> Range:
+    """The levels that the average curves of all ``series`` reach, as far as BD-rates are over them
+    by default, in tenths. ValueError if there are none."""
+    curves = [one.curve(measure) for one in series]
+    low, high = common_range(curves, measure.low, measure.high)
+    return common_range([], math.ceil(10 * low) / 10, math.floor(10 * high) / 10)
 
 
-def mean_bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -> str:
-    """The mean of the pictures' BD-rates, of those whose curves have a range in common."""
-    if one is anchor:
-        return ""
+def bd_table(
+    series: Iterable[Series], anchors: list[Series], measure: Measure, limits: Range
+) -> str:
+    """BD-rates to each anchor, over ``limits``; best first. A codec that does not reach them has
+    what it reaches instead."""
+    rows = []
+    for one in series:
+        cells, first = [], math.inf
+        for anchor in anchors:
+            try:
+                percent = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
+                first = percent if anchor is anchors[0] else first
+                cells.append("anchor" if one is anchor else f"{percent:+.1f} %")
+            except ValueError as error:
+                cells.append(f"none: {error}")
+        rows.append((first, [one.label, *cells]))
+    rows.sort(key=lambda row: row[0])
+    head = ["codec", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
+    return table(head, [cells for _, cells in rows])
+
+
+def mean_bd_cell(
+    one: Series, anchor: Series, series: Iterable[Series], measure: Measure, limits: Range
+) -> str:
+    """The mean of the pictures' own BD-rates, each over the part of ``limits`` that the curves of
+    all ``series`` reach on that picture. Pictures without such a part are left out and counted."""
     percents = []
-    for picture in one.pictures.keys() & anchor.pictures.keys():
+    for picture in one.pictures:
         try:
-            curves = (series.curve(measure, picture) for series in (anchor, one))
-            percents.append(bd_rate(*curves, *limits)[0])
+            curves = [other.curve(measure, picture) for other in series]
+            levels = common_range(curves, *limits)
+            pair = anchor.curve(measure, picture), one.curve(measure, picture)
+            percents.append(bd_rate(*pair, *levels))
         except ValueError:
             continue
     if not percents:
@@ -45,23 +64,44 @@ def mean_bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -
     return f"{fmean(percents):+.1f} %{part}"
 
 
-def bd_table(
-    series: Iterable[Series], anchors: list[Series], measure: Measure, limits: Range
+def mean_bd_table(
+    series: list[Series], anchors: list[Series], measure: Measure, limits: Range
 ) -> str:
-    """BD-rates to each anchor, those of the average curves and the means of the pictures' own, with
-    a row for each codec that has the measure; best first."""
+    """The means of the pictures' own BD-rates to each anchor, of the codecs whose pictures were
+    measured."""
     rows = []
     for one in series:
-        if one.has(measure):
-            cells = [bd_cell(one, anchor, measure, limits) for anchor in anchors]
-            means = [mean_bd_cell(one, anchor, measure, limits) for anchor in anchors]
-            pairs = [text for (_, cell), mean in zip(cells, means) for text in (cell, mean)]
-            rows.append((cells[0][0], [one.label, *pairs]))
-    rows.sort(key=lambda row: row[0])
-    head = ["codec"]
-    for anchor in anchors:
-        head += [f"BD-rate to {anchor.label}", "mean of the pictures'"]
-    return table(head, [cells for _, cells in rows])
+        cells = [
+            "anchor" if one is anchor else mean_bd_cell(one, anchor, series, measure, limits)
+            for anchor in anchors
+        ]
+        rows.append([one.label, *cells])
+    head = ["mean of the pictures' own", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
+    return table(head, rows)
+
+
+def bd_section(
+    series: Iterable[Series], anchors: list[Series], measure: Measure, named: Range | None
+) -> list[str]:
+    """The heading and the tables of BD-rates by a measure, over the range that was ``named``, or
+    else over what all codecs reach."""
+    measured = [one for one in series if one.has(measure)]
+    compared = [anchor for anchor in anchors if anchor.has(measure)]
+    if not compared:
+        return []
+    try:
+        limits = named or shared_range(measured, measure)
+    except ValueError:
+        return [f"## {measure.label}", "No levels are reached by all codecs: see --range."]
+    parts = [
+        f"## {measure.heading(*limits)}",
+        f"Shipped checkpoints trained for it: {' and '.join(measure.trained) or 'none'}.",
+        bd_table(measured, compared, measure, limits),
+    ]
+    own = [one for one in measured if len(one.pictures) > 1]
+    if own and (to := [anchor for anchor in compared if anchor in own]):
+        parts.append(mean_bd_table(own, to, measure, named or (measure.low, measure.high)))
+    return parts
 
 
 def rate_table(series: Iterable[Series], measures: list[Measure], bpp: float) -> str:
@@ -101,9 +141,12 @@ def quality_table(ours: list[Series], measures: list[Measure]) -> str:
 
 
 def default_line(ours: Series, jpeg: Series) -> str:
-    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR."""
+    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR; ""
+    if that quality was not measured."""
     measure = MEASURES["psnr"]
-    point = next(point for point in ours.points if point.setting == ours.default)
+    point = next((point for point in ours.points if point.setting == ours.default), None)
+    if point is None or measure.name not in point.scores:
+        return ""
     psnr = point.scores[measure.name]
     text = f"{ours.label} at its default quality {ours.default}: {point.bpp:.3f} bpp, {psnr:.2f} dB"
     try:
@@ -119,29 +162,31 @@ def report(
     title: str,
     series: dict[str, Series],
     anchors: list[str],
-    measures: dict[Measure, Range],
+    measures: dict[Measure, Range | None],
     at_bpp: list[float],
 ) -> str:
     """All tables of the ``series`` of one folder. ``anchors``: names in it; ``measures``: with the
-    range that BD-rates are over."""
+    range of their BD-rates, None for what all codecs reach."""
     parts = [f"# Rate and distortion, {title}"]
-    for measure, limits in measures.items():
-        if compared := [series[name] for name in anchors if series[name].has(measure)]:
-            parts.append(f"## {measure.heading(*limits)}")
-            parts.append(bd_table(series.values(), compared, measure, limits))
+    for measure, named in measures.items():
+        compared = [series[name] for name in anchors]
+        parts += bd_section(series.values(), compared, measure, named)
     if at_bpp:
         parts.append("## At equal rates")
         parts += [rate_table(series.values(), list(measures), bpp) for bpp in at_bpp]
-    if ours := [one for one in series.values() if one.kind == "ours"]:
+    if ours := [one for one in series.values() if one.kind == "ours" and one.points]:
         parts.append("## At each quality")
         if "jpeg" in series and MEASURES["psnr"] in measures:
-            parts.append("\n".join(f"- {default_line(one, series['jpeg'])}" for one in ours))
+            lines = [default_line(one, series["jpeg"]) for one in ours]
+            parts.append("\n".join(f"- {line}" for line in lines if line))
         parts.append(quality_table(ours, list(measures)))
     return "\n\n".join(parts)
 
 
 def folder_report(
-    folders: dict[str, dict[str, Series]], anchors: list[str], measures: dict[Measure, Range]
+    folders: dict[str, dict[str, Series]],
+    anchors: list[str],
+    measures: dict[Measure, Range | None],
 ) -> str:
     """The means of the pictures' BD-rates of our codecs, with a row for each folder's title."""
     codecs = next(iter(folders.values()))
@@ -149,23 +194,27 @@ def folder_report(
     pairs = [(name, anchor) for name in ours for anchor in anchors if name != anchor]
     columns = [f"{codecs[name].label} to {codecs[anchor].label}" for name, anchor in pairs]
     parts = ["# Means of the pictures' BD-rates"]
-    for measure, limits in measures.items():
+    for measure, named in measures.items():
+        limits = named or (measure.low, measure.high)
         rows = []
         for title, series in folders.items():
+            own = [one for one in series.values() if one.pictures and one.has(measure)]
             compared = ((series[name], series[anchor]) for name, anchor in pairs)
-            rows.append([title, *(mean_bd_cell(*pair, measure, limits) for pair in compared)])
+            cells = [mean_bd_cell(*pair, own, measure, limits) for pair in compared]
+            rows.append([title, *cells])
         parts.append(table([measure.heading(*limits), *columns], rows))
     return "\n\n".join(parts)
 
 
-def preamble(published: Path | None) -> str:
-    """What the numbers of all tables are."""
+def preamble(stored: Path | None, published: Path | None) -> str:
+    """The paragraph before all tables, which says what their numbers are."""
+    source = f"From {stored.name}." if stored else f"Pillow {PIL.__version__}."
     text = (
-        "BD-rates are average changes in bytes at equal quality, over the range in the heading or "
-        "as far as both curves reach: those of average curves over all pictures, and beside them "
-        "the mean of the pictures' own, without pictures whose curves have no range in common. "
-        "MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score), MDSI is -10 log10(score). "
-        f"Pillow {PIL.__version__}."
+        "BD-rates are average changes in bytes at equal quality, of average curves over all "
+        "pictures: all rows of a table over the levels in its heading. The means of the pictures' "
+        "own are each over the levels that all codecs reach on that picture. "
+        "SSIM, MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score), MDSI is "
+        f"-10 log10(score). {source}"
     )
     if published:
         text += (

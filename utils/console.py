@@ -1,4 +1,4 @@
-"""What the scripts' command lines share. Imports nothing heavy, so that --help answers at once."""
+"""The command lines of the scripts. Nothing heavy is imported, so that --help answers at once."""
 
 import argparse
 import signal
@@ -74,8 +74,8 @@ def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
 
 
 def printable(text: Path | str) -> str:
-    """A path, or a text that contains one, for messages: on one line, with everything escaped that
-    is not valid UTF-8 or that a terminal would take for a command."""
+    """A path, or a text that contains one, for messages: on one line, and with escapes for whatever
+    is not valid UTF-8 or would be a command to a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)

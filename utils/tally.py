@@ -1,4 +1,4 @@
-"""The outcome of a job on many files: counts, failures and notices; the summary, the exit code."""
+"""The outcome of a job on many files: counts, failures and notices, summary and exit code."""
 
 import sys
 import traceback
@@ -50,24 +50,25 @@ class Tally:
             self.notice(path, note)
 
     def fail_for_all(self, path: Path, reason: BaseException | str) -> None:
-        """As ``fail``, for what every process of a job finds: only rank 0 reports and counts it."""
+        """Count ``path`` as failed once, where every process of a job finds the same failure."""
         if processes()[0] == 0:
             self.fail(path, reason)
 
     def notice(self, path: Path, notice: str) -> None:
-        """Report ``notice``, on stderr, for the first file that it is about."""
+        """Report ``notice`` on stderr, with the first file that it is about."""
         if notice not in self.notices:
             self.notices.add(notice)
             tqdm.write(f"note: {printable(path)}: {notice} (reported once)", file=sys.stderr)
 
     def report(self, path: Path, verdict: str) -> None:
-        """Print what was found out about ``path``."""
+        """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
     @contextmanager
     def progress(self, path: Path) -> Iterator[Callable[[float], None]]:
-        """What ``path``'s computing calls with the share of it that is done, 0 to 1. That shows on
-        a terminal, below the bar of the job. After Ctrl-C, the call ends the computing."""
+        """A function to call with the share of ``path``'s computing that is done, 0 to 1, which a
+        terminal shows below the bar of the job. After Ctrl-C the call raises CancelledError, which
+        ends the computing."""
         hidden = processes()[0] > 0 or None
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         with tqdm(
@@ -128,8 +129,8 @@ class Tally:
 
 
 def defect(error: BaseException) -> str:
-    """The type of an exception that the program did not raise on purpose, and where it came from,
-    in the program itself rather than in a library."""
+    """The type of an exception that the program did not raise on purpose, and the place in the
+    program itself, rather than in a library, that it came from."""
     error = error.__cause__ or error
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_own(Path(frame.filename))]

@@ -1,4 +1,4 @@
-"""What the benchmarks compare: the codecs, the measures, and the tables of their curves."""
+"""The benchmarks' codecs and measures, and the tables of their curves."""
 
 import io
 
@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.curves import Point, Series
 from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
-from benchmarks.tables import bd_table, folder_report, rate_table, report
+from benchmarks.tables import bd_section, bd_table, folder_report, mean_bd_table, rate_table, report
 from xfr.images import Picture
 
 PSNR, EYE = MEASURES["psnr"], MEASURES["ssimulacra2"]
@@ -41,22 +41,47 @@ def cells(table: str) -> dict[str, list[str]]:
 # Tables
 
 
-def test_a_table_has_the_bd_rate_of_the_averages_and_the_mean_of_the_pictures_best_first():
+def test_a_table_has_the_bd_rate_of_the_averages_best_first():
     one, other, third = series("one", 1, 1), series("other", 2, 4), series("third", 0.5, 1)
-    table = cells(bd_table([one, other, third], [one], PSNR, (26, 36)))
+    table = cells(bd_table([one, other, third], [one, other], PSNR, (26, 36)))
     assert list(table) == ["codec", "---", "third", "one", "other"]
-    assert table["codec"] == ["BD-rate to one", "mean of the pictures'"]
-    assert table["other"] == ["+100.0 %", "+200.0 %"]  # of +100 and +300 %
-    assert table["third"] == ["-50.0 %", "-25.0 %"]
-    assert table["one"][0] == "anchor"
+    assert table["codec"] == ["BD-rate to one", "BD-rate to other"]
+    assert table["other"] == ["+100.0 %", "anchor"] and table["one"] == ["anchor", "-50.0 %"]
+    assert table["third"] == ["-50.0 %", "-75.0 %"]
 
 
-def test_each_measure_has_its_own_range_and_unit():
+def test_means_of_the_pictures_own_are_in_a_table_of_their_own():
+    one, other, third = series("one", 1, 1), series("other", 2, 4), series("third", 0.5, 1)
+    table = cells(mean_bd_table([one, other, third], [one], PSNR, (26, 36)))
+    assert table["other"] == ["+200.0 %"]  # of +100 and +300 %
+    assert table["third"] == ["-25.0 %"] and table["one"] == ["anchor"]
+
+
+def test_all_rows_are_over_the_range_that_all_curves_reach_and_the_heading_says_it():
+    """A codec is not flattered by a range of its own: here it is worse where it is measured."""
+    one, other, short = series("one", 1), series("other", 1), series("short", 2, low=30, high=32)
+    for point in other.points[:4]:  # below 30 dB
+        point.bpp *= 1.1
+    heading, _, table = bd_section([one, other, short], [one], PSNR, None)
+    assert heading == "## PSNR, 30 to 32 dB"
+    found = {name: float(cells(table)[name][0].split()[0]) for name in ("short", "other")}
+    assert found == {"short": pytest.approx(100, abs=1), "other": pytest.approx(0, abs=1)}
+    heading, _, table = bd_section([one, other, short], [one], EYE, None)
+    assert heading == "## SSIMULACRA 2, 40 to 60"
+    heading, _, table = bd_section([one, other], [one], PSNR, None)
+    assert heading == "## PSNR, 26 to 36 dB" and float(cells(table)["other"][0].split()[0]) > 2
+
+
+def test_a_named_range_is_kept_and_who_does_not_reach_it_has_no_number():
     one, short = series("one", 1), series("short", 2, low=30, high=32)
-    psnr, eye = (cells(bd_table([one, short], [one], *of)) for of in
-                 ((PSNR, (26, 36)), (EYE, (30, 80))))  # fmt: skip
-    assert psnr["short"][0] == "+100.0 % (30.0 to 32.0 dB)"
-    assert eye["short"][0] == "+100.0 % (40.0 to 60.0)"
+    heading, _, table = bd_section([one, short], [one], PSNR, (28, 31))
+    assert heading == "## PSNR, 28 to 31 dB"
+    assert cells(table)["short"] == ["none: reaches 30.0 to 32.0"]
+
+
+def test_curves_without_a_common_range_are_told():
+    low, high = series("low", 1, low=26, high=30), series("high", 1, low=32, high=36)
+    assert bd_section([low, high], [low], PSNR, None)[1].startswith("No levels are reached by all")
 
 
 def test_the_range_is_that_of_the_measure_and_no_other():
@@ -71,18 +96,19 @@ def test_the_range_is_that_of_the_measure_and_no_other():
     assert cells(bd_table([other], [one], EYE, (30, 70)))["other"][0] == "+0.0 %"
 
 
-def test_pictures_without_a_common_range_are_left_out_and_counted():
-    one, other = series("one", 1, 1), series("other", 2, 2)
+def test_pictures_without_a_common_range_are_left_out_of_all_means_and_counted():
+    one, other, third = series("one", 1, 1), series("other", 2, 2), series("third", 2, 4)
     other.pictures["1"] = points(2, 36, 40)
-    assert cells(bd_table([other], [one], PSNR, (26, 36)))["other"][1] == "+100.0 % (1 of 2)"
+    table = cells(mean_bd_table([one, other, third], [one], PSNR, (26, 36)))
+    assert table["other"] == table["third"] == ["+100.0 % (1 of 2)"]
 
 
 def test_a_codec_without_the_measure_has_no_row():
     one, published = series("one", 1), series("elsewhere", 1, kind="published")
     for point in published.points:
         del point.scores["ssimulacra2"]
-    assert "elsewhere" in bd_table([one, published], [one], PSNR, (26, 36))
-    assert "elsewhere" not in bd_table([one, published], [one], EYE, (30, 80))
+    assert "elsewhere" in bd_section([one, published], [one], PSNR, None)[2]
+    assert "elsewhere" not in bd_section([one, published], [one], EYE, None)[2]
 
 
 def test_at_equal_rates_the_best_is_first_and_who_does_not_reach_it_is_missing():
@@ -106,7 +132,7 @@ def test_kinds_of_pictures_are_rows_and_anchors_columns():
 def test_a_report_has_a_section_for_each_measure():
     codecs = {"new": series("new", 1, kind="ours"), "old": series("old", 2)}
     codecs["new"].default = 30
-    text = report("two", codecs, ["old"], {PSNR: (26, 36), EYE: (30, 80)}, [2])
+    text = report("two", codecs, ["old"], {PSNR: None, EYE: None}, [2])
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == ["# Rate and distortion, two", "## PSNR, 26 to 36 dB",
                         "## SSIMULACRA 2, 30 to 80", "## At equal rates",

@@ -34,7 +34,7 @@ FLAGS = (
 
 
 class Page(HTMLParser):
-    """What a browser would make of it: how many of each element, the sources, the text."""
+    """The page as a browser reads it: how many of each element, the sources, the text."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -64,7 +64,7 @@ def measures(psnr: float) -> dict:
 def pictures(
     folder: Path, names: list[str], height: int = 40, width: int = 60, **values
 ) -> list[Result]:
-    """As many results, the files all the same two."""
+    """A result for each of ``names``, all of the same two files."""
     pixels = colour(height, width)
     first = save_png(folder / "first.png", pixels)
     second = save_png(folder / "second.png", np.minimum(pixels, 245) + 10)

@@ -15,15 +15,15 @@ AMPLIFY = 5  # factor of the error maps, the same for all pictures so that they 
 
 
 class Views:
-    """What is shown of an original and its reconstructions: pictures and error maps as data: URIs,
-    ``width`` and ``height`` in pixels of the page, and ``notes`` about them.
+    """An original and its reconstructions as the page shows them: ``shown`` pictures and ``errors``
+    as data: URIs, ``width`` and ``height`` in pixels of the page, and ``notes`` about them.
 
-    ``actual``: what is seen at 1:1, or "" where the picture is not reduced anyway.
+    ``actual``: the parts that are seen at 1:1, or "" where the picture is not reduced anyway.
     """
 
     def __init__(self, pictures: list[Picture]):
         before = pictures[0]
-        # The original's for all: not every format of reconstructions can hold a profile.
+        # All have the profile of the original: not every format of reconstructions can hold one.
         profile = before.metadata.icc if before.pixels.ndim == 3 else None
         images = [Image.fromarray(np.ascontiguousarray(picture.rgb)) for picture in pictures]
         errors = [
@@ -37,7 +37,7 @@ class Views:
         self.width, self.height = (zoom * side for side in size)
         reduced = [image.resize(size, Image.Resampling.LANCZOS) for image in images]
         self.shown = [data_uri(image, profile) for image in reduced]
-        # Reduced after they were computed: otherwise errors would vanish.
+        # Errors are reduced after they were computed: otherwise they would vanish.
         reduced = [error.resize(size, Image.Resampling.BOX) for error in errors]
         self.errors = [data_uri(error, None) for error in reduced]
         self.actual, notes = [""] * len(images), []
