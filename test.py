@@ -24,7 +24,8 @@ def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--folder_path_original", type=Path, default=Path("./out/original/"), help="original images")
+    add("--folder_path_original", type=Path, default=Path("./out/original/"),
+        help="original images")
     add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
     add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
         help="decoded images")

@@ -14,17 +14,21 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
 
 from benchmarks.markdown import table
-from benchmarks.models import MODELS
+from benchmarks.peers import MODELS
+from benchmarks.plots import COLOURS, pyplot
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
-
-if TYPE_CHECKING:
-    from xfr.decoder import Decoder
-    from xfr.encoder import Encoder
-    from xfr.images import Picture
+from utils.devices import pick_device
+from utils.files import atomic_write, find_files, image_extensions
+from xfr.decoder import Decoder
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.file import unpack
+from xfr.images import Picture, read_picture
 
 
 def parse_args() -> Namespace:
@@ -47,14 +51,6 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    import torch
-    from tqdm import tqdm
-
-    from utils.devices import pick_device
-    from utils.files import atomic_write, find_files, image_extensions
-    from xfr.decoder import Decoder
-    from xfr.encoder import Encoder, EncodingSettings
-
     torch.set_num_threads(1)
     paths = find_files(args.folder, image_extensions(None), recursive=True)
     if not paths:
@@ -89,10 +85,8 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def middle(path: Path, side: int) -> "Picture":
+def middle(path: Path, side: int) -> Picture:
     """A picture, or the square of ``side`` pixels in its middle."""
-    from xfr.images import Picture, read_picture
-
     picture = read_picture(path)
     top, left = ((length - side) // 2 for length in picture.shape)
     if not side or min(top, left) < 0:
@@ -101,12 +95,9 @@ def middle(path: Path, side: int) -> "Picture":
 
 
 def measure(
-    encoder: "Encoder", decoder: "Decoder", picture: "Picture", quality: int, effort: int
+    encoder: Encoder, decoder: Decoder, picture: Picture, quality: int, effort: int
 ) -> tuple[float, int, float]:
     """The cost of a file and its size, in bits, and the seconds that a megapixel takes."""
-    from xfr.encoder import EncodingSettings
-    from xfr.file import unpack
-
     start = time.process_time()
     data = encoder.encode(picture, EncodingSettings(quality, effort=effort))
     taken = time.process_time() - start
@@ -119,9 +110,6 @@ def measure(
 
 def draw(path: Path, seconds: list[float], gains: dict[int, list[float]]) -> None:
     """The gains over the seconds for a megapixel, as PNG."""
-    from benchmarks.plots import COLOURS, pyplot
-    from utils.files import atomic_write
-
     figure, axis = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     means = [fmean(values) for values in gains.values()]
     axis.semilogx(seconds, means, "o-", color=COLOURS["ours"][0], linewidth=2.4)

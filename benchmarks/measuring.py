@@ -10,22 +10,22 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from benchmarks.measures import Measure
-from benchmarks.models import chosen_models
-from benchmarks.peers import Ours, Peer, Stored, make_peers, stored_codecs
+from benchmarks.peers import Ours, Peer, Stored, chosen_models, make_peers, stored_codecs
 from benchmarks.results import Results, Row
 from utils.devices import pick_device
 from utils.files import find_files, image_extensions
 from utils.tally import Tally
 from xfr.images import Picture, read_picture
 
+Codec = Ours | Peer
 Complete = dict[str, list[str]]  # folders, and the names in the CSV of their pictures
 
 
-def choose_codecs(args: Namespace) -> list[Ours | Peer]:
+def choose_codecs(args: Namespace) -> list[Codec]:
     """The codecs to measure, ours first. Those that are not available are named on stderr."""
-    chosen: list[Ours | Peer] = []
+    chosen: list[Codec] = []
     if "ours" in args.codecs:
-        models = dict.fromkeys(chosen_models(args))
+        models = chosen_models(args)
         device = pick_device(args.device)
         for model in models:
             ours = Ours(model, args.qualities, device)
@@ -100,12 +100,7 @@ def find_pictures(sources: list[Path]) -> dict[str, dict[str, Path]]:
 
 
 def score(
-    codec: Ours | Peer,
-    setting: int,
-    name: str,
-    picture: Picture,
-    path: Path,
-    measures: list[Measure],
+    codec: Codec, setting: int, name: str, picture: Picture, path: Path, measures: list[Measure]
 ) -> Iterator[Row]:
     """The rows of one picture, which ``codec`` writes to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +114,7 @@ def score(
 
 def measure_folders(
     folders: dict[str, dict[str, Path]],
-    codecs: list[Ours | Peer],
+    codecs: list[Codec],
     measures: list[Measure],
     results: Results,
     keep: Path | None,
@@ -145,7 +140,7 @@ def measure_folders(
 
 
 def measure_all(
-    codecs: list[Ours | Peer],
+    codecs: list[Codec],
     measures: list[Measure],
     paths: dict[str, Path],
     results: Results,
@@ -155,14 +150,11 @@ def measure_all(
     """Measure what ``results`` lacks. ``paths``: the pictures by their names in the CSV."""
     tally = Tally("measured")
     wanted = [(codec, setting) for codec in codecs for setting in codec.settings]
-    missing = {
-        name: [
-            (codec, setting, lacking)
-            for codec, setting in wanted
-            if (lacking := results.lacking(codec.key, setting, name, measures))
-        ]
-        for name in paths
-    }
+    missing: dict[str, list] = {name: [] for name in paths}
+    for name, tasks in missing.items():
+        for codec, setting in wanted:
+            if lacking := results.lacking(codec.key, setting, name, measures):
+                tasks.append((codec, setting, lacking))
     total = sum(map(len, missing.values()))
     tally.skipped = len(paths) * len(wanted) - total
     with tqdm(total=total, unit="file", disable=not total) as bar:

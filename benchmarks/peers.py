@@ -9,6 +9,7 @@ header. A Stored codec has only the names and the settings of its rows in a CSV.
 """
 
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -27,7 +28,20 @@ from xfr.encoder import Encoder, EncodingSettings, highest_quality_within
 from xfr.file import unpack
 from xfr.images import Picture, read_picture, round_trip
 
+MODELS = tuple(Path(f"./out/{name}.tar") for name in ("main", "hyperprior", "visual"))
 OURS_KEY = re.compile(r"(?P<name>.+)-[0-9a-f]{16}(?:-effort-(?P<effort>\d+))?")
+
+
+def add_model_argument(parser: ArgumentParser) -> None:
+    """Add --model, the checkpoints to measure."""
+    shipped = ", ".join(map(str, MODELS))
+    text = f"checkpoint of our codecs, may be repeated (default: those that exist of {shipped})"
+    parser.add_argument("--model", type=Path, action="append", help=text)
+
+
+def chosen_models(args: Namespace) -> list[Path]:
+    """The checkpoints that --model names, or those that are shipped."""
+    return list(dict.fromkeys(args.model or [model for model in MODELS if model.is_file()]))
 
 
 def our_label(name: str, effort: int = 0) -> str:

@@ -24,16 +24,23 @@ need: pip install -r benchmarks/requirements.txt
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks.measures import DEFAULT_MEASURES, MEASURES, Measure
-from benchmarks.models import add_model_argument
+from benchmarks.curves import Measured, Series, make_series, read_published
+from benchmarks.measures import DEFAULT_MEASURES, MEASURES
+from benchmarks.measuring import (
+    choose_codecs,
+    choose_stored,
+    find_pictures,
+    measure_folders,
+    stored_pictures,
+)
+from benchmarks.peers import add_model_argument
+from benchmarks.plots import plot
+from benchmarks.results import Results
+from benchmarks.tables import Measures, folder_report, preamble, report
 from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from utils.console import make_parser, number, run
-
-if TYPE_CHECKING:
-    from benchmarks.curves import Measured, Series
-    from benchmarks.results import Results
+from utils.console import make_parser, number, printable, run
+from utils.files import atomic_write
 
 CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
 
@@ -79,9 +86,9 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def choose_measures(args: Namespace) -> dict[Measure, tuple[float, float] | None]:
+def choose_measures(args: Namespace) -> Measures:
     """The measures with the ranges that were asked for. ValueError if one is not available."""
-    chosen: dict[Measure, tuple[float, float] | None] = {}
+    chosen: Measures = {}
     for one in (MEASURES[name] for name in args.measures):
         if not (one.available or args.stored):
             raise ValueError(f"--measures {one.name} needs a package: pip install {one.package}")
@@ -100,16 +107,6 @@ def choose_measures(args: Namespace) -> dict[Measure, tuple[float, float] | None
 
 
 def main(args: Namespace) -> int:
-    from benchmarks.curves import read_published
-    from benchmarks.measuring import (
-        choose_codecs,
-        choose_stored,
-        find_pictures,
-        measure_folders,
-        stored_pictures,
-    )
-    from benchmarks.results import Results
-
     if not (args.pictures or args.stored):
         raise ValueError("what is to be measured? Name a folder of pictures, or see --from")
     measures = choose_measures(args)
@@ -136,19 +133,13 @@ def main(args: Namespace) -> int:
 
 def write_report(
     args: Namespace,
-    codecs: "list[Measured]",
-    measures: dict[Measure, tuple[float, float] | None],
-    results: "Results",
+    codecs: list[Measured],
+    measures: Measures,
+    results: Results,
     folders: dict[str, list[str]],
-    published: "dict[str, Series]",
+    published: dict[str, Series],
 ) -> None:
     """Print the tables of the pictures in ``folders``, and write them and the plots to --out."""
-    from benchmarks.curves import make_series
-    from benchmarks.plots import plot
-    from benchmarks.tables import folder_report, preamble, report
-    from utils.console import printable
-    from utils.files import atomic_write
-
     anchors = args.anchor or ["jpeg"]
     parts, series = [preamble(args.stored, args.published)], {}
     for folder, names in folders.items():

@@ -12,16 +12,17 @@ shown, so that no part is chosen because it looks good.
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
-from benchmarks.models import add_model_argument, chosen_models
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.peers import Ours, Peer, add_model_argument, chosen_models, make_peers
 from utils.console import make_parser, number, run
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
-    from benchmarks.peers import Ours, Peer
+from utils.devices import pick_device
+from utils.files import atomic_write
+from utils.measures import MEASURES
+from xfr.images import read_picture
 
 CODECS = ["jpeg", "webp", "avif", "avif-psnr", "jpegxl"]
 LABEL, GAP = 36, 8  # pixels of the figure
@@ -45,17 +46,9 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def reconstruct(
-    codecs: "list[Ours | Peer]", path: Path, bpp: float
-) -> "list[tuple[str, np.ndarray]]":
+def reconstruct(codecs: list[Ours | Peer], path: Path, bpp: float) -> list[tuple[str, np.ndarray]]:
     """The label and the pixels, uint8 [H, W, 3], of a picture and of what each codec makes of it.
     ``codecs``: ours last. ValueError if one cannot write so few bytes."""
-    from tempfile import TemporaryDirectory
-
-    from benchmarks.peers import Ours
-    from utils.measures import MEASURES
-    from xfr.images import read_picture
-
     picture = read_picture(path)
     height, width = picture.shape
     limit = int(bpp * height * width / 8)
@@ -79,11 +72,9 @@ def reconstruct(
     return versions
 
 
-def panel(label: str, pixels: "np.ndarray", crop: list[int], zoom: int) -> "Image.Image":
+def panel(label: str, pixels: np.ndarray, crop: list[int], zoom: int) -> Image.Image:
     """The label, and below it the middle of ``pixels`` [H, W, 3], each ``zoom`` times as wide and
     high, on a ``crop`` of (width, height)."""
-    from PIL import Image, ImageDraw, ImageFont
-
     picture = Image.fromarray(pixels)
     part = [min(side, size // zoom) for side, size in zip(picture.size, crop)]
     left, top = ((side - length) // 2 for side, length in zip(picture.size, part))
@@ -99,12 +90,6 @@ def panel(label: str, pixels: "np.ndarray", crop: list[int], zoom: int) -> "Imag
 
 
 def main(args: Namespace) -> int:
-    from PIL import Image
-
-    from benchmarks.peers import Ours, make_peers
-    from utils.devices import pick_device
-    from utils.files import atomic_write
-
     codecs = [peer for peer in make_peers() if peer.name in args.codecs]
     for peer in codecs:
         if not peer.available:

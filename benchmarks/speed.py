@@ -23,9 +23,18 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
 from benchmarks.markdown import table
-from benchmarks.models import add_model_argument, chosen_models
+from benchmarks.peers import MbtMean, Ours, add_model_argument, chosen_models, make_peers
+from model.precision import fast_precision
+from model.tiles import padded
 from utils.console import make_parser, number, run
+from utils.devices import pick_device
+from utils.files import atomic_write, find_files, image_extensions
+from xfr.images import read_picture, to_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 EFFORT = 4  # of our codecs that have one, timed beside none
@@ -36,7 +45,6 @@ import sys
 from PIL import Image
 Image.open(sys.argv[1]).convert("RGB").save(sys.argv[2], quality=int(sys.argv[3]))
 """
-Commands = tuple[list[str], list[str]]  # that encode and decode
 
 
 def parse_args() -> Namespace:
@@ -54,18 +62,12 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    # Before any library starts its threads; the processes that are started inherit it.
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-
-    import torch
-
-    from utils.files import atomic_write, find_files, image_extensions
-
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
     torch.set_num_threads(args.threads)
     paths = find_files(args.folder, image_extensions(None), recursive=True)
     if not paths:
         raise ValueError(f"no readable pictures in {args.folder}")
-    models = list(dict.fromkeys(chosen_models(args)))
+    models = chosen_models(args)
     first = paths[: args.pictures]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]
     with tempfile.TemporaryDirectory() as name:
@@ -79,7 +81,7 @@ def main(args: Namespace) -> int:
             report += [stage_times(model, first, args.repeat, folder)]
         for size in sorted(args.sizes):
             report += [f"## A picture of {size:g} megapixels, as a separate process"]
-            report += [process_times(models, mosaic(first, size, folder), 1, folder)]
+            report += [process_times(models, repeated(first[0], size, folder), 1, folder)]
     text = "\n\n".join(report) + "\n"
     print(text)
     with atomic_write(args.out) as stream:
@@ -99,10 +101,6 @@ def codec_times(
 ) -> str:
     """A table of the times to encode and decode with every available codec: means over the pictures
     of the medians over the repeats."""
-    from benchmarks.peers import MbtMean, Ours, make_peers
-    from utils.devices import pick_device
-    from xfr.images import read_picture
-
     chosen = []
     for model in models:
         ours, fast = (Ours(model, [], pick_device("cpu"), fast) for fast in (False, True))
@@ -133,19 +131,11 @@ def codec_times(
 def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> str:
     """A table of the stages of encode.py and decode.py, means over pictures and repeats. The time
     of a stage is that of a call less that of the calls within it, each of which is timed alone."""
-    import torch
-
-    from benchmarks.peers import Ours
-    from model.precision import fast_precision
-    from model.tiles import padded
-    from utils.devices import pick_device
-    from xfr.images import read_picture, to_picture, write_picture
-
     ours = Ours(model, [], pick_device("cpu"))
     codec, quality = ours.encoder.codec, ours.default
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
     times: list[dict[str, float]] = []
-    for path in [paths[0], *paths * repeat]:
+    for path in [paths[0], *paths * repeat]:  # the first warms up
         reading, picture = timed(read_picture, path)
         encoding, _ = timed(ours.write, picture, quality, file)
         decoding, decoded = timed(ours.read, file)
@@ -169,31 +159,30 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
             "decode: synthesis transform": decompressing - unpacking,
             "write the picture": writing,
         })  # fmt: skip
-    measured = times[1:]  # the first warms up
-    rows = [[name, f"{fmean(one[name] for one in measured):.1f}"] for name in times[0]]
+    rows = [[name, f"{fmean(one[name] for one in times[1:]):.1f}"] for name in times[0]]
     return table(["stage", "ms"], rows)
 
 
-def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> Commands:
-    """The command lines that encode the pictures ``source`` to ``packed``, and decode these to
-    ``plain``."""
-    into_plain = ("--out_folder", plain, "--overwrite")
-    encode = "encode.py", "--model", model, "--image_folder", source, "--out_folder", packed
-    decode = "decode.py", "--model", model, "--compressed_folder", packed, *into_plain
-    return tuple([sys.executable, str(ROOT / name), *map(str, f)] for name, *f in (encode, decode))
+def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> tuple[list, list]:
+    """The command lines that encode ``source`` to ``packed``, and decode that to ``plain``."""
+    encode, decode = ([sys.executable, ROOT / f"{name}.py"] for name in ("encode", "decode"))
+    encode += ["--model", model, "--image_folder", source, "--out_folder", packed]
+    decode += ["--model", model, "--compressed_folder", packed, "--out_folder", plain]
+    return encode, [*decode, "--overwrite"]
 
 
 def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> str:
     """A table of the times of entire processes for one picture, start-up included, and of their
     peak memory, beside those of Python with Pillow."""
+    plain = folder / "one.bmp"
     commands = {
-        model.stem: script_commands(model, path, folder / model.stem, folder / "plain")
+        model.stem: script_commands(model, path, folder / f"{model.stem}-{path.stem}.xfr", plain)
         for model in models
     }
-    pillow, plain = [sys.executable, "-c", PILLOW], str(folder / "one.bmp")
+    pillow = sys.executable, "-c", PILLOW
     for name in ("webp", "avif"):
-        coded, setting = str(folder / f"one.{name}"), str(SETTINGS[name])
-        pair = [*pillow, str(path), coded, setting], [*pillow, coded, plain, "0"]
+        coded, setting = folder / f"one.{name}", SETTINGS[name]
+        pair = [*pillow, path, coded, setting], [*pillow, coded, plain, 0]
         commands[f"Python, Pillow, {name}"] = pair
     rows = []
     for label, pair in commands.items():
@@ -203,27 +192,20 @@ def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> 
     return table(["process", "encode, ms", "decode, ms", "encode, MiB", "decode, MiB"], rows)
 
 
-def mosaic(paths: list[Path], megapixels: float, folder: Path) -> Path:
-    """A file in ``folder``: a picture of this size, 4:3, of the pictures side by side."""
-    from PIL import Image
-
-    height = max(1, round((megapixels * 1e6 * 3 / 4) ** 0.5))
-    out = Image.new("RGB", (max(1, round(megapixels * 1e6 / height)), height))
-    images = [Image.open(image).convert("RGB") for image in paths]
-    wide, high = (min(sides) for sides in zip(*(image.size for image in images)))
-    for row, top in enumerate(range(0, out.height, high)):
-        for column, left in enumerate(range(0, out.width, wide)):
-            image = images[(row + column) % len(images)]
-            out.paste(image.crop((0, 0, wide, high)), (left, top))
-    path = folder / "mosaic.ppm"
-    out.save(path)
-    return path
+def repeated(path: Path, megapixels: float, folder: Path) -> Path:
+    """A file in ``folder``: the picture beside and below itself, of this size, 4:3."""
+    pixels, height = read_picture(path).rgb, round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    rows, columns = (np.arange(side) for side in (height, height * 4 // 3))
+    pixels = pixels[rows % pixels.shape[0]][:, columns % pixels.shape[1]]
+    Image.fromarray(pixels).save(folder / "repeated.ppm")
+    return folder / "repeated.ppm"
 
 
-def run_script(command: list[str]) -> tuple[float, int]:
+def run_script(command: list) -> tuple[float, int]:
     """The milliseconds of a process, and its peak resident memory in bytes, from Linux's VmHWM; 0
     on other systems. RuntimeError if it fails."""
     start, peak = time.perf_counter(), 0
+    command = list(map(str, command))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:

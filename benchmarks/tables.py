@@ -1,7 +1,8 @@
 """The tables of rd.py that compare curves, in Markdown."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +14,7 @@ from benchmarks.markdown import table
 from benchmarks.measures import MEASURES, Measure
 
 Range = tuple[float, float]
+Measures = dict[Measure, Range | None]  # with the range of their BD-rates: None for the common one
 
 
 def shared_range(series: Iterable[Series], measure: Measure) -> Range:
@@ -23,61 +25,49 @@ def shared_range(series: Iterable[Series], measure: Measure) -> Range:
     return common_range([], math.ceil(10 * low) / 10, math.floor(10 * high) / 10)
 
 
-def bd_table(
-    series: Iterable[Series], anchors: list[Series], measure: Measure, limits: Range
-) -> str:
-    """BD-rates to each anchor, over ``limits``; best first. A codec that does not reach them has
-    what it reaches instead."""
-    rows = []
-    for one in series:
-        cells, first = [], math.inf
-        for anchor in anchors:
-            try:
-                percent = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
-                first = percent if anchor is anchors[0] else first
-                cells.append("anchor" if one is anchor else f"{percent:+.1f} %")
-            except ValueError as error:
-                cells.append(f"none: {error}")
-        rows.append((first, [one.label, *cells]))
-    rows.sort(key=lambda row: row[0])
-    head = ["codec", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
-    return table(head, [cells for _, cells in rows])
+def bd_cell(measure: Measure, limits: Range, one: Series, anchor: Series) -> tuple[float, str]:
+    """The BD-rate of the average curves over ``limits``, to sort by and to show."""
+    try:
+        percent = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
+    except ValueError as error:
+        return math.inf, f"none: {error}"
+    return percent, f"{percent:+.1f} %"
 
 
 def mean_bd_cell(
-    one: Series, anchor: Series, series: Iterable[Series], measure: Measure, limits: Range
-) -> str:
-    """The mean of the pictures' own BD-rates, each over the part of ``limits`` that the curves of
-    all ``series`` reach on that picture. Pictures without such a part are left out and counted."""
+    measure: Measure, limits: Range, series: Iterable[Series], one: Series, anchor: Series
+) -> tuple[float, str]:
+    """The mean of the pictures' own BD-rates, to sort by and to show, each over the part of
+    ``limits`` that the curves of all ``series`` reach on that picture. Pictures without such a part
+    are left out and counted."""
     percents = []
     for picture in one.pictures:
         try:
-            curves = [other.curve(measure, picture) for other in series]
-            levels = common_range(curves, *limits)
+            levels = common_range([other.curve(measure, picture) for other in series], *limits)
             pair = anchor.curve(measure, picture), one.curve(measure, picture)
             percents.append(bd_rate(*pair, *levels))
         except ValueError:
             continue
     if not percents:
-        return ""
+        return math.inf, ""
     part = f" ({len(percents)} of {len(one.pictures)})" if len(percents) < len(one.pictures) else ""
-    return f"{fmean(percents):+.1f} %{part}"
+    return fmean(percents), f"{fmean(percents):+.1f} %{part}"
 
 
-def mean_bd_table(
-    series: list[Series], anchors: list[Series], measure: Measure, limits: Range
+def bd_table(
+    title: str,
+    series: Iterable[Series],
+    anchors: list[Series],
+    cell: Callable[[Series, Series], tuple[float, str]],
 ) -> str:
-    """The means of the pictures' own BD-rates to each anchor, of the codecs whose pictures were
-    measured."""
+    """BD-rates to each anchor, best first. ``cell``: of a codec and an anchor."""
     rows = []
     for one in series:
-        cells = [
-            "anchor" if one is anchor else mean_bd_cell(one, anchor, series, measure, limits)
-            for anchor in anchors
-        ]
-        rows.append([one.label, *cells])
-    head = ["mean of the pictures' own", *(f"BD-rate to {anchor.label}" for anchor in anchors)]
-    return table(head, rows)
+        cells = [(0.0, "anchor") if one is anchor else cell(one, anchor) for anchor in anchors]
+        rows.append((cells[0][0], [one.label, *(text for _, text in cells)]))
+    rows.sort(key=lambda row: row[0])
+    head = [title, *(f"BD-rate to {anchor.label}" for anchor in anchors)]
+    return table(head, [cells for _, cells in rows])
 
 
 def bd_section(
@@ -96,11 +86,12 @@ def bd_section(
     parts = [
         f"## {measure.heading(*limits)}",
         f"Shipped checkpoints trained for it: {' and '.join(measure.trained) or 'none'}.",
-        bd_table(measured, compared, measure, limits),
+        bd_table("codec", measured, compared, partial(bd_cell, measure, limits)),
     ]
     own = [one for one in measured if len(one.pictures) > 1]
     if own and (to := [anchor for anchor in compared if anchor in own]):
-        parts.append(mean_bd_table(own, to, measure, named or (measure.low, measure.high)))
+        cell = partial(mean_bd_cell, measure, named or (measure.low, measure.high), own)
+        parts.append(bd_table("mean of the pictures' own", own, to, cell))
     return parts
 
 
@@ -159,14 +150,9 @@ def default_line(ours: Series, jpeg: Series) -> str:
 
 
 def report(
-    title: str,
-    series: dict[str, Series],
-    anchors: list[str],
-    measures: dict[Measure, Range | None],
-    at_bpp: list[float],
+    title: str, series: dict[str, Series], anchors: list[str], measures: Measures, at_bpp: list
 ) -> str:
-    """All tables of the ``series`` of one folder. ``anchors``: names in it; ``measures``: with the
-    range of their BD-rates, None for what all codecs reach."""
+    """All tables of the ``series`` of one folder. ``anchors``: names in it."""
     parts = [f"# Rate and distortion, {title}"]
     for measure, named in measures.items():
         compared = [series[name] for name in anchors]
@@ -184,9 +170,7 @@ def report(
 
 
 def folder_report(
-    folders: dict[str, dict[str, Series]],
-    anchors: list[str],
-    measures: dict[Measure, Range | None],
+    folders: dict[str, dict[str, Series]], anchors: list[str], measures: Measures
 ) -> str:
     """The means of the pictures' BD-rates of our codecs, with a row for each folder's title."""
     codecs = next(iter(folders.values()))
@@ -200,8 +184,9 @@ def folder_report(
         for title, series in folders.items():
             own = [one for one in series.values() if one.pictures and one.has(measure)]
             compared = ((series[name], series[anchor]) for name, anchor in pairs)
-            cells = [mean_bd_cell(*pair, own, measure, limits) for pair in compared]
-            rows.append([title, *cells])
+            rows.append(
+                [title, *(mean_bd_cell(measure, limits, own, *pair)[1] for pair in compared)]
+            )
         parts.append(table([measure.heading(*limits), *columns], rows))
     return "\n\n".join(parts)
 

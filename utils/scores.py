@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,16 @@ class Score:
     compression_ratio: float | None
     bpp: float | None
     measures: dict[str, float | None]
+
+    @classmethod
+    def of(cls, name: str, sizes: tuple, bytes_out: float | None, measures: dict) -> "Score":
+        """The score of a picture of ``sizes``: width, height and bytes of the original; bytes_out:
+        None where the size of its reconstruction is no rate."""
+        width, height, bytes_in = sizes
+        if bytes_out is None:
+            return cls(name, *sizes, None, None, None, measures)
+        bpp = 8 * bytes_out / (width * height)
+        return cls(name, *sizes, bytes_out, bytes_in / bytes_out, bpp, measures)
 
     def value(self, column: str) -> float | None:
         """The value in a column: one of SIZES and RATES, or the name of a measure."""
@@ -75,10 +85,9 @@ def score_picture(
     original = read_picture(files.original, max_pixels)
     height, width = original.shape
     sizes = width, height, files.original.stat().st_size
-    bytes_out = files.compressed.stat().st_size
     scored = score_pair(original, files.reconstructed, max_pixels, measures)
     result = Result(
-        Score(name, *sizes, *rates(sizes, bytes_out), scored),
+        Score.of(name, sizes, files.compressed.stat().st_size, scored),
         str(files.original),
         str(files.reconstructed),
         read_origin(files.compressed, max_pixels),
@@ -88,7 +97,7 @@ def score_picture(
         bytes_out = files.second.stat().st_size if compressed else None
         scored = score_pair(original, files.second, max_pixels, measures)
         result.second = str(files.second)
-        result.second_score = Score(name, *sizes, *rates(sizes, bytes_out), scored)
+        result.second_score = Score.of(name, sizes, bytes_out, scored)
     return result
 
 
@@ -103,17 +112,6 @@ def score_pair(
         raise ValueError(f"{width}x{height}, but its reconstruction {reconstructed} is {w}x{h}")
     x, x_hat = original.rgb, decoded.rgb
     return {measure.name: measure.score(x, x_hat) for measure in measures}
-
-
-def rates(
-    sizes: tuple[float, float, float], compressed_bytes: float | None
-) -> tuple[float | None, float | None, float | None]:
-    """The columns RATES of a picture whose columns SIZES are ``sizes``."""
-    if compressed_bytes is None:
-        return None, None, None
-    width, height, original_bytes = sizes
-    ratio = original_bytes / compressed_bytes
-    return compressed_bytes, ratio, 8 * compressed_bytes / (width * height)
 
 
 def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
@@ -144,10 +142,8 @@ def total(scores: list[Score]) -> Score:
     before = sum(score.original_bytes for score in scores)
     sizes = [score.compressed_bytes for score in scores]
     after = None if None in sizes else sum(sizes)
-    return Score(
-        "total", None, None, before, *rates((pixels, 1, before), after),
-        dict.fromkeys(scores[0].measures),
-    )  # fmt: skip
+    whole = Score.of("total", (pixels, 1, before), after, dict.fromkeys(scores[0].measures))
+    return replace(whole, width=None, height=None)
 
 
 def average(scores: list[Score]) -> Score:

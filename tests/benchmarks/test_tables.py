@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.curves import Point, Series
 from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
-from benchmarks.tables import bd_section, bd_table, folder_report, mean_bd_table, rate_table, report
+from benchmarks.tables import bd_section, folder_report, rate_table, report
 from xfr.images import Picture
 
 PSNR, EYE = MEASURES["psnr"], MEASURES["ssimulacra2"]
@@ -41,20 +41,22 @@ def cells(table: str) -> dict[str, list[str]]:
 # Tables
 
 
-def test_a_table_has_the_bd_rate_of_the_averages_best_first():
+def section(codecs: list[Series], anchors: list[Series], measure=PSNR, named=None):
+    """The heading, and the cells of the table and of that of the pictures' own."""
+    heading, _, *tables = bd_section(codecs, anchors, measure, named)
+    return heading, *map(cells, tables)
+
+
+def test_a_table_has_the_bd_rates_of_the_averages_best_first_and_one_has_the_pictures_means():
     one, other, third = series("one", 1, 1), series("other", 2, 4), series("third", 0.5, 1)
-    table = cells(bd_table([one, other, third], [one, other], PSNR, (26, 36)))
+    _, table, own = section([one, other, third], [one, other])
     assert list(table) == ["codec", "---", "third", "one", "other"]
     assert table["codec"] == ["BD-rate to one", "BD-rate to other"]
     assert table["other"] == ["+100.0 %", "anchor"] and table["one"] == ["anchor", "-50.0 %"]
     assert table["third"] == ["-50.0 %", "-75.0 %"]
-
-
-def test_means_of_the_pictures_own_are_in_a_table_of_their_own():
-    one, other, third = series("one", 1, 1), series("other", 2, 4), series("third", 0.5, 1)
-    table = cells(mean_bd_table([one, other, third], [one], PSNR, (26, 36)))
-    assert table["other"] == ["+200.0 %"]  # of +100 and +300 %
-    assert table["third"] == ["-25.0 %"] and table["one"] == ["anchor"]
+    assert list(own) == ["mean of the pictures' own", "---", "third", "one", "other"]
+    assert own["other"] == ["+200.0 %", "anchor"]  # of +100 and +300 %
+    assert own["third"] == ["-25.0 %", "-75.0 %"] and own["one"][0] == "anchor"
 
 
 def test_all_rows_are_over_the_range_that_all_curves_reach_and_the_heading_says_it():
@@ -62,21 +64,20 @@ def test_all_rows_are_over_the_range_that_all_curves_reach_and_the_heading_says_
     one, other, short = series("one", 1), series("other", 1), series("short", 2, low=30, high=32)
     for point in other.points[:4]:  # below 30 dB
         point.bpp *= 1.1
-    heading, _, table = bd_section([one, other, short], [one], PSNR, None)
+    heading, table = section([one, other, short], [one])
     assert heading == "## PSNR, 30 to 32 dB"
-    found = {name: float(cells(table)[name][0].split()[0]) for name in ("short", "other")}
+    found = {name: float(table[name][0].split()[0]) for name in ("short", "other")}
     assert found == {"short": pytest.approx(100, abs=1), "other": pytest.approx(0, abs=1)}
-    heading, _, table = bd_section([one, other, short], [one], EYE, None)
-    assert heading == "## SSIMULACRA 2, 40 to 60"
-    heading, _, table = bd_section([one, other], [one], PSNR, None)
-    assert heading == "## PSNR, 26 to 36 dB" and float(cells(table)["other"][0].split()[0]) > 2
+    assert section([one, other, short], [one], EYE)[0] == "## SSIMULACRA 2, 40 to 60"
+    heading, table = section([one, other], [one])
+    assert heading == "## PSNR, 26 to 36 dB" and float(table["other"][0].split()[0]) > 2
 
 
 def test_a_named_range_is_kept_and_who_does_not_reach_it_has_no_number():
     one, short = series("one", 1), series("short", 2, low=30, high=32)
-    heading, _, table = bd_section([one, short], [one], PSNR, (28, 31))
+    heading, table = section([one, short], [one], PSNR, (28, 31))
     assert heading == "## PSNR, 28 to 31 dB"
-    assert cells(table)["short"] == ["none: reaches 30.0 to 32.0"]
+    assert table["short"] == ["none: reaches 30.0 to 32.0"]
 
 
 def test_curves_without_a_common_range_are_told():
@@ -90,17 +91,17 @@ def test_the_range_is_that_of_the_measure_and_no_other():
     for point in other.points[9:]:  # from 35 dB, and 90 of SSIMULACRA 2
         point.bpp *= 3
     up_to_33, up_to_40 = (
-        cells(bd_table([other], [one], PSNR, (26, high)))["other"][0] for high in (33, 40)
+        section([one, other], [one], PSNR, (26, high))[1]["other"][0] for high in (33, 40)
     )
     assert up_to_33 == "+0.0 %" and float(up_to_40.split()[0]) > 10
-    assert cells(bd_table([other], [one], EYE, (30, 70)))["other"][0] == "+0.0 %"
+    assert section([one, other], [one], EYE, (30, 70))[1]["other"][0] == "+0.0 %"
 
 
 def test_pictures_without_a_common_range_are_left_out_of_all_means_and_counted():
     one, other, third = series("one", 1, 1), series("other", 2, 2), series("third", 2, 4)
     other.pictures["1"] = points(2, 36, 40)
-    table = cells(mean_bd_table([one, other, third], [one], PSNR, (26, 36)))
-    assert table["other"] == table["third"] == ["+100.0 % (1 of 2)"]
+    _, _, own = section([one, other, third], [one])
+    assert own["other"] == own["third"] == ["+100.0 % (1 of 2)"]
 
 
 def test_a_codec_without_the_measure_has_no_row():

@@ -36,19 +36,14 @@ class Column(NamedTuple):
 
 def score_columns(measures: Iterable[Measure]) -> dict[str, Column]:
     """The columns of the table by their names in the CSV, that of the pixels aside."""
-    scores = {
-        one.name: Column(
-            f"{one.label}, {one.unit}" if one.unit else one.label,
-            f"{one.unit} {one.label}".strip(),
-            one.form,
-        )
-        for one in measures
-    }
-    rates = {
+    columns = {
         "compressed_bytes": Column("Bytes", "bytes", ",.0f"),
         "bpp": Column("bpp", "bpp", ".3f"),
     }
-    return rates | scores | {"compression_ratio": Column("Ratio", "ratio", ".1f")}
+    for one in measures:
+        header = f"{one.label}, {one.unit}" if one.unit else one.label
+        columns[one.name] = Column(header, f"{one.unit} {one.label}".strip(), one.form)
+    return columns | {"compression_ratio": Column("Ratio", "ratio", ".1f")}
 
 
 def write_report(
