@@ -206,7 +206,9 @@ def run_script(command: list) -> tuple[float, int]:
     on other systems. RuntimeError if it fails."""
     start, peak = time.perf_counter(), 0
     command = list(map(str, command))
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         if found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else ""):
