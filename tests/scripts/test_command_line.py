@@ -10,7 +10,6 @@ from helpers import ROOT, colour, run_process, save_png
 from PIL import Image
 
 from utils.console import size
-from utils.tally import COUNTS, Tally
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
@@ -259,15 +258,3 @@ def test_rates_are_of_all_pictures_together_and_agree_in_all_scripts(
     assert all(rate in line and "average" not in line.splitlines()[0] for line in lines)
     ratio = f" out, ratio {original / packed:.2f}, "
     assert [ratio in line for line in lines] == [True, False, True]
-
-
-def test_totals_of_several_processes_agree_too(monkeypatch):
-    first, second = Tally("encoded"), Tally("encoded")
-    first.add(1000, 100, 800)
-    second.add(1000, 200, 800)
-    second.add(1000, 300, 800)
-    first.seconds, second.seconds = 2, 6
-    values = [[t.seconds, *(getattr(t, name) for name in COUNTS)] for t in (first, second)]
-    monkeypatch.setattr("utils.tally.gather", lambda name, value: values)
-    first.finish()
-    assert "ratio 5.00, bpp 2.000, 2.00 s per picture" in first.summary()
