@@ -13,53 +13,37 @@ from argparse import Namespace
 from pathlib import Path
 
 from utils.console import add_shared_arguments, make_parser, run
+from utils.measures import MEASURES
 
 SCORES = Path("./out/scores/")
-# What a table and a page of this script begin with: no other files are replaced.
+# The first bytes of a table and a page of this script: no other files are replaced.
 TABLE, PAGE = b"file,width,height,", b"<!DOCTYPE html>\n<!-- test.py --report -->"
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--folder_path_original", type=Path, default=Path("./out/original/"), help="original images"
-    )
+    # fmt: off
+    add("--folder_path_original", type=Path, default=Path("./out/original/"),
+        help="original images")
     add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
-    add(
-        "--folder_path_reconstructed",
-        type=Path,
-        default=Path("./out/reconstructed/"),
-        help="decoded images",
-    )
-    add(
-        "--out_file_name",
-        default="scores.csv",
-        help=f"path of the CSV; a name without a folder is put into {SCORES}/",
-    )
-    add(
-        "--file_format",
+    add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
+        help="decoded images")
+    add("--out_file_name", default="scores.csv",
+        help=f"path of the CSV; a name without a folder is put into {SCORES}/")
+    add("--file_format",
         help="extension of the decoded images (default: that of the one that "
-        "--folder_path_reconstructed names, or bmp)",
-    )
-    add(
-        "--ssimulacra2",
-        action="store_true",
-        help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s per "
-        "megapixel",
-    )
-    add(
-        "--report",
-        action="store_true",
-        help="also write an HTML page next to the CSV, to compare the pictures by eye",
-    )
-    add(
-        "--folder_path_second",
-        type=Path,
+        "--folder_path_reconstructed names, or bmp)")
+    for measure in MEASURES.values():
+        if measure.help:
+            add(f"--{measure.name}", action="store_true", help=measure.help)
+    add("--report", action="store_true",
+        help="also write an HTML page next to the CSV, to compare the pictures by eye")
+    add("--folder_path_second", type=Path,
         help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
-        "report is written that lays both beside each other",
-    )
+        "report is written that lays both beside each other")
     add_shared_arguments(parser)
+    # fmt: on
     return parser.parse_args()
 
 
@@ -90,36 +74,31 @@ def main(args: Namespace) -> int:
     # These load torch, which takes a second: what can be refused without it has been.
     from utils.devices import pick_device
     from utils.report import write_report
-    from utils.scores import (
-        Result,
-        average_line,
-        gather_results,
-        score_picture,
-        write_scores,
-    )
+    from utils.scores import Result, average_line, gather_results, score_picture, write_scores
 
-    device = pick_device(args.device)
+    pick_device(args.device)  # one that is not usable is an error, as elsewhere
+    wanted = [one for one in MEASURES.values() if not one.help or getattr(args, one.name)]
+    computers = compute_pool(pick_device("cpu"), len(files))  # where all measures are computed
     results: list[Result] = []
 
     def compute(path: Path, _: None) -> Result:
         name = relative_name(path, root).as_posix()
-        return score_picture(name, files[path], args.max_pixels, device, args.ssimulacra2)
+        return score_picture(name, files[path], args.max_pixels, wanted)
 
     def save(path: Path, result: Result) -> None:
         results.append(result)
         score = result.score
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
 
-    run_job(files, tally, lambda path: None, compute, save, compute_pool(device, len(files)))
+    run_job(files, tally, lambda path: None, compute, save, computers)
     code = tally.finish()
     results = gather_results(results)
     if processes()[0] > 0:
         return code
     if not results:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")
-    scores = [result.score for result in results]
-    write_scores(table, scores, args.ssimulacra2)
-    print(average_line(scores), "->", table)
+    write_scores(table, results)
+    print(average_line([result.score for result in results]), "->", table)
     if report:
         write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)

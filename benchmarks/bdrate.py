@@ -40,7 +40,7 @@ class Curve:
         return None if math.isnan(rate) else rate
 
     def level_at(self, rate: float) -> float | None:
-        """What ``rate`` reaches, None outside of the points.
+        """The level that ``rate`` reaches, None outside of the points.
 
         >>> round(Curve((1, 4), (30, 36)).level_at(2), 6)
         33.0
@@ -64,20 +64,28 @@ def rising(points: Iterable[tuple[float, float]]) -> Curve:
     return Curve(*zip(*kept)) if kept else Curve((), ())
 
 
-def bd_rate(
-    anchor: Curve, test: Curve, low: float = -math.inf, high: float = math.inf
-) -> tuple[float, float, float]:
-    """The mean difference of ``test``'s rate to ``anchor``'s in per cent (negative: it saves),
-    and the range of levels that it is the mean over: what ``low`` to ``high`` and both curves have
-    in common. ValueError if that is nothing.
+def common_range(curves: Iterable[Curve], low: float, high: float) -> tuple[float, float]:
+    """The levels from ``low`` to ``high`` that all curves reach; ValueError if there are none.
 
-    >>> percent, low, high = bd_rate(Curve((1, 2), (30, 33)), Curve((2, 4), (30, 33)), 31)
-    >>> round(percent, 6), low, high
-    (100.0, 31, 33)
+    >>> common_range([Curve((1, 2), (30, 33)), Curve((2, 4), (31, 36))], 26, 40)
+    (31, 33)
     """
-    low = max(low, anchor.level[0], test.level[0])
-    high = min(high, anchor.level[-1], test.level[-1])
+    for curve in curves:
+        low, high = max(low, curve.level[0]), min(high, curve.level[-1])
     if low >= high:
         raise ValueError("the curves have no levels in common")
+    return low, high
+
+
+def bd_rate(anchor: Curve, test: Curve, low: float, high: float) -> float:
+    """The mean difference of ``test``'s rate to ``anchor``'s over the levels ``low`` to ``high``,
+    in per cent (negative: it saves). ValueError if one of them does not reach these levels.
+
+    >>> round(bd_rate(Curve((1, 2), (30, 33)), Curve((2, 4), (30, 33)), 31, 33), 6)
+    100.0
+    """
+    for curve in (anchor, test):
+        if not curve.level[0] <= low < high <= curve.level[-1]:
+            raise ValueError(f"reaches {curve.level[0]:.1f} to {curve.level[-1]:.1f}")
     areas = [float(curve.log_rate.integrate(low, high)) for curve in (anchor, test)]
-    return 100 * math.expm1((areas[1] - areas[0]) / (high - low)), low, high
+    return 100 * math.expm1((areas[1] - areas[0]) / (high - low))

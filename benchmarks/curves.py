@@ -5,11 +5,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 from benchmarks.bdrate import Curve, rising
 from benchmarks.measures import MEASURES, Measure
-from benchmarks.peers import Ours, Peer
 from benchmarks.results import Results
+
+
+class Measured(Protocol):
+    """A codec that has rows in a CSV: ``key`` there, ``name`` on the command line, ``label`` in
+    tables. ``kind``: ours or peer; ``default``: the default setting of our codecs."""
+
+    name: str
+    label: str
+    kind: str
+    settings: list[int]
+    default: int | None
+
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass
@@ -39,8 +53,11 @@ class Series:
     default: int | None = None
 
     def has(self, measure: Measure) -> bool:
-        """Whether there are two points or more of the measure."""
-        return sum(measure.name in point.scores for point in self.points) > 1
+        """Whether there is a curve of the averages of the measure."""
+        try:
+            return bool(self.curve(measure))
+        except ValueError:
+            return False
 
     def curve(self, measure: Measure, picture: str | None = None) -> Curve:
         """Levels of ``measure`` over rate, of the averages or of a picture. ValueError if there are
@@ -56,33 +73,35 @@ def by_rate(point: Point) -> float:
 
 
 def average(
-    results: Results, codec: Ours | Peer, pictures: list[str], measures: Iterable[Measure]
+    results: Results, codec: Measured, pictures: list[str], measures: Iterable[Measure]
 ) -> list[Point]:
-    """The averages over ``pictures`` at each of the codec's settings, for all of which ``results``
-    has rows. Pictures that are too small for a measure are left out of its average."""
+    """The averages over ``pictures`` at each of the codec's settings that was measured on all of
+    them. Pictures that are too small for a measure are left out of its average."""
     points = []
     for setting in codec.settings:
         scores, rates = {}, []
         for measure in measures:
-            rows = [results.rows[codec.key, setting, name, measure.name] for name in pictures]
-            rates = [row.bpp for row in rows]
-            if found := [row.score for row in rows if row.score is not None]:
-                scores[measure.name] = fmean(found)
-        points.append(Point(setting, fmean(rates), scores))
+            keys = [(codec.key, setting, name, measure.name) for name in pictures]
+            if all(key in results.rows for key in keys):
+                rows = [results.rows[key] for key in keys]
+                rates = [row.bpp for row in rows]
+                if found := [row.score for row in rows if row.score is not None]:
+                    scores[measure.name] = fmean(found)
+        if rates:
+            points.append(Point(setting, fmean(rates), scores))
     return sorted(points, key=by_rate)
 
 
 def make_series(
-    results: Results, codec: Ours | Peer, pictures: list[str], measures: Iterable[Measure]
+    results: Results, codec: Measured, pictures: list[str], measures: Iterable[Measure]
 ) -> Series:
-    """The curves of a codec on ``pictures``, for all of which ``results`` has rows."""
-    ours = isinstance(codec, Ours)
+    """The curves of a codec on ``pictures``."""
     return Series(
         codec.label,
-        "ours" if ours else "peer",
+        codec.kind,
         average(results, codec, pictures, measures),
         {picture: average(results, codec, [picture], measures) for picture in pictures},
-        codec.default if ours else None,
+        codec.default,
     )
 
 

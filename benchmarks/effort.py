@@ -1,68 +1,56 @@
-"""What the encoder's search, --effort, gains for its time: a table and a figure.
+"""The gain of the encoder's search, --effort, and the time it takes: a table and a figure.
 
 examples:
   python -m benchmarks.effort out/original/ --effort 1 3 5
   python -m benchmarks.effort photos/ --pictures 6 --crop 256 --qualities 20 40 60
 
-Pictures, or squares from their middle, are coded and decoded. The cost is what the encoder makes
-small: the bits of the file, and the distortion in bits. The gain is how much less that is than
-without effort, in percent of the bits without effort; it is about the share of bytes that is saved
-at equal distortion. Times are what one thread computes, whatever else is running.
+Pictures, or squares from their middle, are coded and decoded. The encoder makes a cost small: the
+bits of the file, and the distortion in bits. The gain is the cost that is saved by an effort, in
+percent of the bits without effort: about the share of bytes that is saved at equal distortion.
+Times are of one thread, whatever else is running.
 """
 
 import time
 from argparse import Namespace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
 
 from benchmarks.markdown import table
-from benchmarks.models import MODELS
+from benchmarks.peers import MODELS
+from benchmarks.plots import COLOURS, pyplot
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
-
-if TYPE_CHECKING:
-    from xfr.decoder import Decoder
-    from xfr.encoder import Encoder
-    from xfr.images import Picture
+from utils.devices import pick_device
+from utils.files import atomic_write, find_files, image_extensions
+from xfr.decoder import Decoder
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.file import unpack
+from xfr.images import Picture, read_picture
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
+    # fmt: off
     add("folder", metavar="FOLDER", type=Path, help="pictures; sub-folders are searched too")
     add("--model", type=Path, default=MODELS[1], help="checkpoint of a codec that has efforts")
     add("--pictures", type=number(int, 1), default=4, help="pictures, spread over the folder")
     add("--crop", type=number(int, 0), default=0, help="side of the squares; 0: entire pictures")
-    add(
-        "--qualities",
-        nargs="+",
-        type=number(int, MIN_QUALITY, MAX_QUALITY),
-        default=[DEFAULT_QUALITY],
-        metavar="QUALITY",
-        help="the gain is the mean over all of them",
-    )
-    add(
-        "--effort",
-        nargs="+",
-        type=number(int, 1, MAX_EFFORT),
-        default=list(range(1, MAX_EFFORT + 1)),
-        metavar="EFFORT",
-        help="efforts to measure, beside none",
-    )
+    add("--qualities", nargs="+", type=number(int, MIN_QUALITY, MAX_QUALITY),
+        default=[DEFAULT_QUALITY], metavar="QUALITY",
+        help="the gain is the mean over all of them")
+    add("--effort", nargs="+", type=number(int, 1, MAX_EFFORT),
+        default=list(range(1, MAX_EFFORT + 1)), metavar="EFFORT",
+        help="efforts to measure, beside none")
     add("--out", type=Path, default=Path("./out/scores/effort/"), help="directory for the results")
+    # fmt: on
     return parser.parse_args()
 
 
 def main(args: Namespace) -> int:
-    import torch
-    from tqdm import tqdm
-
-    from utils.devices import pick_device
-    from utils.files import atomic_write, find_files, image_extensions
-    from xfr.decoder import Decoder
-    from xfr.encoder import Encoder, EncodingSettings
-
     torch.set_num_threads(1)
     paths = find_files(args.folder, image_extensions(None), recursive=True)
     if not paths:
@@ -97,10 +85,8 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def middle(path: Path, side: int) -> "Picture":
+def middle(path: Path, side: int) -> Picture:
     """A picture, or the square of ``side`` pixels in its middle."""
-    from xfr.images import Picture, read_picture
-
     picture = read_picture(path)
     top, left = ((length - side) // 2 for length in picture.shape)
     if not side or min(top, left) < 0:
@@ -109,12 +95,9 @@ def middle(path: Path, side: int) -> "Picture":
 
 
 def measure(
-    encoder: "Encoder", decoder: "Decoder", picture: "Picture", quality: int, effort: int
+    encoder: Encoder, decoder: Decoder, picture: Picture, quality: int, effort: int
 ) -> tuple[float, int, float]:
     """The cost of a file and its size, in bits, and the seconds that a megapixel takes."""
-    from xfr.encoder import EncodingSettings
-    from xfr.file import unpack
-
     start = time.process_time()
     data = encoder.encode(picture, EncodingSettings(quality, effort=effort))
     taken = time.process_time() - start
@@ -127,9 +110,6 @@ def measure(
 
 def draw(path: Path, seconds: list[float], gains: dict[int, list[float]]) -> None:
     """The gains over the seconds for a megapixel, as PNG."""
-    from benchmarks.plots import COLOURS, pyplot
-    from utils.files import atomic_write
-
     figure, axis = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     means = [fmean(values) for values in gains.values()]
     axis.semilogx(seconds, means, "o-", color=COLOURS["ours"][0], linewidth=2.4)

@@ -5,19 +5,23 @@ the checkpoint's fingerprint), its ``settings``, the ``extension`` of its files,
 ``write(picture, setting, path)``, ``write_within(picture, max_bytes, path)``, which takes the
 highest quality of 1 to 100 whose file is not larger, and ``read(path)``, which returns uint8 RGB
 [H, W, 3]. Alpha and ICC profile are left out everywhere: bytes are those of the pixels and the
-header.
+header. A Stored codec has only the names and the settings of its rows in a CSV.
 """
 
+import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
@@ -25,20 +29,39 @@ from xfr.file import unpack
 from xfr.images import Picture, read_picture, round_trip
 from xfr.targets import highest_quality_within
 
+MODELS = tuple(Path(f"./out/{name}.tar") for name in ("main", "hyperprior", "visual"))
+OURS_KEY = re.compile(r"(?P<name>.+)-[0-9a-f]{16}(?:-effort-(?P<effort>\d+))?")
+
+
+def add_model_argument(parser: ArgumentParser) -> None:
+    """Add --model, the checkpoints to measure."""
+    shipped = ", ".join(map(str, MODELS))
+    text = f"checkpoint of our codecs, may be repeated (default: those that exist of {shipped})"
+    parser.add_argument("--model", type=Path, action="append", help=text)
+
+
+def chosen_models(args: Namespace) -> list[Path]:
+    """The checkpoints that --model names, or those that are shipped."""
+    return list(dict.fromkeys(args.model or [model for model in MODELS if model.is_file()]))
+
+
+def our_label(name: str, effort: int = 0) -> str:
+    """The label of a checkpoint's curve."""
+    return f"{name} (ours), --effort {effort}" if effort else f"{name} (ours)"
+
 
 class Ours:
     """A checkpoint of this project, which encodes and decodes as encode.py and decode.py do.
     ``fast``: as decode.py with --precision fast."""
 
-    extension = "xfr"
+    extension, kind = "xfr", "ours"
 
     def __init__(self, model: Path, qualities: list[int], device: torch.device, fast: bool = False):
         self.encoder, self.decoder = Encoder(model, device), Decoder(model, device, fast)
-        self.name, self.label = model.stem, f"{model.stem} (ours)"
+        self.name, self.label, self.effort = model.stem, our_label(model.stem), 0
         if fast:
             self.label += ", decoded with --precision fast"
         self.key = f"{model.stem}-{self.encoder.fingerprint:016x}"
-        self.effort = 0
         self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})
 
@@ -48,11 +71,11 @@ class Ours:
         return self.encoder.codec.SEARCHES
 
     def at_effort(self, effort: int) -> "Ours":
-        """The same checkpoint with ``effort`` above 0."""
+        """This codec with ``effort`` above 0."""
         other = copy(self)
         other.effort = effort
         other.name, other.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
-        other.label = f"{self.label}, --effort {effort}"
+        other.label = our_label(self.name, effort)
         return other
 
     def write(self, picture: Picture, quality: int, path: Path) -> None:
@@ -81,6 +104,8 @@ class Peer:
     settings: list[int]
     options: Callable[[int], dict]
     package: str | None = None
+    kind: ClassVar[str] = "peer"
+    default: ClassVar[None] = None
 
     def write(self, picture: Picture, setting: int, path: Path) -> None:
         Image.fromarray(picture.rgb).save(path, self.format, **self.options(setting))
@@ -104,6 +129,40 @@ class Peer:
         """Whether this Pillow writes it and reads it back."""
         options = self.options(self.settings[-1])
         return round_trip(self.format, Image.new("RGB", (16, 16)), **options) is not None
+
+
+@dataclass
+class Stored:
+    """A codec that was measured by an earlier run. ``effort``: that of ours."""
+
+    key: str
+    settings: list[int]
+    name: str
+    label: str
+    kind: str
+    effort: int = 0
+
+    @property
+    def default(self) -> int | None:
+        """The default setting, if it is one of ours."""
+        return DEFAULT_QUALITY if self.kind == "ours" else None
+
+
+def stored_codecs(results: Results) -> list[Stored]:
+    """The codecs that have rows in ``results``, ours first."""
+    settings: dict[str, set[int]] = {}
+    for key, setting, *_ in results.rows:
+        settings.setdefault(key, set()).add(setting)
+    labels = {peer.name: peer.label for peer in make_peers()}
+    ours, peers = [], []
+    for key, found in settings.items():
+        if match := OURS_KEY.fullmatch(key):
+            name, effort = match["name"], int(match["effort"] or 0)
+            full = f"{name}-effort-{effort}" if effort else name
+            ours.append(Stored(key, sorted(found), full, our_label(name, effort), "ours", effort))
+        else:
+            peers.append(Stored(key, sorted(found), key, labels.get(key, key), "peer"))
+    return ours + peers
 
 
 class MbtMean:

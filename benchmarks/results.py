@@ -13,8 +13,8 @@ from utils.scores import cell
 
 @dataclass
 class Row:
-    """What a file scored by one measure. ``picture``: its folder's name and its own; ``bytes``: of
-    the file; ``score``: None, an empty cell, if the picture is too small for the measure."""
+    """The score of a file by one measure. ``picture``: the names of its folder and of itself;
+    ``bytes``: of the file; ``score``: None, an empty cell, if the picture is too small."""
 
     codec: str
     setting: int
@@ -26,7 +26,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, str, str]:
-        """What identifies the row."""
+        """The cells that no other row has."""
         return self.codec, self.setting, self.picture, self.measure
 
 
@@ -38,7 +38,7 @@ def to_line(values: Iterable) -> bytes:
 
 
 def from_cells(cells: list[str]) -> Row:
-    """The row of a line's cells; ValueError if they are not those of a row."""
+    """The row that a line's cells hold; ValueError if they hold none."""
     codec, setting, picture, size, bpp, measure, score = cells
     value = float(score) if score else None
     return Row(codec, int(setting), picture, int(size), float(bpp), measure, value)
@@ -72,7 +72,7 @@ class Results:
     def lacking(
         self, codec: str, setting: int, picture: str, measures: Iterable[Measure]
     ) -> list[Measure]:
-        """Those of ``measures`` that have no row."""
+        """The ``measures`` that have no row."""
         return [one for one in measures if (codec, setting, picture, one.name) not in self.rows]
 
     def add(self, row: Row) -> None:

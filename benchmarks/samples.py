@@ -12,16 +12,17 @@ shown, so that no part is chosen because it looks good.
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
-from benchmarks.models import add_model_argument, chosen_models
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.peers import Ours, Peer, add_model_argument, chosen_models, make_peers
 from utils.console import make_parser, number, run
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
-    from benchmarks.peers import Ours, Peer
+from utils.devices import pick_device
+from utils.files import atomic_write
+from utils.measures import MEASURES
+from xfr.images import read_picture
 
 CODECS = ["jpeg", "webp", "avif", "avif-psnr", "jpegxl"]
 LABEL, GAP = 36, 8  # pixels of the figure
@@ -30,47 +31,24 @@ LABEL, GAP = 36, 8  # pixels of the figure
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
+    # fmt: off
     add("pictures", metavar="PICTURE", nargs="+", type=Path, help="pictures to code")
     add_model_argument(parser)
-    add(
-        "--codecs",
-        nargs="+",
-        choices=CODECS,
-        default=["jpeg"],
-        metavar="CODEC",
-        help=f"other codecs, of {', '.join(CODECS)}",
-    )
+    add("--codecs", nargs="+", choices=CODECS, default=["jpeg"], metavar="CODEC",
+        help=f"other codecs, of {', '.join(CODECS)}")
     add("--bpp", type=number(float, 0), default=0.3, help="bits per pixel of each file, at most")
-    add(
-        "--crop",
-        type=number(int, 16),
-        nargs=2,
-        default=[320, 240],
-        metavar=("WIDTH", "HEIGHT"),
-        help="size of each part of the figure",
-    )
-    add(
-        "--zoom",
-        type=number(int, 1, 8),
-        nargs="+",
-        default=[1],
-        help="times that pixels are enlarged; each is a row for every picture",
-    )
+    add("--crop", type=number(int, 16), nargs=2, default=[320, 240], metavar=("WIDTH", "HEIGHT"),
+        help="size of each part of the figure")
+    add("--zoom", type=number(int, 1, 8), nargs="+", default=[1],
+        help="times that pixels are enlarged; each is a row for every picture")
     add("--out", type=Path, default=Path("./out/scores/samples.png"), help="the figure")
+    # fmt: on
     return parser.parse_args()
 
 
-def reconstruct(
-    codecs: "list[Ours | Peer]", path: Path, bpp: float
-) -> "list[tuple[str, np.ndarray]]":
+def reconstruct(codecs: list[Ours | Peer], path: Path, bpp: float) -> list[tuple[str, np.ndarray]]:
     """The label and the pixels, uint8 [H, W, 3], of a picture and of what each codec makes of it.
     ``codecs``: ours last. ValueError if one cannot write so few bytes."""
-    from tempfile import TemporaryDirectory
-
-    from benchmarks.peers import Ours
-    from utils.metrics import psnr, ssimulacra2
-    from xfr.images import read_picture
-
     picture = read_picture(path)
     height, width = picture.shape
     limit = int(bpp * height * width / 8)
@@ -86,18 +64,17 @@ def reconstruct(
             decoded, size = codec.read(file), file.stat().st_size
             if not mine:
                 smallest = min(smallest, size)
-            numbers = f"{size:,} bytes, {psnr(picture.rgb, decoded):.1f} dB"
-            if (eye := ssimulacra2(picture.rgb, decoded)) is not None:
+            psnr, eye = (MEASURES[n].score(picture.rgb, decoded) for n in ("psnr", "ssimulacra2"))
+            numbers = f"{size:,} bytes, {psnr:.1f} dB"
+            if eye is not None:
                 numbers += f", SSIMULACRA 2 {eye:.0f}"
             versions.append((f"{codec.label}\n{numbers}", decoded))
     return versions
 
 
-def panel(label: str, pixels: "np.ndarray", crop: list[int], zoom: int) -> "Image.Image":
+def panel(label: str, pixels: np.ndarray, crop: list[int], zoom: int) -> Image.Image:
     """The label, and below it the middle of ``pixels`` [H, W, 3], each ``zoom`` times as wide and
     high, on a ``crop`` of (width, height)."""
-    from PIL import Image, ImageDraw, ImageFont
-
     picture = Image.fromarray(pixels)
     part = [min(side, size // zoom) for side, size in zip(picture.size, crop)]
     left, top = ((side - length) // 2 for side, length in zip(picture.size, part))
@@ -113,12 +90,6 @@ def panel(label: str, pixels: "np.ndarray", crop: list[int], zoom: int) -> "Imag
 
 
 def main(args: Namespace) -> int:
-    from PIL import Image
-
-    from benchmarks.peers import Ours, make_peers
-    from utils.devices import pick_device
-    from utils.files import atomic_write
-
     codecs = [peer for peer in make_peers() if peer.name in args.codecs]
     for peer in codecs:
         if not peer.available:

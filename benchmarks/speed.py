@@ -3,7 +3,6 @@
 examples:
   python -m benchmarks.speed out/original/
   python -m benchmarks.speed kodak/ --pictures 4 --threads 2
-  python -m benchmarks.speed photos/ --throughput 200
   python -m benchmarks.speed kodak/ --pictures 4 --sizes 0.1 0.5 2 10 25 100
 
 Times depend on the machine and its load; only their ratios compare with those of another run.
@@ -14,31 +13,38 @@ long as with trained ones, its entropy coder may not.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
-from types import ModuleType
 from typing import Any
-from unittest import mock
 
-import decode
-import encode
+import numpy as np
+import torch
+from PIL import Image
+
 from benchmarks.markdown import table
-from benchmarks.models import add_model_argument, chosen_models
+from benchmarks.peers import MbtMean, Ours, add_model_argument, chosen_models, make_peers
+from model.precision import fast_precision
+from model.tiles import padded
 from utils.console import make_parser, number, run
+from utils.devices import pick_device
+from utils.files import atomic_write, find_files, image_extensions
+from xfr.images import read_picture, to_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 EFFORT = 4  # of our codecs that have one, timed beside none
 # About 30 dB on Kodak, as our default quality gives.
 SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
+PILLOW = """
+import sys
+from PIL import Image
+Image.open(sys.argv[1]).convert("RGB").save(sys.argv[2], quality=int(sys.argv[3]))
+"""
 
 
 def parse_args() -> Namespace:
@@ -49,38 +55,20 @@ def parse_args() -> Namespace:
     add("--pictures", type=number(int, 1), default=8, help="number of pictures to time")
     add("--repeat", type=number(int, 1), default=5, help="times that each is coded; medians count")
     add("--threads", type=number(int, 1), default=2, help="threads of each codec")
-    add(
-        "--throughput",
-        type=number(int, 1),
-        metavar="COUNT",
-        help="also measure encode.py and decode.py on a folder of this many pictures",
-    )
-    add(
-        "--sizes",
-        nargs="+",
-        type=number(float, 0),
-        default=[],
-        metavar="MEGAPIXELS",
-        help="also measure time and memory for pictures of these sizes",
-    )
+    add("--sizes", nargs="+", type=number(float, 0), default=[], metavar="MEGAPIXELS",
+        help="also measure time and memory for pictures of these sizes")  # fmt: skip
     add("--out", type=Path, default=Path("./out/scores/speed.md"), help="file for the tables")
     return parser.parse_args()
 
 
 def main(args: Namespace) -> int:
-    # Before any library starts its threads; the processes that are started inherit it.
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-
-    import torch
-
-    from utils.files import atomic_write, find_files, image_extensions
-
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
     torch.set_num_threads(args.threads)
     paths = find_files(args.folder, image_extensions(None), recursive=True)
     if not paths:
         raise ValueError(f"no readable pictures in {args.folder}")
-    models = list(dict.fromkeys(chosen_models(args)))
-    first, many = paths[: args.pictures], paths[: args.throughput]
+    models = chosen_models(args)
+    first = paths[: args.pictures]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -91,10 +79,9 @@ def main(args: Namespace) -> int:
         for model in models:
             report += [f"## Where {model.stem} spends its time"]
             report += [stage_times(model, first, args.repeat, folder)]
-        if args.throughput:
-            report += [f"## A folder of {len(many)} pictures", throughput(models, many, folder)]
-        if args.sizes:
-            report += ["## Large pictures", growth(models, first, sorted(args.sizes), folder)]
+        for size in sorted(args.sizes):
+            report += [f"## A picture of {size:g} megapixels, as a separate process"]
+            report += [process_times(models, repeated(first[0], size, folder), 1, folder)]
     text = "\n\n".join(report) + "\n"
     print(text)
     with atomic_write(args.out) as stream:
@@ -102,35 +89,23 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def seconds(function: Callable, *args: Any) -> float:
-    """How long a call takes."""
+def timed(function: Callable, *args: Any) -> tuple[float, Any]:
+    """The milliseconds that a call takes, and its result."""
     start = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - start
-
-
-# A picture, in this process
+    result = function(*args)
+    return 1000 * (time.perf_counter() - start), result
 
 
 def codec_times(
     models: list[Path], paths: list[Path], repeat: int, threads: int, folder: Path
 ) -> str:
     """A table of the times to encode and decode with every available codec: means over the pictures
-    of the medians over the repeats, and speeds relative to AVIF."""
-    from tqdm import tqdm
-
-    from benchmarks.peers import MbtMean, Ours, make_peers
-    from utils.devices import pick_device
-    from xfr.images import read_picture
-
-    device = pick_device("cpu")
+    of the medians over the repeats."""
     chosen = []
     for model in models:
-        ours = Ours(model, [], device)
-        fast = Ours(model, [], device, fast=True)
+        ours, fast = (Ours(model, [], pick_device("cpu"), fast) for fast in (False, True))
         chosen += [(ours, ours.default), (fast, ours.default)]
-        if ours.has_effort:
-            chosen.append((ours.at_effort(EFFORT), ours.default))
+        chosen += [(ours.at_effort(EFFORT), ours.default)] if ours.has_effort else []
     peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
     chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]
     missing = [peer.label for peer in peers if not peer.available]
@@ -138,262 +113,111 @@ def codec_times(
         chosen.append((MbtMean(), MbtMean.setting))
     except ImportError:
         missing.append(MbtMean.label)
-
     times = {}
-    for codec, setting in tqdm(chosen, "codecs", leave=False):
+    for codec, setting in chosen:
         medians = []
-        for path in paths:
-            picture = read_picture(path)
-            file = folder / f"timed.{codec.extension}"
-            codec.write(picture, setting, file)
-            codec.read(file)
-            runs = [
-                (seconds(codec.write, picture, setting, file), seconds(codec.read, file))
-                for _ in range(repeat)
-            ]
-            medians.append([median(column) for column in zip(*runs)])
-        times[f"{codec.label}, {setting}"] = [1000 * fmean(column) for column in zip(*medians)]
-    anchor = next((value for label, value in times.items() if "AVIF" in label), None)
-    rows = []
-    for label, (encoding, decoding) in times.items():
-        ratios = [anchor[0] / encoding, anchor[1] / decoding] if anchor else []
-        rows.append([label, f"{encoding:.1f}", f"{decoding:.1f}", *(f"{r:.2f}" for r in ratios)])
-    head = ["codec, setting", "encode, ms", "decode, ms"]
-    head += ["encoding speed / AVIF's", "decoding speed / AVIF's"] if anchor else []
+        for picture in map(read_picture, paths):
+            file, runs = folder / f"timed.{codec.extension}", []
+            for _ in range(repeat + 1):
+                encoding, _ = timed(codec.write, picture, setting, file)
+                runs.append((encoding, timed(codec.read, file)[0]))
+            medians.append([median(column) for column in zip(*runs[1:])])  # the first warms up
+        times[f"{codec.label}, {setting}"] = [fmean(column) for column in zip(*medians)]
+    rows = [[label, *(f"{taken:.1f}" for taken in pair)] for label, pair in times.items()]
     note = f"\n\nNot installed: {', '.join(missing)}." if missing else ""
-    return table(head, rows) + note
-
-
-class Stopwatch:
-    """Adds up the time spent in each stage, without that of the stages within it."""
-
-    def __init__(self):
-        self.times: dict[str, float] = defaultdict(float)
-        self.inner = [0.0]
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A context whose time counts as the stage ``name``."""
-        self.inner.append(0.0)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.times[name] += spent - self.inner.pop()
-            self.inner[-1] += spent
-
-    def watch(self, owner: type, method: str, name: str) -> Any:
-        """A patch under which calls of ``owner.method`` count as the stage ``name``."""
-        original = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.stage(name):
-                return original(*args, **kwargs)
-
-        return mock.patch.object(owner, method, timed)
+    return table(["codec, setting", "encode, ms", "decode, ms"], rows) + note
 
 
 def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> str:
-    """A table of the stages of encode.py and decode.py: means over pictures and repeats."""
-    from benchmarks.peers import Ours
-    from model.entropy import SymbolCoder, SymbolDecoder
-    from utils.devices import pick_device
-    from xfr.images import read_picture, to_picture, write_picture
-
+    """A table of the stages of encode.py and decode.py, means over pictures and repeats. The time
+    of a stage is that of a call less that of the calls within it, each of which is timed alone."""
     ours = Ours(model, [], pick_device("cpu"))
-    watch = Stopwatch()
+    codec, quality = ours.encoder.codec, ours.default
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
-    codec = ours.encoder.codec
-    kind, coder = type(codec), type(codec.tile_coder(codec.STRIDE, codec.quality_tensor(1)))
-
-    def both(path: Path) -> None:
-        with watch.stage("read the picture"):
-            picture = read_picture(path)
-        with watch.stage("encode: the rest, and write the .xfr"):
-            ours.write(picture, ours.default, file)
-        with watch.stage("decode: read the .xfr, and the rest"):
-            decoded = ours.read(file)
-        with watch.stage("write the picture"), plain.open("wb") as stream:
-            write_picture(to_picture(decoded, grey=False), stream, "bmp")
-
-    with (
-        watch.watch(kind, "analyse", "encode: analysis transform"),
-        watch.watch(coder, "encode", "encode: entropy model, packing"),
-        watch.watch(SymbolCoder, "encode", "encode: symbol coder"),
-        watch.watch(coder, "decode", "decode: entropy model, unpacking"),
-        watch.watch(SymbolDecoder, "decode", "decode: symbol coder"),
-        watch.watch(kind, "synthesise", "decode: synthesis transform"),
-    ):
-        both(paths[0])
-        watch.times.clear()
-        for _ in range(repeat):
-            for path in paths:
-                both(path)
-    count = repeat * len(paths)
-    order = sorted(watch.times.items(), key=lambda item: -item[1])
-    return table(["stage", "ms"], [[name, f"{1000 * t / count:.1f}"] for name, t in order])
+    times: list[dict[str, float]] = []
+    for path in [paths[0], *paths * repeat]:  # the first warms up
+        reading, picture = timed(read_picture, path)
+        encoding, _ = timed(ours.write, picture, quality, file)
+        decoding, decoded = timed(ours.read, file)
+        shape = [padded(length, codec.STRIDE) for length in picture.shape]
+        with torch.inference_mode():
+            with fast_precision(codec.device):  # as the encoder does
+                compressing, payload = timed(codec.compress, picture.rgb, quality)
+                latents = codec.tile_latents(picture.rgb, codec.quality_tensor(quality))
+                analysing, _ = timed(list, latents)
+            decompressing, _ = timed(codec.decompress, payload, *picture.shape, quality)
+            unpacking, _ = timed(list, codec.latent_rows(payload, *shape, quality))
+        with plain.open("wb") as stream:
+            writing, _ = timed(write_picture, to_picture(decoded, grey=False), stream, "bmp")
+        times.append({
+            "read the picture": reading,
+            "encode: analysis transform": analysing,
+            "encode: entropy coding": compressing - analysing,
+            "encode: the rest, and write the .xfr": encoding - compressing,
+            "decode: read the .xfr, and the rest": decoding - decompressing,
+            "decode: entropy coding": unpacking,
+            "decode: synthesis transform": decompressing - unpacking,
+            "write the picture": writing,
+        })  # fmt: skip
+    rows = [[name, f"{fmean(one[name] for one in times[1:]):.1f}"] for name in times[0]]
+    return table(["stage", "ms"], rows)
 
 
-# A picture, in a process that is started for it
-
-PILLOW = """
-import sys
-from PIL import Image
-Image.open(sys.argv[1]).convert("RGB").save(sys.argv[2], quality=int(sys.argv[3]))
-"""
-
-
-def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> list[list[str]]:
-    """The command lines that encode the picture ``source`` to ``packed``, and decode it to
-    ``plain``."""
-    into_plain = ("--out_folder", plain, "--overwrite")
-    flags = {
-        "encode": ("--model", model, "--image_folder", source, "--out_folder", packed),
-        "decode": ("--model", model, "--compressed_folder", packed, *into_plain),
-    }
-    return [[sys.executable, str(ROOT / f"{k}.py"), *map(str, v)] for k, v in flags.items()]
+def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> tuple[list, list]:
+    """The command lines that encode ``source`` to ``packed``, and decode that to ``plain``."""
+    encode, decode = ([sys.executable, ROOT / f"{name}.py"] for name in ("encode", "decode"))
+    encode += ["--model", model, "--image_folder", source, "--out_folder", packed]
+    decode += ["--model", model, "--compressed_folder", packed, "--out_folder", plain]
+    return encode, [*decode, "--overwrite"]
 
 
 def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> str:
-    """A table of the times of entire processes for one picture, start-up included, beside those of
-    Python with Pillow."""
-    commands = {}
-    for model in models:
-        packed, plain = folder / model.stem, folder / f"{model.stem}-decoded"
-        commands[model.stem] = script_commands(model, path, packed, plain)
-    for extension, name in (("webp", "WebP"), ("avif", "AVIF")):
-        coded, plain = folder / f"one.{extension}", folder / "one.bmp"
-        pillow, quality = [sys.executable, "-c", PILLOW], str(SETTINGS[extension])
-        commands[f"Python, Pillow, {name}"] = [
-            [*pillow, str(path), str(coded), quality],
-            [*pillow, str(coded), str(plain), "0"],
-        ]
-
-    def median_ms(command: list[str]) -> str:
-        runs = [
-            seconds(lambda: subprocess.run(command, check=True, capture_output=True))
-            for _ in range(repeat)
-        ]
-        return f"{1000 * median(runs):.0f}"
-
-    rows = [[label, *map(median_ms, pair)] for label, pair in commands.items()]
-    return table(["process", "encode, ms", "decode, ms"], rows)
-
-
-# A folder of pictures
-
-
-def plain_loop(
-    paths: Sequence[Path], tally: Any, load: Callable, compute: Callable, save: Callable, _: Any
-) -> None:
-    """What ``run_job`` does, one step after the other, with all threads for each."""
-    for path in paths:
-        save(path, compute(path, load(path)))
-
-
-def silent(function: Callable[[Namespace], int], args: Namespace) -> tuple[float, float]:
-    """Seconds that a script's ``main`` takes, by the clock and of all cores together. RuntimeError
-    if it fails."""
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-        start, busy = time.perf_counter(), time.process_time()
-        if function(args):
-            raise RuntimeError("a picture could not be coded")
-        return time.perf_counter() - start, time.process_time() - busy
-
-
-def arguments(module: ModuleType, *flags: object) -> Namespace:
-    """The arguments of a script that is called with these flags."""
-    with mock.patch.object(sys, "argv", [module.__name__, *map(str, flags)]):
-        return module.parse_args()
-
-
-def throughput(models: list[Path], paths: list[Path], folder: Path) -> str:
-    """A table of the pictures per second of encode.py and decode.py, beside a plain loop over the
-    same functions."""
-    from tqdm import tqdm
-
-    source = folder / "many"
-    source.mkdir()
-    for index, path in enumerate(paths):
-        shutil.copy(path, source / f"{index}{path.suffix}")
+    """A table of the times of entire processes for one picture, start-up included, and of their
+    peak memory, beside those of Python with Pillow."""
+    plain = folder / "one.bmp"
+    commands = {
+        model.stem: script_commands(model, path, folder / f"{model.stem}-{path.stem}.xfr", plain)
+        for model in models
+    }
+    pillow = sys.executable, "-c", PILLOW
+    for name in ("webp", "avif"):
+        coded, setting = folder / f"one.{name}", SETTINGS[name]
+        pair = [*pillow, path, coded, setting], [*pillow, coded, plain, 0]
+        commands[f"Python, Pillow, {name}"] = pair
     rows = []
-    for model in tqdm(models, "throughput", leave=False):
-        packed, plain = folder / f"{model.stem}-many", folder / "plain"
-        into_plain = ("--out_folder", plain, "--overwrite")
-        coding = {
-            "encode": (encode, "--image_folder", source, "--out_folder", packed),
-            "decode": (decode, "--compressed_folder", packed, *into_plain),
-        }
-        for name, (module, *flags) in coding.items():
-            args = arguments(module, "--model", model, *flags)
-            with mock.patch("utils.jobs.run_job", plain_loop):
-                loop, _ = silent(module.main, args)
-            job, busy = silent(module.main, args)
-            rates = [f"{len(paths) / loop:.1f}", f"{len(paths) / job:.1f}", f"{loop / job:.2f}"]
-            rows.append([f"{model.stem}, {name}.py", *rates, f"{busy / job:.2f}"])
-    head = ["", "plain loop, pictures/s", "script, pictures/s", "ratio", "script, cores busy"]
-    return table(head, rows)
+    for label, pair in commands.items():
+        runs = [list(zip(*(run_script(command) for _ in range(repeat)))) for command in pair]
+        times, sizes = zip(*([median(column) for column in pair] for pair in runs))
+        rows.append([label, *(f"{t:.0f}" for t in times), *(f"{s / 2**20:.0f}" for s in sizes)])
+    return table(["process", "encode, ms", "decode, ms", "encode, MiB", "decode, MiB"], rows)
 
 
-# Large pictures
+def repeated(path: Path, megapixels: float, folder: Path) -> Path:
+    """A file in ``folder``: the picture beside and below itself, of this size, 4:3."""
+    pixels, height = read_picture(path).rgb, round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    rows, columns = (np.arange(side) for side in (height, height * 4 // 3))
+    pixels = pixels[rows % pixels.shape[0]][:, columns % pixels.shape[1]]
+    Image.fromarray(pixels).save(folder / "repeated.ppm")
+    return folder / "repeated.ppm"
 
 
-def mosaic(paths: list[Path], megapixels: float, path: Path) -> None:
-    """Write a picture of this size, 4:3, of the pictures side by side."""
-    from PIL import Image
-
-    height = max(1, round((megapixels * 1e6 * 3 / 4) ** 0.5))
-    width = max(1, round(megapixels * 1e6 / height))
-    out = Image.new("RGB", (width, height))
-    images = [Image.open(image).convert("RGB") for image in paths]
-    cell_width, cell_height = (min(sides) for sides in zip(*(image.size for image in images)))
-    for row, top in enumerate(range(0, height, cell_height)):
-        for column, left in enumerate(range(0, width, cell_width)):
-            image = images[(row + column) % len(images)]
-            out.paste(image.crop((0, 0, cell_width, cell_height)), (left, top))
-    out.save(path)
-
-
-def growth(models: list[Path], paths: list[Path], sizes: list[float], folder: Path) -> str:
-    """A table of the time per megapixel and of the peak memory of the scripts, by picture size."""
-    rows = []
-    for size in sizes:
-        source = folder / "mosaic.ppm"
-        mosaic(paths, size, source)
-        for model in models:
-            packed, cells = folder / f"{model.stem}-mosaic", []
-            for command in script_commands(model, source, packed, folder / "plain"):
-                taken, memory = measured(command)
-                cells += [f"{1000 * taken / size:.0f}", f"{memory / 2**20:.0f}"]
-            rows.append([f"{size:g}", model.stem, *cells])
-    head = ["megapixels", "codec", "encode, ms per megapixel", "encode, MiB"]
-    return table([*head, "decode, ms per megapixel", "decode, MiB"], rows, left=2)
-
-
-def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds per picture, from a script's summary, and its peak resident memory in bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = 0
+def run_script(command: list) -> tuple[float, int]:
+    """The milliseconds of a process, and its peak resident memory in bytes, from Linux's VmHWM; 0
+    on other systems. RuntimeError if it fails."""
+    start, peak = time.perf_counter(), 0
+    command = list(map(str, command))
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
-        peak = max(peak, peak_memory(process.pid))
-        time.sleep(0.02)
-    out, err = process.communicate()
-    found = re.search(r"([\d.]+) s per picture", out)
-    if process.returncode or not found:
-        raise RuntimeError(f"{Path(command[1]).name} failed: {err.splitlines()[-1:]}")
-    return float(found[1]), peak
-
-
-def peak_memory(pid: int) -> int:
-    """The peak resident memory of a process in bytes, from Linux's VmHWM; 0 on other systems. (A
-    child's ru_maxrss starts from what its parent holds.)"""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return 1024 * int(found[1]) if found else 0
+        if found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else ""):
+            peak = 1024 * int(found[1])
+        time.sleep(0.005)
+    taken = 1000 * (time.perf_counter() - start)
+    if process.returncode:
+        raise RuntimeError(f"{Path(command[1]).name} failed: {process.stderr.read()[-200:]}")
+    return taken, peak
 
 
 if __name__ == "__main__":

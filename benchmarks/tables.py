@@ -1,66 +1,98 @@
-"""What rd.py reports: the tables that compare curves, in Markdown."""
+"""The tables of rd.py that compare curves, in Markdown."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import PIL
 
-from benchmarks.bdrate import bd_rate
+from benchmarks.bdrate import bd_rate, common_range
 from benchmarks.curves import Series
 from benchmarks.markdown import table
 from benchmarks.measures import MEASURES, Measure
 
 Range = tuple[float, float]
+Measures = dict[Measure, Range | None]  # with the range of their BD-rates: None for the common one
 
 
-def bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -> tuple[float, str]:
-    """The BD-rate of the average curves, to sort by and to show."""
-    if one is anchor:
-        return 0, "anchor"
+def shared_range(series: Iterable[Series], measure: Measure) -> Range:
+    """The levels that the average curves of all ``series`` reach, as far as BD-rates are over them
+    by default, in tenths. ValueError if there are none."""
+    curves = [one.curve(measure) for one in series]
+    low, high = common_range(curves, measure.low, measure.high)
+    return common_range([], math.ceil(10 * low) / 10, math.floor(10 * high) / 10)
+
+
+def bd_cell(measure: Measure, limits: Range, one: Series, anchor: Series) -> tuple[float, str]:
+    """The BD-rate of the average curves over ``limits``, to sort by and to show."""
     try:
-        percent, start, end = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
+        percent = bd_rate(anchor.curve(measure), one.curve(measure), *limits)
     except ValueError as error:
         return math.inf, f"none: {error}"
-    part = "" if (start, end) == limits else f" ({start:.1f} to {end:.1f}{measure.unit})"
-    return percent, f"{percent:+.1f} %{part}"
+    return percent, f"{percent:+.1f} %"
 
 
-def mean_bd_cell(one: Series, anchor: Series, measure: Measure, limits: Range) -> str:
-    """The mean of the pictures' BD-rates, of those whose curves have a range in common."""
-    if one is anchor:
-        return ""
+def mean_bd_cell(
+    measure: Measure, limits: Range, series: Iterable[Series], one: Series, anchor: Series
+) -> tuple[float, str]:
+    """The mean of the pictures' own BD-rates, to sort by and to show, each over the part of
+    ``limits`` that the curves of all ``series`` reach on that picture. Pictures without such a part
+    are left out and counted."""
     percents = []
-    for picture in one.pictures.keys() & anchor.pictures.keys():
+    for picture in one.pictures:
         try:
-            curves = (series.curve(measure, picture) for series in (anchor, one))
-            percents.append(bd_rate(*curves, *limits)[0])
+            levels = common_range([other.curve(measure, picture) for other in series], *limits)
+            pair = anchor.curve(measure, picture), one.curve(measure, picture)
+            percents.append(bd_rate(*pair, *levels))
         except ValueError:
             continue
     if not percents:
-        return ""
+        return math.inf, ""
     part = f" ({len(percents)} of {len(one.pictures)})" if len(percents) < len(one.pictures) else ""
-    return f"{fmean(percents):+.1f} %{part}"
+    return fmean(percents), f"{fmean(percents):+.1f} %{part}"
 
 
 def bd_table(
-    series: Iterable[Series], anchors: list[Series], measure: Measure, limits: Range
+    title: str,
+    series: Iterable[Series],
+    anchors: list[Series],
+    cell: Callable[[Series, Series], tuple[float, str]],
 ) -> str:
-    """BD-rates to each anchor, those of the average curves and the means of the pictures' own, with
-    a row for each codec that has the measure; best first."""
+    """BD-rates to each anchor, best first. ``cell``: of a codec and an anchor."""
     rows = []
     for one in series:
-        if one.has(measure):
-            cells = [bd_cell(one, anchor, measure, limits) for anchor in anchors]
-            means = [mean_bd_cell(one, anchor, measure, limits) for anchor in anchors]
-            pairs = [text for (_, cell), mean in zip(cells, means) for text in (cell, mean)]
-            rows.append((cells[0][0], [one.label, *pairs]))
+        cells = [(0.0, "anchor") if one is anchor else cell(one, anchor) for anchor in anchors]
+        rows.append((cells[0][0], [one.label, *(text for _, text in cells)]))
     rows.sort(key=lambda row: row[0])
-    head = ["codec"]
-    for anchor in anchors:
-        head += [f"BD-rate to {anchor.label}", "mean of the pictures'"]
+    head = [title, *(f"BD-rate to {anchor.label}" for anchor in anchors)]
     return table(head, [cells for _, cells in rows])
+
+
+def bd_section(
+    series: Iterable[Series], anchors: list[Series], measure: Measure, named: Range | None
+) -> list[str]:
+    """The heading and the tables of BD-rates by a measure, over the range that was ``named``, or
+    else over what all codecs reach."""
+    measured = [one for one in series if one.has(measure)]
+    compared = [anchor for anchor in anchors if anchor.has(measure)]
+    if not compared:
+        return []
+    try:
+        limits = named or shared_range(measured, measure)
+    except ValueError:
+        return [f"## {measure.label}", "No levels are reached by all codecs: see --range."]
+    parts = [
+        f"## {measure.heading(*limits)}",
+        f"Shipped checkpoints trained for it: {' and '.join(measure.trained) or 'none'}.",
+        bd_table("codec", measured, compared, partial(bd_cell, measure, limits)),
+    ]
+    own = [one for one in measured if len(one.pictures) > 1]
+    if own and (to := [anchor for anchor in compared if anchor in own]):
+        cell = partial(mean_bd_cell, measure, named or (measure.low, measure.high), own)
+        parts.append(bd_table("mean of the pictures' own", own, to, cell))
+    return parts
 
 
 def rate_table(series: Iterable[Series], measures: list[Measure], bpp: float) -> str:
@@ -100,9 +132,12 @@ def quality_table(ours: list[Series], measures: list[Measure]) -> str:
 
 
 def default_line(ours: Series, jpeg: Series) -> str:
-    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR."""
+    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR; ""
+    if that quality was not measured."""
     measure = MEASURES["psnr"]
-    point = next(point for point in ours.points if point.setting == ours.default)
+    point = next((point for point in ours.points if point.setting == ours.default), None)
+    if point is None or measure.name not in point.scores:
+        return ""
     psnr = point.scores[measure.name]
     text = f"{ours.label} at its default quality {ours.default}: {point.bpp:.3f} bpp, {psnr:.2f} dB"
     try:
@@ -114,39 +149,28 @@ def default_line(ours: Series, jpeg: Series) -> str:
     return f"{text}; {point.bpp / rate:.1%} of the bytes of JPEG at that PSNR ({rate:.3f} bpp)"
 
 
-def heading(measure: Measure, limits: Range) -> str:
-    """The measure and the range that BD-rates are over."""
-    low, high = limits
-    return f"{measure.label}, {low:g} to {high:g}{measure.unit}"
-
-
 def report(
-    title: str,
-    series: dict[str, Series],
-    anchors: list[str],
-    measures: dict[Measure, Range],
-    at_bpp: list[float],
+    title: str, series: dict[str, Series], anchors: list[str], measures: Measures, at_bpp: list
 ) -> str:
-    """All tables of the ``series`` of one folder. ``anchors``: names in it; ``measures``: with the
-    range that BD-rates are over."""
+    """All tables of the ``series`` of one folder. ``anchors``: names in it."""
     parts = [f"# Rate and distortion, {title}"]
-    for measure, limits in measures.items():
-        if compared := [series[name] for name in anchors if series[name].has(measure)]:
-            parts.append(f"## {heading(measure, limits)}")
-            parts.append(bd_table(series.values(), compared, measure, limits))
+    for measure, named in measures.items():
+        compared = [series[name] for name in anchors]
+        parts += bd_section(series.values(), compared, measure, named)
     if at_bpp:
         parts.append("## At equal rates")
         parts += [rate_table(series.values(), list(measures), bpp) for bpp in at_bpp]
-    if ours := [one for one in series.values() if one.kind == "ours"]:
+    if ours := [one for one in series.values() if one.kind == "ours" and one.points]:
         parts.append("## At each quality")
         if "jpeg" in series and MEASURES["psnr"] in measures:
-            parts.append("\n".join(f"- {default_line(one, series['jpeg'])}" for one in ours))
+            lines = [default_line(one, series["jpeg"]) for one in ours]
+            parts.append("\n".join(f"- {line}" for line in lines if line))
         parts.append(quality_table(ours, list(measures)))
     return "\n\n".join(parts)
 
 
 def folder_report(
-    folders: dict[str, dict[str, Series]], anchors: list[str], measures: dict[Measure, Range]
+    folders: dict[str, dict[str, Series]], anchors: list[str], measures: Measures
 ) -> str:
     """The means of the pictures' BD-rates of our codecs, with a row for each folder's title."""
     codecs = next(iter(folders.values()))
@@ -154,23 +178,28 @@ def folder_report(
     pairs = [(name, anchor) for name in ours for anchor in anchors if name != anchor]
     columns = [f"{codecs[name].label} to {codecs[anchor].label}" for name, anchor in pairs]
     parts = ["# Means of the pictures' BD-rates"]
-    for measure, limits in measures.items():
+    for measure, named in measures.items():
+        limits = named or (measure.low, measure.high)
         rows = []
         for title, series in folders.items():
+            own = [one for one in series.values() if one.pictures and one.has(measure)]
             compared = ((series[name], series[anchor]) for name, anchor in pairs)
-            rows.append([title, *(mean_bd_cell(*pair, measure, limits) for pair in compared)])
-        parts.append(table([heading(measure, limits), *columns], rows))
+            rows.append(
+                [title, *(mean_bd_cell(measure, limits, own, *pair)[1] for pair in compared)]
+            )
+        parts.append(table([measure.heading(*limits), *columns], rows))
     return "\n\n".join(parts)
 
 
-def preamble(published: Path | None) -> str:
-    """What the numbers of all tables are."""
+def preamble(stored: Path | None, published: Path | None) -> str:
+    """The paragraph before all tables, which says what their numbers are."""
+    source = f"From {stored.name}." if stored else f"Pillow {PIL.__version__}."
     text = (
-        "BD-rates are average changes in bytes at equal quality, over the range in the heading or "
-        "as far as both curves reach: those of average curves over all pictures, and beside them "
-        "the mean of the pictures' own, without pictures whose curves have no range in common. "
-        "MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score), MDSI is -10 log10(score). "
-        f"Pillow {PIL.__version__}."
+        "BD-rates are average changes in bytes at equal quality, of average curves over all "
+        "pictures: all rows of a table over the levels in its heading. The means of the pictures' "
+        "own are each over the levels that all codecs reach on that picture. "
+        "SSIM, MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score), MDSI is "
+        f"-10 log10(score). {source}"
     )
     if published:
         text += (

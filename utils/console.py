@@ -1,4 +1,4 @@
-"""What the scripts' command lines share. Imports nothing heavy, so that --help answers at once."""
+"""The command lines of the scripts. Nothing heavy is imported, so that --help answers at once."""
 
 import argparse
 import signal
@@ -74,22 +74,12 @@ def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
 
 
 def printable(text: Path | str) -> str:
-    """A path, or a text that contains one, for messages: on one line, with everything escaped that
-    is not valid UTF-8 or that a terminal would take for a command."""
+    """A path, or a text that contains one, for messages: on one line, and with escapes for whatever
+    is not valid UTF-8 or would be a command to a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
     )
-
-
-def total_and_mean(total: float, mean: float, form: str) -> str:
-    """What all files together have, and what they have on average; once if the two agree.
-
-    >>> total_and_mean(0.5, 0.25, ".2f")
-    '0.50 in total (0.25 on average)'
-    """
-    shown, average = (format(value, form) for value in (total, mean))
-    return shown if shown == average else f"{shown} in total ({average} on average)"
 
 
 @contextmanager

@@ -20,9 +20,9 @@ SAME_RESULT = "rename one, or encode each format on its own (--file_format, --ou
 def atomic_write(path: Path) -> Iterator:
     """A binary stream whose content appears at ``path`` complete, or not at all.
 
-    It is written to a temporary file in the same folder, synced, and renamed to ``path``. On any
+    A temporary file in the same folder is written, synced, and renamed to ``path``. On any
     exception, Ctrl-C included, the temporary file is removed and ``path`` stays as it was; a killed
-    process leaves it, hidden, as .<digits>.part. An OSError names ``path``.
+    process leaves the temporary file, hidden, as .<digits>.part. An OSError names ``path``.
     """
     with suppress(FileExistsError):  # a folder; if it is a file, the next step says so
         path.parent.mkdir(parents=True)
@@ -36,15 +36,15 @@ def atomic_write(path: Path) -> Iterator:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        # It names no file, or the temporary one, which means nothing to a user.
+        # The error names no file, or the temporary one, which means nothing to a user.
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def check_replaceable(path: Path, beginning: bytes) -> None:
-    """FileExistsError if ``path`` is a file that does not begin with ``beginning``, as all files
-    do that this project writes there: it is the user's."""
+    """FileExistsError if ``path`` is a file of the user's: one that does not begin with
+    ``beginning``, as all files do that this project writes there."""
     if not path.is_file():
         return
     with path.open("rb") as stream:
@@ -110,8 +110,9 @@ def find_files(
 def find_inputs(
     source: Path, extensions: set[str], recursive: bool, tally: Tally | None, option: str
 ) -> list[Path]:
-    """As ``find_files``, for a script that has nothing to do without files: FileNotFoundError says
-    what was looked for, and what would help. ``option`` names ``source`` on the command line."""
+    """The files of ``find_files``, for a script that has nothing to do without any: then
+    FileNotFoundError says what was looked for, and what would help. ``option`` names ``source`` on
+    the command line."""
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source} ({option})")
     found = find_files(source, extensions, recursive, tally)
@@ -133,13 +134,13 @@ def find_inputs(
 
 
 def image_extensions(file_format: str | None) -> set[str]:
-    """The normalized extensions to look for: that of one format, or those of all readable ones."""
+    """The normalized extensions to look for: of one format, or of all readable ones."""
     return {normalize_extension(file_format)} if file_format else readable_extensions()
 
 
 def names_file(out: Path) -> bool:
-    """Whether ``out`` is to be a file, not a folder: it is none yet, and has the extension of a
-    picture or of a compressed one."""
+    """Whether ``out`` is to be a file: it is no folder yet, and has the extension of a picture or
+    of a compressed one."""
     extension = normalize_extension(out.suffix)
     return not out.is_dir() and extension in {"xfr", *readable_extensions()}
 
@@ -150,8 +151,8 @@ def check_output(out: Path) -> None:
 
 
 def output_format(file_format: str | None, out: Path) -> str:
-    """The normalized extension of pictures to be written to ``out``: ``file_format``, if given;
-    else that of ``out``, if it names a file; else DEFAULT_FORMAT."""
+    """The normalized extension of pictures to be written to ``out``: ``file_format`` if given, else
+    the extension of ``out`` if it names a file, else DEFAULT_FORMAT."""
     named = out.suffix if names_file(out) else DEFAULT_FORMAT
     return normalize_extension(file_format or named)
 
@@ -167,7 +168,7 @@ def plan_outputs(
     """The output of each file: ``out/sub/photo.<extension>`` for ``source/sub/photo.png``; ``out``
     itself, if it names a file, as ``source`` does then. ValueError if only one of them does.
 
-    Files that have the same output count as failed, all of them: which one is meant is not known.
+    Files that have the same output all count as failed: the one that is meant is not known.
     """
     if names_file(out):
         if not source.is_file():

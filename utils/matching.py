@@ -1,4 +1,4 @@
-"""Which files belong together: an original, its .xfr file and its reconstructions."""
+"""Files that belong together: an original, its .xfr file and its reconstructions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +9,8 @@ from utils.processes import processes
 from utils.tally import Tally
 from xfr.images import readable_extensions
 
+DECODE_AGAIN = "decode again, or name the extension of the new pictures (--file_format)"
+
 
 class PictureFiles(NamedTuple):
     """The files of one picture. ``second``: its reconstruction in another run, if there is one."""
@@ -18,6 +20,18 @@ class PictureFiles(NamedTuple):
     reconstructed: Path
     second: Path | None = None
 
+    def check(self) -> None:
+        """OSError or ValueError if a file is missing, empty, or older than what it is made from."""
+        for path in (self.compressed, self.reconstructed):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing")
+            if not path.stat().st_size:
+                raise ValueError(f"{path} is empty")
+        if self.reconstructed.stat().st_mtime_ns < self.compressed.stat().st_mtime_ns:
+            error = ValueError(f"{self.reconstructed} is older than {self.compressed}")
+            error.add_note(DECODE_AGAIN)
+            raise error
+
 
 def match_files(
     folders: PictureFiles, extension: str, recursive: bool, tally: Tally
@@ -25,8 +39,9 @@ def match_files(
     """The PictureFiles of each original in ``folders``, which may be single files too.
 
     ``extension``: that of the reconstructions; those of a second run may have any. Results that are
-    missing are listed nevertheless; those without an original are noted, once. FileNotFoundError if
-    there are none at all in one of the folders.
+    missing are listed nevertheless; those without an original are noted, once. An original for
+    which the second run has several pictures counts as failed and is left out. FileNotFoundError if
+    one of the folders has no results at all.
     """
     kinds, root = readable_extensions(), folders.original
     paths = find_inputs(root, kinds, recursive, tally, "--folder_path_original")
@@ -40,27 +55,40 @@ def match_files(
     if strays and root.is_dir() and processes()[0] == 0:
         more = f", and {len(strays) - 1} more" if len(strays) > 1 else ""
         tally.notice(strays[0], f"it has no original: left out{more}")
-    second = match_second(unpacked, folders, recursive, tally) if folders.second else {}
+    second: dict[Path, Path | None] = dict.fromkeys(unpacked)
+    if folders.second is not None:
+        second = match_second(unpacked, root, folders.second, recursive, tally)
     return {
-        path: PictureFiles(path, packed[path], unpacked[path], second.get(path))
-        for path in unpacked
+        path: PictureFiles(path, packed[path], unpacked[path], other)
+        for path, other in second.items()
     }
 
 
 def match_second(
-    originals: Iterable[Path], folders: PictureFiles, recursive: bool, tally: Tally
-) -> dict[Path, Path]:
-    """The reconstruction of each original in the second run, where it has one. FileNotFoundError if
-    none has."""
-    root, second = folders.original, folders.second
+    originals: Iterable[Path], root: Path, second: Path, recursive: bool, tally: Tally
+) -> dict[Path, Path | None]:
+    """The reconstruction of each original of the folder ``root`` in the second run, None where that
+    has none. FileNotFoundError if it has none of any.
+
+    Originals that have several count as failed and are left out: the one that is meant is not
+    known.
+    """
     found = find_inputs(second, readable_extensions(), recursive, tally, "--folder_path_second")
     if second.is_file():
         if not root.is_file():
             raise ValueError(f"{second} is a file, but {root} is a folder")
         return dict.fromkeys(originals, second)
-    by_name = {path.relative_to(second).with_suffix(""): path for path in found}
-    names = {path: relative_name(path, root).with_suffix("") for path in originals}
-    matches = {path: by_name[name] for path, name in names.items() if name in by_name}
-    if names and not matches:
+    by_name: dict[Path, list[Path]] = {}
+    for path in found:
+        by_name.setdefault(path.relative_to(second).with_suffix(""), []).append(path)
+    matches: dict[Path, Path | None] = {}
+    for path in originals:
+        candidates = by_name.get(relative_name(path, root).with_suffix(""), [])
+        if len(candidates) > 1:
+            names = " and ".join(candidate.name for candidate in candidates)
+            tally.fail_for_all(path, f"{second} (--folder_path_second) has {names}: keep one")
+        else:
+            matches[path] = candidates[0] if candidates else None
+    if matches and not any(matches.values()):
         raise FileNotFoundError(f"no picture in {second} (--folder_path_second) has an original")
     return matches

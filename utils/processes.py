@@ -1,7 +1,7 @@
-"""Several processes that torchrun has started for one job: which of them takes which file, and how
-their results come together.
+"""Several processes that torchrun has started for one job: who takes which file, and how results
+come together.
 
-All that they share is torch's key-value store, which torchrun starts.
+The processes share torch's key-value store, which torchrun starts, and nothing else.
 """
 
 import json
@@ -29,8 +29,8 @@ def store() -> "Store":
 
 
 def draw(items: Sequence) -> Iterator:
-    """All items; under torchrun, each of them in one of the processes. They take the next item from
-    a shared counter, so that none is idle while another has many left."""
+    """All items; under torchrun, each of them in one of the processes. A shared counter tells the
+    next item, so that no process is idle while another has many left."""
     if processes()[1] == 1:
         yield from items
         return
@@ -39,8 +39,8 @@ def draw(items: Sequence) -> Iterator:
 
 
 def gather(name: str, value: object) -> list:
-    """The values of all processes, in rank 0, which waits for them; [] in the others. JSON must be
-    able to hold them."""
+    """The values of all processes in rank 0, which waits for them; [] in the others. The values are
+    passed on as JSON."""
     rank, world = processes()
     if world == 1:
         return [value]

@@ -3,27 +3,31 @@
 import csv
 import io
 import math
-from dataclasses import asdict, astuple, dataclass, fields
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from model import ARCHITECTURES, codec_class
 from utils.files import atomic_write
 from utils.matching import PictureFiles
-from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
+from utils.measures import MEASURES, Measure
 from utils.processes import gather
 from xfr.file import unpack
-from xfr.images import normalize_extension, read_picture
+from xfr.images import Picture, normalize_extension, read_picture
 
 COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
+SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
+RATES = ("compressed_bytes", "compression_ratio", "bpp")
+# Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
+FORMULA = re.compile(r"(?:^|(?<=[;\t]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 
 @dataclass
 class Score:
-    """A row of the CSV. Rates are in bytes and bits per pixel, PSNR is in dB; None is written as an
-    empty cell. The last column is left out unless it was asked for."""
+    """A row of the CSV: rates in bytes and bits per pixel, and ``measures`` by their names. None is
+    an empty cell."""
 
     file: str
     width: float | None
@@ -32,14 +36,25 @@ class Score:
     compressed_bytes: float | None
     compression_ratio: float | None
     bpp: float | None
-    psnr: float | None
-    ssim: float | None
-    ms_ssim: float | None
-    ssimulacra2: float | None = None
+    measures: dict[str, float | None]
+
+    @classmethod
+    def of(cls, name: str, sizes: tuple, bytes_out: float | None, measures: dict) -> "Score":
+        """The score of a picture of ``sizes``: width, height and bytes of the original; bytes_out:
+        None where the size of its reconstruction is no rate."""
+        width, height, bytes_in = sizes
+        if bytes_out is None:
+            return cls(name, *sizes, None, None, None, measures)
+        bpp = 8 * bytes_out / (width * height)
+        return cls(name, *sizes, bytes_out, bytes_in / bytes_out, bpp, measures)
+
+    def value(self, column: str) -> float | None:
+        """The value in a column: one of SIZES and RATES, or the name of a measure."""
+        return self.measures[column] if column in self.measures else getattr(self, column)
 
 
 class Origin(NamedTuple):
-    """What an .xfr file says of how it was made. ``graphic``: whether it holds one, see
+    """How an .xfr file was made, as its header says. ``graphic``: whether it holds one, see
     xfr/graphics.py. ``target``: its name and value, or ""."""
 
     checkpoint: str
@@ -50,8 +65,9 @@ class Origin(NamedTuple):
 
 @dataclass
 class Result:
-    """A picture: its score, its files, and what its .xfr file says. ``second``: its reconstruction
-    in another run, if there is one, with a score of its own. Paths are text, for ``gather``."""
+    """A picture: its score, its files, and how its .xfr file was made. ``second``: its
+    reconstruction in another run, if there is one, with a score of its own. Paths are text, for
+    ``gather``."""
 
     score: Score
     original: str
@@ -62,45 +78,44 @@ class Result:
 
 
 def score_picture(
-    name: str, files: PictureFiles, max_pixels: int, device: torch.device, perceptual: bool = False
+    name: str, files: PictureFiles, max_pixels: int, measures: Iterable[Measure]
 ) -> Result:
     """Score a picture; OSError or ValueError if one of its files is unusable."""
-    for path in (files.compressed, files.reconstructed):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        if not path.stat().st_size:
-            raise ValueError(f"{path} is empty")
+    files.check()
     original = read_picture(files.original, max_pixels)
     height, width = original.shape
-    before = files.original.stat().st_size
-
-    def score(reconstructed: Path, after: int | None) -> Score:
-        decoded = read_picture(reconstructed, max_pixels)
-        if decoded.shape != original.shape:
-            h, w = decoded.shape
-            raise ValueError(f"{width}x{height}, but its reconstruction {reconstructed} is {w}x{h}")
-        x, y = original.rgb, decoded.rgb
-        rates = (
-            (before / after, 8 * after / (width * height)) if after is not None else (None, None)
-        )
-        similar = ssim(x, y), ms_ssim(x, y, device), ssimulacra2(x, y) if perceptual else None
-        return Score(name, width, height, before, after, *rates, psnr(x, y), *similar)
-
+    sizes = width, height, files.original.stat().st_size
+    scored = score_pair(original, files.reconstructed, max_pixels, measures)
     result = Result(
-        score(files.reconstructed, files.compressed.stat().st_size),
+        Score.of(name, sizes, files.compressed.stat().st_size, scored),
         str(files.original),
         str(files.reconstructed),
         read_origin(files.compressed, max_pixels),
     )
     if files.second is not None:
         compressed = normalize_extension(files.second.suffix) in COMPRESSED
-        size = files.second.stat().st_size if compressed else None
-        result.second, result.second_score = str(files.second), score(files.second, size)
+        bytes_out = files.second.stat().st_size if compressed else None
+        scored = score_pair(original, files.second, max_pixels, measures)
+        result.second = str(files.second)
+        result.second_score = Score.of(name, sizes, bytes_out, scored)
     return result
 
 
+def score_pair(
+    original: Picture, reconstructed: Path, max_pixels: int, measures: Iterable[Measure]
+) -> dict[str, float | None]:
+    """The scores of a reconstruction by the names of the measures; ValueError if it has another
+    size than the original."""
+    decoded = read_picture(reconstructed, max_pixels)
+    if decoded.shape != original.shape:
+        (height, width), (h, w) = original.shape, decoded.shape
+        raise ValueError(f"{width}x{height}, but its reconstruction {reconstructed} is {w}x{h}")
+    x, x_hat = original.rgb, decoded.rgb
+    return {measure.name: measure.score(x, x_hat) for measure in measures}
+
+
 def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
-    """What the header of an .xfr file says; None if it is not intact."""
+    """How an .xfr file was made; None if it is not intact."""
     try:
         xfr = unpack(compressed.read_bytes(), max_pixels)
     except ValueError:
@@ -112,7 +127,7 @@ def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
 
 
 def gather_results(results: list[Result]) -> list[Result]:
-    """Those of all processes, sorted by the path of the original, in rank 0; [] in others."""
+    """The results of all processes, sorted by the path of the original, in rank 0; [] in others."""
     rows = [row for rows in gather("scores", list(map(asdict, results))) for row in rows]
     for row in rows:
         row["score"] = Score(**row["score"])
@@ -127,46 +142,63 @@ def total(scores: list[Score]) -> Score:
     before = sum(score.original_bytes for score in scores)
     sizes = [score.compressed_bytes for score in scores]
     after = None if None in sizes else sum(sizes)
-    rates = (None, None) if after is None else (before / after, 8 * after / pixels)
-    return Score("total", None, None, before, after, *rates, None, None, None)
+    whole = Score.of("total", (pixels, 1, before), after, dict.fromkeys(scores[0].measures))
+    return replace(whole, width=None, height=None)
 
 
 def average(scores: list[Score]) -> Score:
     """The mean of each column over the pictures that have a finite value in it."""
-
-    def mean(values: list) -> float | None:
-        values = [value for value in values if value is not None and math.isfinite(value)]
-        return sum(values) / len(values) if values else None
-
-    columns = list(zip(*(astuple(score)[1:] for score in scores), strict=True))
-    return Score("average", *(mean(column) for column in columns))
+    sizes = [mean(score.value(column) for score in scores) for column in (*SIZES, *RATES)]
+    names = scores[0].measures
+    measures = {name: mean(score.measures[name] for score in scores) for name in names}
+    return Score("average", *sizes, measures)
 
 
-def write_scores(path: Path, scores: list[Score], perceptual: bool = False) -> None:
-    """Write the CSV: a row per picture, and the averages."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [field.name for field in fields(Score)]
-    columns = columns if perceptual else columns[:-1]
-    writer.writerow(columns)
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are finite; None if there are none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def write_scores(path: Path, results: list[Result]) -> None:
+    """Write the CSV: a row per picture, and the averages; the scores of a second run in columns of
+    their own, empty where it lacks the picture."""
+    scores = [result.score for result in results]
+    seconds = [result.second_score for result in results]
+    names = [*RATES, *scores[0].measures]
+    columns = [*SIZES, *names]
+    rows = [["file", *columns]]
     for score in [*scores, average(scores)]:
-        writer.writerow([cell(getattr(score, column)) for column in columns])
+        rows.append([inert(score.file), *(cell(score.value(column)) for column in columns)])
+    if found := [score for score in seconds if score]:
+        rows[0] += [f"second_{name}" for name in names]
+        for row, score in zip(rows[1:], [*seconds, average(found)]):
+            row += [cell(score.value(name)) if score else "" for name in names]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
+def inert(name: str) -> str:
+    """A file name as text that no spreadsheet takes for a formula: an apostrophe stands wherever
+    one could begin, as OWASP's page on CSV injection advises. That is at the start, and after what
+    separates the columns in some countries.
+
+    >>> inert("=cmd|' /C calc'!A0.png"), inert("a;+1.png"), inert("a-1.png")
+    ("'=cmd|' /C calc'!A0.png", "a;'+1.png", 'a-1.png')
+    """
+    return FORMULA.sub("'", name)
+
+
 def average_line(scores: list[Score]) -> str:
     """The averages of the measures in one line."""
-    mean = average(scores)
-    shown = {
-        "PSNR": (mean.psnr, " dB"),
-        "SSIM": (mean.ssim, ""),
-        "MS-SSIM": (mean.ms_ssim, ""),
-        "SSIMULACRA 2": (mean.ssimulacra2, ""),
-    }
-    return "on average " + ", ".join(
-        f"{k} {v:.4g}{unit}" for k, (v, unit) in shown.items() if v is not None
-    )
+    shown = [
+        f"{MEASURES[name].label} {value:.4g} {MEASURES[name].unit}".rstrip()
+        for name, value in average(scores).measures.items()
+        if value is not None
+    ]
+    return "on average " + ", ".join(shown)
 
 
 def cell(value: str | float | None) -> str:

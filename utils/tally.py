@@ -1,4 +1,4 @@
-"""The outcome of a job on many files: counts, failures and notices; the summary, the exit code."""
+"""The outcome of a job on many files: counts, failures and notices, summary and exit code."""
 
 import sys
 import traceback
@@ -11,12 +11,10 @@ from threading import Event
 
 from tqdm import tqdm
 
-from utils.console import SCRIPTS, printable, total_and_mean
+from utils.console import SCRIPTS, printable
 from utils.processes import gather, processes
 
-COUNTS = (
-    "done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger", "bpps", "ratios"
-)  # fmt: skip
+COUNTS = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger")
 PATIENCE = 3.0  # seconds that a picture takes before it has a progress bar of its own
 
 
@@ -36,8 +34,6 @@ class Tally:
     bytes_out: int = 0
     pixels: int = 0
     larger: int = 0  # .xfr files that are larger than their pictures
-    bpps: float = 0.0  # the sum of those of all pictures, as is the next
-    ratios: float = 0.0
     notices: set[str] = field(default_factory=set)
     seconds: float = 0.0  # that the job took
     stopped: Event = field(default_factory=Event)  # set on Ctrl-C
@@ -54,24 +50,25 @@ class Tally:
             self.notice(path, note)
 
     def fail_for_all(self, path: Path, reason: BaseException | str) -> None:
-        """As ``fail``, for what every process of a job finds: only rank 0 reports and counts it."""
+        """Count ``path`` as failed once, where every process of a job finds the same failure."""
         if processes()[0] == 0:
             self.fail(path, reason)
 
     def notice(self, path: Path, notice: str) -> None:
-        """Report ``notice``, on stderr, for the first file that it is about."""
+        """Report ``notice`` on stderr, with the first file that it is about."""
         if notice not in self.notices:
             self.notices.add(notice)
             tqdm.write(f"note: {printable(path)}: {notice} (reported once)", file=sys.stderr)
 
     def report(self, path: Path, verdict: str) -> None:
-        """Print what was found out about ``path``."""
+        """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
     @contextmanager
     def progress(self, path: Path) -> Iterator[Callable[[float], None]]:
-        """What ``path``'s computing calls with the share of it that is done, 0 to 1. That shows on
-        a terminal, below the bar of the job. After Ctrl-C, the call ends the computing."""
+        """A function to call with the share of ``path``'s computing that is done, 0 to 1, which a
+        terminal shows below the bar of the job. After Ctrl-C the call raises CancelledError, which
+        ends the computing."""
         hidden = processes()[0] > 0 or None
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         with tqdm(
@@ -92,8 +89,6 @@ class Tally:
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
         self.pixels += pixels
-        self.bpps += 8 * (bytes_in if self.decodes else bytes_out) / pixels
-        self.ratios += 0 if self.decodes else bytes_in / bytes_out
 
     def finish(self) -> int:
         """Print the summary of all processes of the job, and return the exit code.
@@ -115,28 +110,27 @@ class Tally:
         return 1 if self.failed else 0
 
     def summary(self) -> str:
-        """The counts as one line. The ratio is that of an original's bytes to those of its .xfr
-        file, and is not known when decoding."""
+        """The counts as one line. Rates are of all pictures together: a mean of rates would be
+        decided by the smallest pictures, which are mostly header. The ratio is that of an
+        original's bytes to those of its .xfr file, and is not known when decoding."""
         counts = [f"{self.done} {self.verb}"]
         counts += [f"{self.skipped} skipped"] if self.skipped else []
         counts += [f"{self.failed} failed"] if self.failed else []
         if not self.done:
             return ", ".join(counts)
         compressed = self.bytes_in if self.decodes else self.bytes_out
-        bpp = 8 * compressed / self.pixels, self.bpps / self.done
-        ratio = self.bytes_in / compressed, self.ratios / self.done
-        ratios = "" if self.decodes else f"ratio {total_and_mean(*ratio, '.2f')}, "
+        ratio = "" if self.decodes else f"ratio {self.bytes_in / compressed:.2f}, "
         larger = f", {self.larger} larger than the original" if self.larger else ""
         return (
-            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratios}"
-            f"bpp {total_and_mean(*bpp, '.3f')}, "
+            f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
+            f"bpp {8 * compressed / self.pixels:.3f}, "
             f"{self.seconds / self.done:.2f} s per picture{larger}"
         )
 
 
 def defect(error: BaseException) -> str:
-    """The type of an exception that the program did not raise on purpose, and where it came from,
-    in the program itself rather than in a library."""
+    """The type of an exception that the program did not raise on purpose, and the place in the
+    program itself, rather than in a library, that it came from."""
     error = error.__cause__ or error
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_own(Path(frame.filename))]

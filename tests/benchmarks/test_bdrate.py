@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.bdrate import Curve, bd_rate, rising
+from benchmarks.bdrate import Curve, bd_rate, common_range, rising
 
 # Rates and PSNRs of anchor and test, and the BD-rate in per cent. The first two are from the
 # JCT-VC's document JCTVC-E137; Netflix's VMAF holds its calculator against them, in
@@ -32,36 +32,46 @@ def scaled(curve: Curve, factor: float) -> Curve:
     return Curve(tuple(factor * rate for rate in curve.rate), curve.level)
 
 
+def over_all(anchor: Curve, test: Curve) -> float:
+    return bd_rate(anchor, test, *common_range([anchor, test], 0, 100))
+
+
 @pytest.mark.parametrize(("anchor", "test", "percent"), EXAMPLES)
 def test_agrees_with_published_examples(anchor, test, percent):
-    assert bd_rate(rising(anchor), rising(test))[0] == pytest.approx(percent, abs=1e-9)
+    assert over_all(rising(anchor), rising(test)) == pytest.approx(percent, abs=1e-9)
 
 
 @pytest.mark.parametrize(("factor", "percent"), [(1, 0), (2, 100), (0.5, -50)])
 def test_rates_times_a_factor(factor, percent):
-    result, low, high = bd_rate(CURVE, scaled(CURVE, factor), 28, 36)
-    assert result == pytest.approx(percent, abs=1e-9)
-    assert (low, high) == (28, 36)
+    assert bd_rate(CURVE, scaled(CURVE, factor), 28, 36) == pytest.approx(percent, abs=1e-9)
 
 
 def test_there_and_back_is_nothing():
     anchor, test = (rising(points) for points in EXAMPLES[2][:2])
-    there, back = bd_rate(anchor, test)[0], bd_rate(test, anchor)[0]
+    there, back = over_all(anchor, test), over_all(test, anchor)
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1)
 
 
-def test_is_over_what_the_curves_and_the_range_have_in_common():
-    test = Curve((0.2, 0.4, 0.9), (29.0, 31.0, 34.0))
-    assert bd_rate(CURVE, test)[1:] == (29, 34)
-    assert bd_rate(CURVE, test, 26, 33)[1:] == (29, 33)
+def test_the_common_range_is_what_all_curves_reach():
+    others = [Curve((0.2, 0.4, 0.9), (29.0, 31.0, 34.0)), Curve((1, 2), (28.0, 33.5))]
+    assert common_range([CURVE, *others], 26, 40) == (29, 33.5)
+    assert common_range([CURVE, *others], 26, 33) == (29, 33)
     with pytest.raises(ValueError, match="no levels in common"):
-        bd_rate(CURVE, test, 34, 36)
+        common_range([CURVE, *others], 34, 36)
+
+
+@pytest.mark.parametrize("limits", [(28, 33), (30, 35), (33, 30)])
+def test_levels_that_a_curve_does_not_reach_are_refused(limits):
+    test = Curve((0.2, 0.4, 0.9), (29.0, 31.0, 34.0))
+    for pair in ((CURVE, test), (test, CURVE)):
+        with pytest.raises(ValueError, match="reaches"):
+            bd_rate(*pair, *limits)
 
 
 def test_only_the_range_counts():
     worse_above = Curve(CURVE.rate[:4] + (20.0,), CURVE.level)
-    assert bd_rate(CURVE, worse_above, 27, 32.5)[0] == pytest.approx(0, abs=1e-9)
-    assert bd_rate(CURVE, worse_above)[0] > 5
+    assert bd_rate(CURVE, worse_above, 27, 32.5) == pytest.approx(0, abs=1e-9)
+    assert over_all(CURVE, worse_above) > 5
 
 
 def test_rate_at():

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
 from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
-from utils.metrics import psnr, ssimulacra2
+from utils.measures import psnr, ssimulacra2
 from xfr.images import read_picture
 
 SETTINGS = 13  # of JPEG
@@ -77,7 +78,7 @@ def test_a_later_run_adds_measures_to_what_is_there(rd):
     assert "8 files measured, 0 were" in done.out
     assert Path("results/rd.csv").read_bytes().startswith(table)
     assert len(rows()) == 2 * SETTINGS + 8
-    assert "## SSIMULACRA 2, 30 to 80" in done.out
+    assert "## SSIMULACRA 2, " in done.out
     done = rd("--every", 8, measures=["ssimulacra2"])  # half of these settings
     assert "0 files measured, 4 were" in done.out and "PSNR, 26" not in done.out
 
@@ -101,6 +102,42 @@ def test_folders_have_tables_and_plots_of_their_own_and_one_in_common(rd, checkp
     }
 
 
+def test_tables_and_plots_are_made_again_from_the_csv_alone(rd, script, checkpoints):
+    models = ["--model", checkpoints["hyperprior"], "--qualities", 1, 100, "--effort", 0, 1]
+    done = rd(*models, codecs=["ours", "jpeg", "webp"], measures=["psnr", "ssimulacra2"])
+    assert done.code == 0, done.err
+    text, table = Path("results/rd.md").read_text(), Path("results/rd.csv").read_bytes()
+    shutil.rmtree("tiny")
+    stored = ["--from", "results/rd.csv", "--out", "again"]
+    again = script("benchmarks/rd", *stored, "--effort", 0, 1)
+    assert again.code == 0, again.err
+    found = Path("again/rd.md").read_text()
+    assert found.split("\n# ")[1] == text.split("\n# ")[1] and "From rd.csv." in found
+    assert {path.name for path in Path("again").iterdir()} == {
+        "rd.md", "tiny-psnr.png", "tiny-ssimulacra2.png"
+    }  # fmt: skip
+    fewer = script("benchmarks/rd", *stored, "tiny/grey.png", "--codecs", "ours", "webp",
+                   "--anchor", "webp", "--measures", "psnr")  # fmt: skip
+    assert fewer.code == 0 and "# Rate and distortion, tiny/grey.png" in fewer.out
+    assert "JPEG" not in fewer.out and "--effort 1" not in fewer.out and "(ours)" in fewer.out
+    assert Path("results/rd.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "Name a folder of pictures, or see --from"),
+        (["--from", "none.csv"], "no such file: none.csv (--from)"),
+        (["--from", "results/rd.csv", "other"], "has none of these pictures"),
+        (["--from", "results/rd.csv", "--codecs", "avif"], "has none of these codecs"),
+    ],
+)
+def test_what_a_csv_does_not_have_is_told(rd, script, flags, message):
+    rd("--every", 4)
+    done = script("benchmarks/rd", *flags)
+    assert done.code == 1 and message in done.err
+
+
 def test_single_pictures_are_a_part_of_their_folder(rd):
     done = rd(folders=["tiny/grey.png"])
     assert f"{SETTINGS} files measured, 0 were" in done.out
@@ -116,7 +153,7 @@ def test_pictures_of_one_name_and_folder_name_are_refused(rd):
 
 def test_what_is_not_installed_is_said(rd, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.round_trip", lambda name, *_, **__: name != "JXL" or None)
-    monkeypatch.setattr("benchmarks.measures.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.measures.find_spec", lambda name: None)
     done = rd(codecs=["jpeg", "jpegxl"])
     assert done.code == 0 and "| JPEG | anchor |" in done.out
     assert "jpegxl: not available in this Pillow: pip install pillow-jxl-plugin" in done.err
@@ -206,7 +243,7 @@ def test_what_is_wrong_is_told_before_any_work(rd, flags, message):
 
 
 def test_published_curves_rise_and_name_their_source(rd):
-    path = ROOT / "benchmarks/published_kodak.csv"
+    path = ROOT / "benchmarks/results/published_kodak.csv"
     for series in read_published(path).values():
         curve = series.curve(MEASURES["psnr"])
         assert len(curve.rate) == len(series.points) >= 4
@@ -223,7 +260,7 @@ def test_help_names_the_options(module):
 
 
 def test_earlier_checkpoints_are_drawn_as_published_curves_are(rd):
-    path = ROOT / "benchmarks/checkpoints_kodak.csv"
+    path = ROOT / "benchmarks/results/checkpoints_kodak.csv"
     names = list(read_published(path))
     assert len(names) >= 5
     done = rd("--published", path, "--range", "psnr", 20, 40)

@@ -40,7 +40,7 @@ from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
 from model.tiles import join, padded
-from utils.metrics import psnr
+from utils.measures import psnr
 
 SHAPES = [(1, 1), (7, 5), (257, 129)]
 CODECS = {arch: tiny_codec(arch) for arch in ARCHS}

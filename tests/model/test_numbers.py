@@ -7,8 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers import ARCHS, ROOT, TINY, colour, save_png, tiny_codec
-from ssimulacra2 import compute_ssimulacra2
+from helpers import ARCHS, ROOT, TINY, colour, tiny_codec
 from torch import Tensor, nn
 
 from model import codec_class, load_codec
@@ -18,7 +17,7 @@ from model.checkpoint import load_checkpoint
 from model.hyperprior.network import CORRECTED_FROM
 from model.layers import GDN, dct_basis
 from model.ssimulacra2 import ssimulacra2_distance
-from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
+from utils.measures import psnr
 from utils.training import Mean, learning_rate_factor, rate_distortion
 from xfr.images import read_picture, to_picture
 
@@ -36,67 +35,7 @@ def batch(*pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
 
 
-# Metrics
-
-
-def test_psnr_is_over_all_channels_at_once_with_a_peak_of_255():
-    black, white = np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 255, np.uint8)
-    assert psnr(black, white) == psnr(white, black) == 0
-    one_channel = black.copy()
-    one_channel[..., 1] = 9  # a mean squared error of 27
-    assert psnr(black, one_channel) == pytest.approx(10 * math.log10(255**2 / 27))
-    assert psnr(white, white) == math.inf
-
-
-# By pytorch-msssim 1.0.0 (https://github.com/VainF/pytorch-msssim), an independent implementation,
-# on [1, 3, H, W] in float64: ``ssim(x, y, data_range=255)`` and ``ms_ssim(x, y, data_range=255)``.
-# Both sides of the picture are multiples of 16, as implementations pad odd ones differently.
-REFERENCES = {
-    "coarser": (0.821435, 0.968121),
-    "blurred": (0.900800, 0.980232),
-    "flatter": (0.833365, 0.827777),
-    "striped": (0.434314, 0.893359),
-}
-
-
-def distorted(x: np.ndarray, how: str) -> np.ndarray:
-    if how == "coarser":
-        return x // 32 * 32 + 16
-    if how == "blurred":
-        return (x + np.roll(x, 1, 0) + np.roll(x, 1, 1) + np.roll(x, (1, 1), (0, 1))) // 4
-    if how == "flatter":
-        return x // 2 + 60
-    return (x + 24 * (np.arange(x.shape[1])[:, None] % 3 - 1)).clip(0, 255)
-
-
-@pytest.mark.parametrize("how", REFERENCES)
-def test_ssim_and_ms_ssim_are_those_of_another_implementation(how):
-    original = read_picture(SAMPLES / "astronaut.png").rgb[:176, 128:320]
-    other = distorted(original.astype(int), how).astype(np.uint8)
-    found = ssim(original, other), ms_ssim(original, other)
-    assert found == pytest.approx(REFERENCES[how], abs=2e-5)
-    assert ssim(original, original) == ms_ssim(original, original) == pytest.approx(1, abs=1e-6)
-
-
-def test_ssim_of_a_picture_smaller_than_the_gaussian_window_is_that_of_a_square_one():
-    x, y = colour(7, 7, seed=1), colour(7, 7, seed=2)
-    expected = []
-    for a, b in zip(*(image.reshape(49, 3).T.astype(float) for image in (x, y))):
-        ((var_a, covariance), (_, var_b)) = np.cov(a, b)
-        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        luminance = (2 * a.mean() * b.mean() + c1) / (a.mean() ** 2 + b.mean() ** 2 + c1)
-        expected.append(luminance * (2 * covariance + c2) / (var_a + var_b + c2))
-    assert ssim(x, y) == pytest.approx(np.mean(expected), abs=1e-6)
-    assert ssim(x[:6], y[:6]) is None
-
-
-def test_ssimulacra_2_takes_the_original_first(tmp_path):
-    original = read_picture(SAMPLES / "chelsea.png").rgb[:96, :128]
-    coarser = distorted(original.astype(int), "coarser").astype(np.uint8)
-    files = save_png(tmp_path / "a.png", original), save_png(tmp_path / "b.png", coarser)
-    forth, back = compute_ssimulacra2(*files), compute_ssimulacra2(*files[::-1])
-    assert abs(forth - back) > 0.1
-    assert ssimulacra2(original, coarser) == pytest.approx(forth, abs=1e-3)
+# Decoded pictures
 
 
 def test_a_decoded_grey_picture_is_the_mean_of_the_three_channels_rounded():

@@ -7,7 +7,7 @@ from helpers import ROOT
 
 from model import ARCHITECTURES, load_codec
 from model.checkpoint import load_checkpoint
-from utils.metrics import psnr
+from utils.measures import psnr
 from xfr.images import read_picture
 
 SHIPPED = {"main": "binary", "hyperprior": "hyperprior", "visual": "hyperprior"}

@@ -9,7 +9,7 @@ from ssimulacra2.ssimulacra2 import weights as reference_weights
 from torch import Tensor
 
 from model.ssimulacra2 import MAP_WEIGHTS, ssimulacra2_distance, ssimulacra2_score
-from utils.metrics import ssimulacra2
+from utils.measures import ssimulacra2
 
 SAMPLES = sorted((ROOT / "out/original").iterdir())
 

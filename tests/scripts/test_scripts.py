@@ -28,7 +28,7 @@ from PIL import Image, ImageCms
 
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
-from utils.metrics import psnr
+from utils.measures import psnr
 from xfr.file import unpack
 from xfr.images import read_picture
 
@@ -544,9 +544,9 @@ def two_pictures(project: Path) -> None:
     for name, side, error in (("large", 200, 0), ("small", 40, 5)):
         pixels = colour(side, side).clip(5, 250)
         save_png(project / f"out/original/{name}.png", pixels)
-        save_png(project / f"out/reconstructed/{name}.bmp", pixels + np.uint8(error))
         Path("out/compressed").mkdir(exist_ok=True)
         Path(f"out/compressed/{name}.xfr").write_bytes(bytes(side))
+        save_png(project / f"out/reconstructed/{name}.bmp", pixels + np.uint8(error))
 
 
 def test_the_csv_has_these_columns_a_row_a_picture_and_an_average(script, project):
@@ -627,6 +627,23 @@ def test_a_reconstruction_of_another_size_is_reported(script, project):
         "small.png: 40x40, but its reconstruction out/reconstructed/small.bmp is 41x40"
         in failures(result)[0]
     )
+
+
+def test_what_an_earlier_file_was_decoded_to_is_not_scored(script, project):
+    script("encode")
+    script("decode")
+    script("encode", "--quality", 10)
+    script("decode", "--file_format", "png")
+    result = script("test")
+    assert result.code == 1 and "average" not in result.out and not Path("out/scores").exists()
+    assert failures(result) == [
+        "failed: out/original/photo.png: out/reconstructed/photo.bmp is older than "
+        "out/compressed/photo.xfr"
+    ]
+    assert "decode again, or name the extension of the new pictures (--file_format)" in result.err
+    assert script("test", "--file_format", "png").code == 0
+    script("decode")
+    assert script("test").code == 0
 
 
 def test_nothing_to_score_is_an_error(script, project):
