@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import colour, full_latent, tiny_codec
+from helpers import ROOT, colour, full_latent, run_process, tiny_codec
 
 from model.bytestream import pack_chunk
 from model.distortion import RECORDS
@@ -261,6 +262,22 @@ def test_symbols_are_more_certain_at_low_temperatures(temperature):
     assert between > 0.1 if temperature == 0.5 else between < 0.02
     nearest_one = (symbols.round() == part.round()).float().mean()
     assert nearest_one > (0.7 if temperature == 0.5 else 0.97)
+
+
+LOADED = """
+import sys
+sys.path.append("tests")
+from helpers import colour, tiny_codec
+codec = tiny_codec("hyperprior")
+for effort in (0, 1):
+    codec.compress(colour(20, 20), 50, effort)
+    print("model.hyperprior.search" in sys.modules)
+"""
+
+
+def test_only_encoding_with_effort_loads_the_search():
+    result = run_process([sys.executable, "-c", LOADED], ROOT)
+    assert result.out.split() == ["False", "True"], result.err
 
 
 @pytest.mark.parametrize("effort", [0, 2, STEEP])
