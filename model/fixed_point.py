@@ -85,7 +85,7 @@ class FixedPointConv(nn.Conv2d):
             # A bound of the sums, computed without rounding errors, which differ among machines;
             # rounding a weight may add half of 2^-w to it.
             bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
-            # The same with either product type.
+            # The room does not depend on the product type of this machine.
             room: float = EXACT_UP_TO if self.limit <= ACTIVATION_LIMIT else EXACT_UP_TO**2
             room -= self.limit * fine.shape[1] / 2
             w = torch.zeros_like(bound)
@@ -174,9 +174,15 @@ class QualityBias(nn.Module):
     def bias(self, quality: Tensor, bits: int) -> Tensor:
         """``b`` in fixed point, [B, C, 1, 1], interpolated linearly in integers."""
         points = fixed_point(self.points, bits, EXACT_UP_TO // 4).long()
-        span = MAX_QUALITY - MIN_QUALITY
-        position = (quality.long() - MIN_QUALITY) * (len(points) - 1)
-        low = (position // span).clamp(max=len(points) - 2)
-        weight = (position - span * low)[:, None]
-        total = points[low] * (span - weight) + points[low + 1] * weight
-        return torch.div(total, span, rounding_mode="floor").float()[:, :, None, None]
+        return interpolated_integers(points, quality.long()).float()[:, :, None, None]
+
+
+def interpolated_integers(points: Tensor, quality: Tensor) -> Tensor:
+    """One vector per rate point, points int64 [P, C], interpolated linearly at quality int64 [B] in
+    1 to 100, and rounded down: int64 [B, C]."""
+    span = MAX_QUALITY - MIN_QUALITY
+    position = (quality - MIN_QUALITY) * (len(points) - 1)
+    low = (position // span).clamp(max=len(points) - 2)
+    weight = (position - span * low)[:, None]
+    total = points[low] * (span - weight) + points[low + 1] * weight
+    return torch.div(total, span, rounding_mode="floor")

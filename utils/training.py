@@ -308,11 +308,7 @@ class Trainer:
             with self.average.applied():
                 self.codec.eval()
                 self.calibrate(validation)
-                half = {
-                    name: weight.half() if weight.is_floating_point() else weight
-                    for name, weight in self.codec.state_dict().items()
-                }
-                self.write("best.tar", {"weights": half})
+                self.write("best.tar", {"weights": self.codec.shipped_weights()})
         # After best.tar: a run that is killed between them repeats the epoch, and saves both.
         self.save_state()
         with uninterrupted():

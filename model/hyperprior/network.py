@@ -5,6 +5,7 @@ context.py, the coding of latents in coder.py, the search for cheaper ones in se
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from model.hyperprior.coder import (
     last_used,
 )
 from model.hyperprior.context import ContextModel, HyperSynthesis, scale_index, split_latent
+from model.hyperprior.integer_synthesis import IntegerSynthesis
+from model.hyperprior.trained_synthesis import Ranges, TrainedSynthesis, unchosen_steps
 from model.hyperprior.transforms import (
     BLOCK_SIDE,
     AnalysisTransform,
@@ -34,7 +37,7 @@ from model.hyperprior.transforms import (
 from model.layers import dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
-from model.tiles import View, padded
+from model.tiles import Tile, View, padded
 
 MIDDLE_GAIN = 2  # logarithm of the gain that training starts with, at the middle of the rates
 CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synthesis
@@ -45,6 +48,7 @@ DEAD_ZONE_RISES_FROM = 40  # quality
 
 
 DEFAULT = HyperpriorConfig()
+Synthesis = SynthesisTransform | IntegerSynthesis
 
 
 class HyperpriorCodec(Codec):
@@ -74,40 +78,75 @@ class HyperpriorCodec(Codec):
     TILE = 1024
     SEARCHES = True
 
-    def __init__(self, config: HyperpriorConfig = DEFAULT):
+    def __init__(self, config: HyperpriorConfig = DEFAULT, *, coded: bool = False):
+        """``coded``: with the synthesis as it is shipped in integers, which cannot be trained."""
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
         # How far the receptive fields reach beyond a tile: a block adds its stride to either side.
         radius = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # 16 + 32: hyper-analysis
         self.MARGIN = padded(radius, self.STRIDE)
         self.analysis = AnalysisTransform(config)
-        self.synthesis = SynthesisTransform(config)
+        kinds = (SynthesisTransform, TrainedSynthesis, IntegerSynthesis)
+        self.synthesis: Synthesis = kinds[config.integer + coded](config)
         self.hyper_analysis = HyperAnalysis(config)
         self.hyper_synthesis = HyperSynthesis(config.hyper, config.context, config.rate_points)
         self.context = ContextModel(config.latent, config.context)
         self.coder = SymbolCoder()
         self.z_scale = QualityBias(config.rate_points, config.hyper)
-        if self.device.type != "meta":  # there only shapes matter, and torch would be slow
-            self.start_transforms()
-            self.start_gains()
+        # On the meta device only shapes matter, and torch would be slow.
+        if self.device.type != "meta" and isinstance(self.synthesis, SynthesisTransform):
+            self.start_transforms(self.synthesis)
+            self.start_gains(self.synthesis)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict) -> Codec:
+        """See ``Codec``. An integer configuration may come with the weights of a codec in floating
+        point: training goes on from them, in integers."""
+        config, weights = cls.checked_config(checkpoint["config"]), checkpoint["weights"]
+        if config.integer and "synthesis.linear.0.weight" in weights:
+            steps = {f"synthesis.{name}": step for name, step in unchosen_steps(config).items()}
+            checkpoint = {**checkpoint, "weights": steps | weights}
+        codec = super().from_checkpoint(checkpoint)
+        if isinstance(codec.synthesis, IntegerSynthesis):
+            codec.synthesis.check()
+        return codec
+
+    @classmethod
+    def for_weights(cls, config: HyperpriorConfig, weights: dict[str, Tensor]) -> Codec:
+        return cls(config, coded=bool(config.integer) and "synthesis.first.scale" in weights)
+
+    def shipped_weights(self) -> dict[str, Tensor]:
+        """See ``Codec``. Integers and their scales are as exact as they are."""
+        weights = super().shipped_weights()
+        if self.config.integer:
+            weights = {n: w for n, w in weights.items() if not n.startswith("synthesis.")}
+            integers = self.integer_synthesis().state_dict()
+            weights |= {f"synthesis.{name}": weight for name, weight in integers.items()}
+        return weights
+
+    def integer_synthesis(self) -> IntegerSynthesis:
+        """The synthesis of an integer codec, in the form that decodes."""
+        if isinstance(self.synthesis, TrainedSynthesis):
+            return self.synthesis.integers()
+        return cast(IntegerSynthesis, self.synthesis)
 
     @torch.no_grad()
-    def start_transforms(self) -> None:
+    def start_transforms(self, synthesis: SynthesisTransform) -> None:
         """Start with the DCT and its inverse, and with deep networks that add little to them.
 
         The linear transforms are stored BLOCK_SIDE times as large as they are used: so their
         entries are about 1, and steps of the learning rate are small beside them.
         """
         basis = BLOCK_SIDE * dct_basis(BLOCK_SIDE, self.config.latent)
-        linear, inverse = self.analysis.linear.conv, self.synthesis.linear.conv
+        linear, inverse = self.analysis.linear.conv, synthesis.linear.conv
         linear.weight.copy_(basis[:, :, None, None])
         inverse.weight.copy_(basis.T[:, :, None, None])
-        for layer in (self.analysis.latent, self.synthesis.up1.conv):
+        for layer in (self.analysis.latent, synthesis.up1.conv):
             layer.weight.mul_(0.05)
         for layer in (linear, inverse):
             layer.bias.zero_()
 
-    def start_gains(self) -> None:
+    def start_gains(self, synthesis: SynthesisTransform) -> None:
         """Start with quantization steps proportional to 1 / sqrt(lmbda).
 
         At high rates, a step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
@@ -118,7 +157,7 @@ class HyperpriorCodec(Codec):
         ramp -= ramp.mean()
         with torch.no_grad():
             self.analysis.gain.points.add_(ramp + MIDDLE_GAIN)
-            self.synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)
+            synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)
             self.hyper_analysis.gain.points.sub_(ramp)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,14 +199,20 @@ class HyperpriorCodec(Codec):
 
     @torch.no_grad()
     def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure the probability tables of the symbols."""
-        histogram = self.coder.histogram([])
+        """Measure the probability tables of the symbols, and the ranges of the synthesis in
+        integers."""
+        histogram, ranges = self.coder.histogram([]), Ranges()
+        trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
         for image, quality in samples:
             q = self.quality_tensor(quality)
             for latents in self.tile_latents(image, q):
                 coder = self.tile_coder(Y_STRIDE * latents.y.shape[3], q)
                 histogram += self.coder.histogram(coder.symbols(latents)[0])
+                if trained:
+                    trained.observe(latents.y.round(), q, ranges)
         self.coder.fit(histogram)
+        if trained:
+            trained.choose_steps(ranges)
 
     def zone_share(self, quality: Tensor) -> Tensor:
         """The share of the bits that the dead zone counts at quality [B]: [B]."""
@@ -214,3 +259,9 @@ class HyperpriorCodec(Codec):
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         count = last_used(latent) + 1  # others may be of the tiles around this one
         return self.synthesis(latent[:, :count] / 2**FRACTION_BITS, quality)
+
+    def pixels(self, latent: Tensor, quality: Tensor, around: Tile, tile: Tile) -> Tensor:
+        if not self.config.integer:
+            return super().pixels(latent, quality, around, tile)
+        latent = latent[0, : last_used(latent) + 1]
+        return self.integer_synthesis().pixels(latent, quality, tile.seen_from(around))

@@ -1,7 +1,7 @@
 """The hyperprior codec's configuration and its transforms."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class HyperpriorConfig:
     analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (6, 4)  # residual blocks at 1/16 and at 1/8
     rate_points: int = 8
+    # 1: the synthesis is in integers, and decoded pixels are the same everywhere
+    integer: int = field(default=0, metadata={"added": True})
 
     def __post_init__(self):
         for name in ("channels8", "channels16", "latent", "hyper", "context"):
@@ -38,6 +40,7 @@ class HyperpriorConfig:
         for name in ("analysis_blocks", "synthesis_blocks"):
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
+        check_range("integer", self.integer, 0, 1)
         if self.latent % CHANNEL_STEP or self.latent > 3 * BLOCK_SIDE**2:
             multiple = f"a multiple of {CHANNEL_STEP} up to {3 * BLOCK_SIDE**2}"
             raise ValueError(f"the configuration's latent is not {multiple}")
@@ -134,12 +137,18 @@ class SynthesisTransform(nn.Module):
         """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
         squares, as if the linear transform were all there is. Each position of ``error`` holds the
         pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
-        with torch.autocast(error.device.type, enabled=False):
-            weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
-            damping = INVERSE_DAMPING**2 * torch.eye(len(weight.T), device=error.device)
-            square = weight.T @ weight + damping
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(square).L) @ weight.T
-            return conv1x1(error, inverse[:, :, None, None]).div_(self.gain(quality).exp())
+        weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
+        return damped_inverse(weight, error).div_(self.gain(quality).exp())
+
+
+def damped_inverse(weight: Tensor, error: Tensor) -> Tensor:
+    """The inputs [B, M, h, w] of a 1x1 convolution with ``weight`` [N, M] whose outputs are
+    ``error`` [B, N, h, w], by damped least squares."""
+    with torch.autocast(error.device.type, enabled=False):
+        damping = INVERSE_DAMPING**2 * torch.eye(len(weight.T), device=error.device)
+        square = weight.T @ weight + damping
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(square).L) @ weight.T
+        return conv1x1(error, inverse[:, :, None, None])
 
 
 class HyperAnalysis(nn.Module):
