@@ -15,7 +15,8 @@ from utils.matching import PictureFiles
 from utils.metrics import ms_ssim, psnr, ssim, ssimulacra2
 from utils.processes import gather
 from xfr.file import unpack
-from xfr.images import normalize_extension, read_picture
+from xfr.formats import normalize_extension
+from xfr.images import read_picture
 
 COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
 
