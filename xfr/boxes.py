@@ -22,6 +22,30 @@ SRGB_CODES = (12, 14, 15, 16, 17, 18, 0)  # enumerated spaces that Pillow or no 
 DEFAULT_COMMENT = "Created by OpenJPEG"
 
 
+SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins a codestream of JPEG 2000
+
+
+def component_bits(stream: BinaryIO) -> tuple[int, ...]:
+    """Bits of each component of a JPEG 2000 file. OSError if it has no codestream."""
+    stream.seek(0)
+    head = stream.read(MAX_BOX)
+    start = head.find(SIZE_MARKER)
+    if start < 0 or len(head) < start + 42:
+        raise OSError("a damaged JPEG 2000 file")
+    (count,) = struct.unpack_from(">H", head, start + 40)
+    return tuple((value & 0x7F) + 1 for value in head[start + 42 : start + 42 + 3 * count : 3])
+
+
+def check_components(image: Image.Image, bits: tuple[int, ...]) -> None:
+    """ValueError for samples of JPEG 2000 that Pillow misreads: colour of more than 8 bits, whose
+    white it makes black, and anything of less."""
+    is_grey = image.mode == "I;16" and len(bits) == 1 and 8 < bits[0] <= 16
+    if not is_grey and set(bits) != {8}:
+        raise ValueError(
+            f"JPEG 2000 files of {len(bits)} channels of {max(bits)} bits are not read"
+        )
+
+
 def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
     """Kind and content of the boxes between two positions, and of those within CONTAINERS; of long
     ones, such as pixels, nothing. A damaged one ends it."""
@@ -56,13 +80,11 @@ def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
             add_colours(image, data, grey, notices)
         elif kind == b"av1C" and len(data) > 2 and data[2] & 0x40:
             bits = 12 if data[2] & 0x20 else 10
-        elif kind == b"ihdr" and len(data) > 10:
-            bits = max(bits, (data[10] & 0x7F) + 1 if data[10] < 255 else 8)
         elif kind == b"uuid":
             add_identified(image, data)
         elif kind == b"xml " and image.format == "JPEG2000":
             notices.append("its XML is not kept")
-    if bits > 8 and not image.mode.startswith("I"):
+    if bits > 8:
         notices.append(f"{bits} bits per channel are reduced to 8")
     comment = image.info.get("comment")
     if isinstance(comment, bytes) and not comment.startswith(DEFAULT_COMMENT.encode()):

@@ -145,15 +145,16 @@ def adapt(white: np.ndarray) -> np.ndarray:
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """CMYK or Lab to sRGB, through the picture's own profile if it has a usable one."""
-    if image.mode == "CMYK" and icc is None:
-        return image.convert("RGB")
     try:
+        source: ImageCms.core.CmsProfile | ImageCms.ImageCmsProfile
         if image.mode == "LAB":
             source = ImageCms.createProfile("LAB")
+        elif icc is None:
+            return image.convert("RGB")
         else:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
     except (OSError, ImageCms.PyCMSError):  # the profile is damaged, or is not one for CMYK
-        return image.convert("RGB")
+        converted = None
+    return image.convert("RGB") if converted is None else converted

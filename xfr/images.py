@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,15 @@ from PIL import Image
 from model.limits import MAX_PIXELS
 from xfr.colour import fits, to_srgb
 from xfr.formats import normalize_extension, open_with_pillow
-from xfr.metadata import LABELS, NO_METADATA, Metadata, read_metadata, save_options
+from xfr.metadata import (
+    COMMENTED,
+    LABELS,
+    NO_METADATA,
+    Metadata,
+    only_comment,
+    read_metadata,
+    save_options,
+)
 from xfr.samples import STRIP, is_deep, load_samples
 from xfr.sources import open_picture
 
@@ -33,13 +41,13 @@ TURNS = {
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 # Lossy formats are written at the highest quality that still gives files of a sensible size.
-SAVE_OPTIONS = {
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
     "WEBP": {"lossless": True, "exact": True},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"optimize": False},
 }
-QUALITY_OPTIONS = {"JPEG": {}, "WEBP": {"lossless": False}, "AVIF": {}}
+QUALITY_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"lossless": False}, "AVIF": {}}
 # Pixels of the longest side that a format holds, or that Pillow reads back.
 MAX_SIDES = {
     "JPEG": 65500, "MPO": 65500, "WEBP": 16383, "AVIF": 32768,
@@ -112,7 +120,8 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     than ``max_pixels`` pixels.
     """
     # Some files contain a picture of another size, which only Pillow sees before it is decoded.
-    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # Pillow refuses more than twice as many
+    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
+    Image.MAX_IMAGE_PIXELS = limit
     try:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
@@ -168,7 +177,8 @@ def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        Image.MAX_IMAGE_PIXELS = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
+        limit: Any = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
+        Image.MAX_IMAGE_PIXELS = limit
         with output.open("rb") as stream:
             image = open_with_pillow(stream)
             image.load()
@@ -250,8 +260,14 @@ def holdable(
 ) -> tuple[Metadata, list[str]]:
     """What of metadata a picture of ``mode`` in a format has a place for, and notices of the
     rest."""
-    kept, notices = {}, []
+    kept: dict[str, Any] = {}
+    notices = []
     for kind, value in asdict(metadata).items():
+        if kind == "texts" and value is not None and name in COMMENTED:
+            comment = only_comment(value)
+            if comment != value:
+                notices.append(f"{extension} cannot hold its texts but for a comment: dropped")
+            value = comment
         if kind == "icc" and value is not None and not fits(value, mode):
             notices.append(f"{extension} has no grey: its profile is dropped")
         elif value is not None and keeps_metadata(name, mode, kind, value):
@@ -306,17 +322,20 @@ def keeps_mode(name: str, mode: str) -> bool:
 def keeps_alpha(name: str) -> bool:
     """Whether a half-transparent picture is read back half-transparent."""
     read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))
-    return read is not None and read.mode == "RGBA" and read.getpixel((8, 8))[3] == 100
+    return read is not None and read.mode == "RGBA" and read.getchannel("A").getpixel((8, 8)) == 100
 
 
-def keeps_metadata(name: str, mode: str, kind: str, value: bytes | tuple[float, float]) -> bool:
+def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
     """Whether a picture of ``mode`` with this metadata is read back with it, by Pillow alone, too.
     Asked for every value: a format may have room for short ones alone."""
     with suppress(Exception):  # Pillow may raise nearly anything on odd metadata
-        options = save_options(name, Metadata(**{kind: value}))
-        read = round_trip(name, PROBE.convert(mode), **options)
-        read.fp.seek(0)
-        image, _ = open_picture(read.fp, "", [])
+        alone: dict[str, Any] = {kind: value}
+        options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**alone))
+        stream = io.BytesIO()
+        PROBE.convert(mode).save(stream, format=name, **options)
+        Image.open(stream)
+        stream.seek(0)
+        image, _ = open_picture(stream, "", [])
         found = getattr(read_metadata(image, [])[0], kind)
         if kind == "dpi":
             return all(abs(a - b) < 1 for a, b in zip(found, value))  # JPEG rounds it

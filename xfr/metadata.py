@@ -5,8 +5,9 @@ import re
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from xfr.text import (
     COMMENT,
@@ -68,10 +69,9 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
     the orientation, 1 to 8, that they have before. What is dropped is added to ``notices``."""
     info = image.info
     exif, xmp, dpi = info.get("exif"), info.get("xmp"), None
-    orientation = None
-    if image.format == "TIFF":
-        exif = tiff_exif(image)
-        orientation = image.tag_v2.get(ORIENTATION)  # type: ignore[attr-defined]
+    orientation: Any = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        exif, orientation = tiff_exif(image), image.tag_v2.get(ORIENTATION)
     if exif:
         try:
             exif = re.sub(b"^(%b)+" % PREFIX, b"", exif)
@@ -87,7 +87,8 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         xmp = XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
     else:
         xmp = None
-    orientation = orientation if orientation in range(1, 9) else 1
+    if orientation not in range(1, 9):
+        orientation = 1
     try:
         dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, struct.error):
@@ -240,11 +241,15 @@ def save_options(name: str, metadata: Metadata) -> dict:
     """The options of Pillow's ``save`` that write metadata in the format ``name``. Formats ignore
     what they have no place for; ValueError, or another exception of Pillow, if they do not take
     what they get."""
-    options = {"icc_profile": metadata.icc, "dpi": metadata.dpi, "xmp": metadata.xmp}
+    options: dict[str, Any] = {
+        "icc_profile": metadata.icc,
+        "dpi": metadata.dpi,
+        "xmp": metadata.xmp,
+    }
     texts = unpack_texts(metadata.texts or b"")
     if name in COMMENTED:
-        comments = [text.encode() for keyword, text in texts if keyword == COMMENT]
-        options["comment"] = b"\n".join(comments) or None
+        comments = [text for keyword, text in texts if keyword == COMMENT]
+        options["comment"] = "\n".join(comments).encode() or None
     if metadata.exif is not None:
         options["exif"] = PREFIX + metadata.exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
@@ -253,13 +258,19 @@ def save_options(name: str, metadata: Metadata) -> dict:
     if name == "PNG":
         options["pnginfo"] = png_info(metadata, texts)
     if name == "TIFF":
-        usable = metadata.exif is not None and is_well_formed(metadata.exif)
-        options["exif"] = descriptive(PREFIX + metadata.exif) if usable else Image.Exif()
+        exif = metadata.exif or b""
+        options["exif"] = descriptive(PREFIX + exif) if is_well_formed(exif) else Image.Exif()
         if metadata.xmp is not None:
             options["exif"][XMP_TAG] = metadata.xmp
         if metadata.iptc is not None:
             options["exif"][IPTC_TAG] = metadata.iptc
     return {key: value for key, value in options.items() if value is not None}
+
+
+def only_comment(texts: bytes) -> bytes | None:
+    """Of texts the comments, as one; None if there are none."""
+    comments = [text for keyword, text in unpack_texts(texts) if keyword == COMMENT]
+    return pack_texts([(COMMENT, "\n".join(comments))]) if comments else None
 
 
 def png_info(metadata: Metadata, texts: list[tuple[str, str]]) -> PngImagePlugin.PngInfo | None:

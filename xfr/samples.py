@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Samples:
     reopen: Callable[[], Image.Image] | None = None
 
 
-def raw_modes(image: Image.Image) -> list[str]:
+def raw_modes(image: Any) -> list[str]:
     """Pillow's names of how the file, whose pixels are not loaded yet, stores them."""
     decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     return [value for values in decoders for value in values if isinstance(value, str)]
@@ -67,7 +68,7 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
         return load_grey(image, samples)
     names = set(raw_modes(image))
     wide = sorted(mode for mode in names if mode.endswith((FIRST, SECOND, ";16N")))
-    if wide and samples.reopen:
+    if wide:
         return load_wide(image, wide[0], samples)
     if samples.is_associated and image.mode == "RGBA":
         set_raw_mode(image, "RGBA", next(iter(names)).replace("a", "A"))
@@ -105,6 +106,8 @@ def load_grey(image: Image.Image, samples: Samples) -> Image.Image:
     alpha = np.empty_like(grey)
     for rows in strips(image.height):
         values = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        if image.format == "JPEG2000":  # Pillow has shifted them to 16 bits
+            values = values >> (16 - samples.bits)
         values = values.clip(0, top)
         grey[rows] = reduce(top - values if samples.is_inverted else values, top)
         if samples.transparent is not None:
@@ -117,7 +120,8 @@ def load_grey(image: Image.Image, samples: Samples) -> Image.Image:
 
 def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Image:
     """Several channels of 16 bits, of which Pillow would cut the lower bytes off."""
-    assert samples.reopen is not None
+    if samples.reopen is None:
+        raise ValueError(f"16-bit samples of {image.format} files are not read")
     name, _, order = raw_mode.partition(";")
     if name == "LA":  # grey with alpha has four bytes: those of a picture with four channels
         set_raw_mode(image, "RGBA", "RGBA")
@@ -151,7 +155,7 @@ def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Imag
     return found
 
 
-def set_raw_mode(image: Image.Image, mode: str, raw_mode: str) -> None:
+def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
     """Let Pillow load the pixels of an opened file into ``mode`` as if stored as ``raw_mode``."""
     image._mode = mode
     image.tile = [

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from xfr.boxes import add_boxes
+from xfr.boxes import add_boxes, check_components, component_bits
 from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.metadata import DESCRIPTIVE
@@ -19,6 +19,7 @@ from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, RAW_PROFILE, iptc_of, raw_profile
 from xfr.tiff import (
+    EXTRA_SAMPLES,
     IPTC,
     PHOTOMETRIC,
     PHOTOSHOP,
@@ -69,11 +70,16 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
         "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes,
     }  # fmt: skip
+    bits = 0
+    position = stream.tell()
+    if image.format == "JPEG2000":
+        components = component_bits(stream)
+        check_components(image, components)
+        bits = max(components)
     if image.format in readers:
-        position = stream.tell()
         readers[image.format](image, stream, notices)
-        stream.seek(position)
-    return image, Samples()
+    stream.seek(position)
+    return image, Samples(bits)
 
 
 # PNG
@@ -180,8 +186,11 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
 
     def open_page() -> Image.Image:
         stream.seek(0)
-        image = open_with_pillow(stream)
-        image.seek(number)
+        try:
+            image = Image.open(stream, formats=["TIFF"])
+            image.seek(number)
+        except (UnidentifiedImageError, SyntaxError, EOFError):
+            raise ValueError(f"TIFF files of {page.kind} are not read") from None
         return image
 
     image = open_page()
@@ -190,6 +199,8 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
     iptc = page.content(IPTC, GIF_HEADER_LIMIT) or iptc_of(resources)
     if iptc:
         image.info["iptc"] = iptc.rstrip(b"\0") or None
+    if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
+        notices.append("its channels beyond colour and alpha are not kept")
     if UNKEPT_TIFF & page.tags.keys():
         notices.append("its TIFF tags of primaries and transfer function are not kept")
     other = unkept_tags(page, DESCRIPTIVE | {PHOTOSHOP})

@@ -30,10 +30,13 @@ STRUCTURAL |= {301, 347, 33422, 34675, IPTC, 37679, 42112}
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, TRANSPARENCY, CMYK, YCBCR, LAB = 0, 1, 2, 3, 4, 5, 6, 8
-UNREAD = {
-    TRANSPARENCY: "transparency masks", 9: "ICCLab", 10: "ITULab", 32803: "a camera's raw samples",
-    32844: "LogL", 32845: "LogLuv", 34892: "a camera's raw samples", 51177: "depth maps",
+NAMES = {
+    WHITE_IS_ZERO: "grey where 0 is white", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "a palette",
+    CMYK: "CMYK", YCBCR: "YCbCr", LAB: "CIELab", TRANSPARENCY: "transparency masks", 9: "ICCLab",
+    10: "ITULab", 32844: "LogL", 32845: "LogLuv", 51177: "depth maps",
+    32803: "a camera's raw samples", 34892: "a camera's raw samples",
 }  # fmt: skip
+READ = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
 ASSOCIATED = 1
 SIGNED, FLOAT = 2, 3
@@ -100,6 +103,15 @@ class Directory:
         samples = self.value(SAMPLES, 1)
         bits = self.values(BITS, (1,))
         return bits * min(samples, MAX_VALUES) if len(bits) == 1 else bits[:samples]
+
+    @property
+    def kind(self) -> str:
+        """What its pixels are, for messages."""
+        photometric = self.value(PHOTOMETRIC, WHITE_IS_ZERO)
+        name = NAMES.get(photometric, f"photometric kind {photometric}")
+        extra = len(self.values(EXTRA_SAMPLES))
+        more = f" with {extra} more channel{'s'[: extra > 1]}" if extra else ""
+        return f"{name}{more} of {max(self.bits, default=1)} bits"
 
     @property
     def is_associated(self) -> bool:
@@ -186,8 +198,8 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{kind} samples have no agreed range")
     if max(bits, default=1) > 16:
         raise ValueError(f"{max(bits)}-bit integers have no agreed range")
-    if photometric in UNREAD:
-        raise ValueError(f"a TIFF file of {UNREAD[photometric]} is not read")
+    if photometric not in READ:
+        raise ValueError(f"{page.kind} is not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
     check_planes(page, photometric, bits)
@@ -204,12 +216,10 @@ def check_planes(page: Directory, photometric: int, bits: tuple[int, ...]) -> No
     """ValueError for channels one after the other in a layout that Pillow would misread."""
     if page.value(PLANAR, 1) != 2:
         return
-    if len(bits) == 1:
-        plain = photometric in (BLACK_IS_ZERO, PALETTE) and bits == (8,)
-    else:
-        plain = photometric in (BLACK_IS_ZERO, RGB, CMYK, PALETTE) and set(bits) == {8}
-    if not plain or page.is_associated:
-        raise ValueError("this kind of separate planes is not read")
+    has_alpha = any(page.values(EXTRA_SAMPLES))
+    plain = photometric in (RGB, CMYK) or (photometric == BLACK_IS_ZERO and not has_alpha)
+    if not plain or set(bits) != {8} or page.is_associated:
+        raise ValueError(f"separate planes of {page.kind} are not read")
 
 
 def check_ycbcr(page: Directory, bits: tuple[int, ...]) -> None:
