@@ -68,6 +68,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         image.seek(0)
     readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
         "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
+        "SGI": check_sgi,
         "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes,
     }  # fmt: skip
     bits = 0
@@ -267,6 +268,13 @@ def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
             image.info[PSD_RESOURCES[number]] = data
         if number == IPTC_RESOURCE:
             image.info["iptc"] = data
+
+
+def check_sgi(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
+    """ValueError for samples of two bytes, of which Pillow would cut the second off."""
+    stream.seek(3)
+    if stream.read(1) == b"\2":
+        raise ValueError("16-bit samples of SGI files are not read")
 
 
 def add_bmp(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:

@@ -202,6 +202,9 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{page.kind} is not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
+    is_reversed = page.value(FILL_ORDER, 1) == 2 and page.value(COMPRESSION, 1) == UNCOMPRESSED
+    if is_reversed and photometric == WHITE_IS_ZERO and bits == (8,):
+        raise ValueError(f"{page.kind} in the reverse order is not read")
     check_planes(page, photometric, bits)
     if photometric == YCBCR:
         check_ycbcr(page, bits)
@@ -218,7 +221,8 @@ def check_planes(page: Directory, photometric: int, bits: tuple[int, ...]) -> No
         return
     has_alpha = any(page.values(EXTRA_SAMPLES))
     plain = photometric in (RGB, CMYK) or (photometric == BLACK_IS_ZERO and not has_alpha)
-    if not plain or set(bits) != {8} or page.is_associated:
+    has_more = has_alpha and len(page.values(EXTRA_SAMPLES)) > 1
+    if not plain or set(bits) != {8} or page.is_associated or has_more:
         raise ValueError(f"separate planes of {page.kind} are not read")
 
 
