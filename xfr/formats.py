@@ -1,7 +1,5 @@
 """Picture formats: which are read, which are written, and what would read the others."""
 
-import ctypes
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,16 +42,6 @@ JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 CR2, CR3 = b"CR\2", b"ftypcrx "
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")
-
-
-def silence_libtiff() -> None:
-    """Keep libtiff, which Pillow brings along, from writing its errors to the terminal: Pillow
-    raises them, too. Where the library is not found, nothing changes."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
-
-
-silence_libtiff()
 
 
 def normalize_extension(extension: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from model.limits import MAX_PIXELS
 from xfr.colour import fits, to_srgb
 from xfr.formats import normalize_extension, open_with_pillow
+from xfr.libtiff import raise_errors
 from xfr.metadata import (
     COMMENTED,
     LABELS,
@@ -143,7 +144,8 @@ def read_any(path: Path, max_pixels: int) -> Picture:
         metadata, orientation = read_metadata(image, notices)
         is_upright = image.format == "TIFF"  # Pillow turns these itself
         icc = image.info.get("icc_profile")
-        image = load_samples(image, samples)
+        with raise_errors():
+            image = load_samples(image, samples)
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
         image = image.transpose(TURNS[orientation])

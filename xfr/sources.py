@@ -1,10 +1,10 @@
 """Files of pictures: opened with Pillow, and read here where Pillow leaves something out.
 
 ``open_picture`` puts what each format says beside the pixels under the same names into the image's
-``info``: icc_profile, exif, xmp and iptc in bytes, texts in pairs of keyword and text, dpi, and
-orientation, as EXIF numbers it, of pixels that are not turned yet.
+``info``: icc_profile, exif, xmp and iptc in bytes, texts in pairs of keyword and text, and dpi.
 """
 
+import struct
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, BinaryIO
@@ -35,10 +35,8 @@ from xfr.tiff import (
     unkept_tags,
 )
 
-XMP_PREFIX, LONG_XMP_PREFIX = (
-    b"http://ns.adobe.com/xap/1.0/\0",
-    b"http://ns.adobe.com/xmp/extension/",
-)
+XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
+LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
 EXIF_PREFIX = b"Exif\0\0"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
@@ -47,8 +45,9 @@ JPEG_SEGMENTS = (
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip
 PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
+PSD_MULTICHANNEL, PSD_DUOTONE = 7, 8
 GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
-GIF_HEADER_LIMIT = 1 << 24
+MAX_BLOCK = 1 << 24  # bytes of metadata
 UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
 
 
@@ -63,7 +62,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
     if is_tiff(stream):
         return open_tiff(stream, notices)
     image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
-    if getattr(image, "n_frames", 1) > 1:
+    if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
         notices.append("only the first frame is kept")
         image.seek(0)
     readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
@@ -196,8 +195,8 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
 
     image = open_page()
     colours = palette(page) if image.mode in ("P", "PA") else None
-    resources = page.content(PHOTOSHOP, GIF_HEADER_LIMIT) or b""
-    iptc = page.content(IPTC, GIF_HEADER_LIMIT) or iptc_of(resources)
+    resources = page.content(PHOTOSHOP, MAX_BLOCK) or b""
+    iptc = page.content(IPTC, MAX_BLOCK) or iptc_of(resources)
     if iptc:
         image.info["iptc"] = iptc.rstrip(b"\0") or None
     if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
@@ -249,7 +248,7 @@ def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
     if image.info.get("comment"):
         image.info["texts"] = [(COMMENT, decoded(image.info["comment"]))]
     stream.seek(0)
-    data = stream.read(GIF_HEADER_LIMIT)
+    data = stream.read(MAX_BLOCK)
     start = data.find(GIF_XMP)
     stop = data.find(GIF_XMP_END, start)
     if 0 <= start < stop:
@@ -261,8 +260,17 @@ def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
 
 
 def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
-    """Metadata among the resources of Photoshop."""
-    notices.append("its layers are not kept, but what they show together")
+    """Metadata among the resources of Photoshop. ValueError for channels of no agreed colour."""
+    stream.seek(12)
+    channels, _, _, _, kind = struct.unpack(">HIIHH", stream.read(14))
+    if kind == PSD_MULTICHANNEL:
+        raise ValueError("Photoshop's multichannel pictures are not read")
+    if kind == PSD_DUOTONE:
+        notices.append("its duotone inks are not kept, but its grey")
+    if channels > len(image.getbands()):
+        notices.append("its channels beyond colour and alpha are not kept")
+    if image.n_frames:
+        notices.append("its layers are not kept, but what they show together")
     for number, _, data in image.resources:
         if number in PSD_RESOURCES:
             image.info[PSD_RESOURCES[number]] = data
@@ -289,7 +297,7 @@ def add_bmp(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
         start = 14 + int.from_bytes(head[14 + 112 : 14 + 116], "little")
         length = int.from_bytes(head[14 + 116 : 14 + 120], "little")
         stream.seek(start)
-        data = stream.read(min(length, GIF_HEADER_LIMIT))
+        data = stream.read(min(length, MAX_BLOCK))
         if len(data) == length:
             image.info["icc_profile"] = data
     elif kind == b"LINK" or (kind == bytes(4) and any(head[14 + 60 : 14 + 108])):

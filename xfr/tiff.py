@@ -21,11 +21,10 @@ SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, LENGTH, BITS, COMPRESSION = 254, 255, 256
 PHOTOMETRIC, FILL_ORDER, SAMPLES, BYTE_COUNTS, PLANAR = 262, 266, 277, 279, 284
 TRANSFER, WHITE, PRIMARIES, COLOUR_MAP, SUB_DIRECTORIES, INK_SET = 301, 318, 319, 320, 330, 332
 EXTRA_SAMPLES, SAMPLE_FORMAT, COEFFICIENTS, SUBSAMPLING, BLACK_WHITE = 338, 339, 529, 530, 532
-DNG_VERSION, IPTC, PHOTOSHOP = 50706, 33723, 34377
+DNG_VERSION, XMP, IPTC, PHOTOSHOP, PROFILE = 50706, 700, 33723, 34377, 34675
 # Tags that say how the pixels are stored, not what they show. Photoshop's resources and the like of
 # other programs are not among them.
-STRUCTURAL = {*range(254, 300), *range(317, 348), *range(512, 533), 559, 700, 32995, 32996, 33421}
-STRUCTURAL |= {301, 347, 33422, 34675, IPTC, 37679, 42112}
+STRUCTURAL = {*range(254, 302), *range(317, 348), *range(512, 533), 559, XMP, IPTC, PROFILE}
 
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2
@@ -173,9 +172,12 @@ def read_number(stream: BinaryIO, code: str) -> int:
 def choose_page(pages: list[Directory], notices: list[str]) -> int:
     """The number of the page that is the picture: the first that is no thumbnail and no mask.
 
-    ValueError if there is none, as in cameras' raw files, which store it elsewhere.
+    ValueError if there is none, as in cameras' raw files, which store it elsewhere. OSError if
+    there is no page at all.
     """
-    if pages and DNG_VERSION in pages[0].tags:
+    if not pages:
+        raise OSError("a damaged TIFF file")
+    if DNG_VERSION in pages[0].tags:
         raise ValueError("a camera's raw file (DNG): develop it first, as with the package rawpy")
     whole = [n for n, page in enumerate(pages) if not page.is_reduced and not page.is_mask]
     if not whole:

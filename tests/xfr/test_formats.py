@@ -165,6 +165,30 @@ def test_sgi_of_16_bits_is_refused(read):
         read(head + bytes(120), "picture.sgi")
 
 
+def photoshop(kind: int, channels: int, layers: int) -> tuple[np.ndarray, bytes]:
+    """A picture [C, H, W] and its file, with IPTC and empty layers."""
+    pixels = RNG.integers(0, 256, (channels, 4, 5)).astype(np.uint8)
+    layer = struct.pack(">4iHhI", 0, 0, 4, 5, 1, 0, 22) + b"8BIMnorm\xff\0\0\0"
+    layer += struct.pack(">III", 12, 0, 0) + b"\1a\0\0"
+    section = struct.pack(">h", layers) + layer * layers + bytes(22 * layers)
+    section = struct.pack(">I", len(section)) + section + bytes(4) if layers else b""
+    resource = b"8BIM\4\4\0\0" + struct.pack(">I", len(IPTC)) + IPTC
+    head = b"8BPS" + struct.pack(">H6xHIIHHI", 1, channels, 4, 5, 8, kind, 0)
+    parts = struct.pack(">I", len(resource)) + resource + struct.pack(">I", len(section)) + section
+    return pixels, head + parts + bytes(2) + pixels.tobytes()
+
+
+def test_a_photoshop_file_with_layers_is_what_they_show_together(read):
+    pixels, data = photoshop(3, 3, layers=2)
+    picture = read(data, "picture.psd")
+    assert np.array_equal(picture.pixels, pixels.transpose(1, 2, 0))
+    assert picture.metadata.iptc == IPTC
+    assert picture.notices == ["its layers are not kept, but what they show together"]
+    _, multichannel = photoshop(7, 3, layers=0)
+    with pytest.raises(ValueError, match="multichannel"):
+        read(multichannel, "picture.psd")
+
+
 # Colours and metadata of other formats
 
 

@@ -146,7 +146,7 @@ def test_the_resolution_turns_with_the_picture(reread, extension, orientation):
     picture = reread(extension, dpi=(300, 150), **options)
     turned = orientation >= 5
     assert picture.shape == ((30, 20) if turned else (20, 30))
-    assert picture.metadata.dpi == pytest.approx((150, 300) if turned else (300, 150), abs=0.01)
+    assert picture.metadata.dpi == pytest.approx((150, 300) if turned else (300, 150), abs=0.02)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
