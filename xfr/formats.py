@@ -31,7 +31,7 @@ RAW_EXTENSIONS = set(
 # Known formats by what would make a picture of them.
 VECTOR, SCENE, LAYERS = "vector graphics: export a png", "high dynamic range", "export a png"
 OTHERS = {
-    **dict.fromkeys(("eps", "ps", "ai", "pdf", "svg", "svgz", "wmf", "emf", "cdr"), VECTOR),
+    **dict.fromkeys(("eps", "ps", "ai", "svg", "svgz", "wmf", "emf", "cdr"), VECTOR),
     **dict.fromkeys(("exr", "hdr", "pfs"), f"{SCENE}: export a png"),
     **dict.fromkeys(("xcf", "kra", "psb", "afphoto", "clip"), f"layers: {LAYERS}"),
     **dict.fromkeys(("jxr", "wdp", "hdp", "flif", "bpg", "djvu", "fpx", "mic"), LAYERS),
@@ -41,7 +41,7 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 CR2, CR3 = b"CR\2", b"ftypcrx "
-POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 def normalize_extension(extension: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from model.limits import MAX_PIXELS
-from xfr.colour import fits, to_srgb
+from xfr.colour import fits, is_whole, to_srgb
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
@@ -157,6 +157,9 @@ def read_any(path: Path, max_pixels: int) -> Picture:
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
+    if metadata.icc is not None and not is_whole(metadata.icc):
+        notices.append("its colour profile is damaged: dropped")
+        metadata = replace(metadata, icc=None)
     if metadata.icc is not None and not fits(metadata.icc, image.mode):
         notices.append("its colour profile does not fit its pixels: dropped")
         metadata = replace(metadata, icc=None)

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from xfr.text import (
     COMMENT,
+    MAX_CHUNK,
     RAW_PROFILE,
     pack_raw_profile,
     pack_texts,
@@ -25,6 +26,7 @@ BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
 MAX_TAGS = 4096
+MAX_KEYWORD = 79  # characters, in PNG
 ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD, XMP_TAG = 0x112, 0x8769, 0x8825, 0xA005, 700
 THUMBNAILS = ((0x201, 0x202), (0x111, 0x117))  # offset and length: as JPEG, as pixels
 # The tags that describe the picture, and not how a TIFF file stores it: title, camera, software,
@@ -97,9 +99,15 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         dpi = None
     if dpi and orientation in QUARTER_TURNED:
         dpi = dpi[::-1]
-    icc, iptc = info.get("icc_profile") or None, info.get("iptc") or None
-    texts = pack_texts(info.get("texts", []))
-    return Metadata(icc, exif or None, xmp or None, dpi, iptc, texts), orientation
+    kept: dict[str, Any] = {
+        "icc": info.get("icc_profile"), "exif": exif, "xmp": xmp, "dpi": dpi,
+        "iptc": info.get("iptc"), "texts": pack_texts(info.get("texts", [])),
+    }  # fmt: skip
+    for kind, value in kept.items():
+        if value and len(value) > MAX_CHUNK:
+            notices.append(f"its {LABELS[kind]}: more than {MAX_CHUNK} bytes, dropped")
+            kept[kind] = None
+    return Metadata(**{kind: value or None for kind, value in kept.items()}), orientation
 
 
 def is_resolution(dpi: tuple[float, float]) -> bool:
@@ -281,5 +289,7 @@ def png_info(metadata: Metadata, texts: list[tuple[str, str]]) -> PngImagePlugin
     if metadata.iptc is not None:
         info.add_text(f"{RAW_PROFILE}iptc", pack_raw_profile("iptc", metadata.iptc), zip=True)
     for keyword, text in texts:
+        if not 1 <= len(keyword) <= MAX_KEYWORD:
+            raise ValueError("a keyword that PNG does not allow")
         info.add_text(keyword, text)
     return info if info.chunks else None

@@ -24,6 +24,7 @@ from xfr.tiff import (
     PHOTOMETRIC,
     PHOTOSHOP,
     PRIMARIES,
+    PROFILE,
     TRANSFER,
     WHITE,
     WHITE_IS_ZERO,
@@ -203,6 +204,8 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
         notices.append("its channels beyond colour and alpha are not kept")
     if UNKEPT_TIFF & page.tags.keys():
         notices.append("its TIFF tags of primaries and transfer function are not kept")
+    if PROFILE in page.tags and not image.info.get("icc_profile"):
+        notices.append("its colour profile is damaged: dropped")
     other = unkept_tags(page, DESCRIPTIVE | {PHOTOSHOP})
     if other:
         notices.append(f"its TIFF tags {other} are not kept")

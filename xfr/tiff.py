@@ -127,13 +127,16 @@ def is_tiff(stream: BinaryIO) -> bool:
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
-    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list."""
+    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list. ValueError for
+    a big-endian BigTIFF file, which Pillow does not read."""
     stream.seek(0)
     order = BYTE_ORDERS[stream.read(2)]
+    (version,) = struct.unpack(order + "H", stream.read(2))
+    is_big = version == BIG_TIFF
+    if is_big and order == ">":
+        raise ValueError("big-endian BigTIFF files are not read")
     found: list[Directory] = []
     try:
-        (version,) = struct.unpack(order + "H", stream.read(2))
-        is_big = version == BIG_TIFF
         count_code, code, size = ("Q", "Q", 20) if is_big else ("H", "I", 12)
         stream.seek(8 if is_big else 4)
         visited = set()

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import colour, grey
-from PIL import Image
+from PIL import Image, ImageCms
 from raw_files import packed, rounded, tiff
 
 from xfr.images import read_picture
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RNG = np.random.default_rng(0)
 ORDERS, COMPRESSED = ["<", ">"], [False, True]
 SHAPE = (9, 13)
@@ -291,6 +292,41 @@ def test_tags_that_are_not_kept_are_named(read):
         "its TIFF tags of primaries and transfer function are not kept",
         "its TIFF tags 34735 are not kept",
     ]
+
+
+def test_a_profile_that_is_cut_short_is_dropped_with_a_notice(read):
+    notice = "its colour profile is damaged: dropped"
+    assert read(tiff(grey(4, 4), 8, 1, t34675=SRGB[:-100])).notices == [notice]
+    behind = tiff(grey(4, 4), 8, 1, t34675=SRGB)
+    at = behind.find(struct.pack("<HHI", 34675, 7, len(SRGB))) + 8
+    beyond = behind[:at] + struct.pack("<I", len(behind)) + behind[at + 4 :]
+    assert read(beyond).notices == [notice]
+
+
+def test_metadata_too_long_for_a_file_of_ours_are_dropped_with_a_notice(read):
+    picture = read(tiff(grey(4, 4), 8, 1, t700=b"<x>" + bytes(1 << 24)))
+    assert picture.metadata.xmp is None
+    assert picture.notices == [f"its XMP: more than {1 << 24} bytes, dropped"]
+
+
+def test_big_files_are_read_or_refused_by_name(read):
+    for order in "<>":
+        stream = io.BytesIO()
+        options = {"bigtiff": True, "byteorder": order, "metadata": None, "photometric": "rgb"}
+        tifffile.imwrite(stream, colour(20, 30), **options)
+        if order == "<":
+            assert np.array_equal(read(stream.getvalue()).pixels, colour(20, 30))
+        else:
+            with pytest.raises(ValueError, match="BigTIFF"):
+                read(stream.getvalue())
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "packbits", "tiff_lzw"])
+def test_bits_are_read_in_any_compression(read, compression):
+    bits = grey(20, 30) > 100
+    stream = io.BytesIO()
+    Image.fromarray(bits).save(stream, "TIFF", compression=compression)
+    assert np.array_equal(read(stream.getvalue()).pixels, 255 * bits)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
