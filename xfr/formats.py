@@ -1,5 +1,6 @@
 """Picture formats: which are read, which are written, and what would read the others."""
 
+import logging
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ FORMATS = [
     "XPM", "XVTHUMB",
 ]  # fmt: skip
 ALIASES = {"jpeg": "jpg", "tif": "tiff"}
-UNLISTED = {"mpo"}  # extensions of files that are opened as JPEG
+JPEG_EXTENSIONS = {"mpo"}  # that Pillow does not list as readable
 # Formats that a package adds to Pillow: its module, its name, and the extensions.
 HEIF_EXTENSIONS, JXL_EXTENSIONS = ("heic", "heif", "heics", "heifs", "hif"), ("jxl",)
 PACKAGES = {
@@ -28,20 +29,22 @@ RAW_EXTENSIONS = set(
     "3fr ari arw bay cap cr2 cr3 crw cs1 dcr dng dcs drf eip erf fff iiq k25 kdc mdc mef mos mrw "
     "nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split()
 )
-# Known formats by what would make a picture of them.
-VECTOR, SCENE, LAYERS = "vector graphics: export a png", "high dynamic range", "export a png"
-OTHERS = {
-    **dict.fromkeys(("eps", "ps", "ai", "svg", "svgz", "wmf", "emf", "cdr"), VECTOR),
-    **dict.fromkeys(("exr", "hdr", "pfs"), f"{SCENE}: export a png"),
-    **dict.fromkeys(("xcf", "kra", "psb", "afphoto", "clip"), f"layers: {LAYERS}"),
-    **dict.fromkeys(("jxr", "wdp", "hdp", "flif", "bpg", "djvu", "fpx", "mic"), LAYERS),
+VECTOR_GRAPHICS = "vector graphics: export a png"
+EXPORT_NEEDED = "not a format that is read: export a png"
+UNREAD_EXTENSIONS = {
+    **dict.fromkeys("eps ps ai svg svgz wmf emf cdr".split(), VECTOR_GRAPHICS),
+    **dict.fromkeys("exr hdr pfs".split(), "high dynamic range: export a png"),
+    **dict.fromkeys("xcf kra psb afphoto clip".split(), EXPORT_NEEDED),
+    **dict.fromkeys("jxr wdp hdp flif bpg djvu fpx mic".split(), EXPORT_NEEDED),
 }
-HEAD = 64  # bytes that tell a format
+# Pillow logs some of the errors that it raises; without a handler, Python would print them.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+HEAD_BYTES = 64  # enough to tell a format
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
-CR2, CR3 = b"CR\2", b"ftypcrx "
-POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+CANON_CR2, CANON_CR3 = b"CR\2", b"ftypcrx "
+POSTSCRIPT_BEGINNINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 def normalize_extension(extension: str) -> str:
@@ -63,7 +66,7 @@ def readable_extensions() -> set[str]:
         if name in FORMATS and name in Image.OPEN
     }
     added = (PACKAGES[name][2] for name in PACKAGES if is_installed(name))
-    return found.union(UNLISTED, *added)
+    return found.union(JPEG_EXTENSIONS, *added)
 
 
 def needed_package(head: bytes, extension: str) -> str | None:
@@ -84,35 +87,35 @@ def register_package(name: str) -> None:
 
 
 def unreadable_reason(path: Path) -> str | None:
-    """Why a file is left out although it is a picture, and what would read it; None for a file that
-    is read, or is no known picture. It is told by its first bytes, and by its extension."""
+    """Reason why a picture is left out, and what would read it; None for a file that is read, or is
+    no known picture. Both are told by its first bytes, and by its extension."""
     extension = normalize_extension(path.suffix)
     try:
         with path.open("rb") as stream:
-            return reason_by_content(stream.read(HEAD), extension)
+            return reason_by_content(stream.read(HEAD_BYTES), extension)
     except OSError:
         return None  # reading it says why
 
 
 def reason_by_content(head: bytes, extension: str) -> str | None:
-    """As ``unreadable_reason``, from the first HEAD bytes of a file."""
+    """``unreadable_reason``, from the first HEAD_BYTES bytes of a file."""
     package = needed_package(head, extension)
     if package is None and extension in (*HEIF_EXTENSIONS, *JXL_EXTENSIONS):
         package = needed_package(b"", extension)
     if package is not None:
         _, name, _ = PACKAGES[package]
         return None if is_installed(package) else f"{package}: needs the package {name}"
-    raw = head.startswith(RAW_BEGINNINGS) or head[8:11] == CR2 or head[4:12] == CR3
+    raw = head.startswith(RAW_BEGINNINGS) or head[8:11] == CANON_CR2 or head[4:12] == CANON_CR3
     if raw or extension in RAW_EXTENSIONS:
         return "a camera's raw file: develop it first, as with the package rawpy"
-    if head.startswith(POSTSCRIPT):
-        return VECTOR
-    return OTHERS.get(extension)
+    if head.startswith(POSTSCRIPT_BEGINNINGS):
+        return VECTOR_GRAPHICS
+    return UNREAD_EXTENSIONS.get(extension)
 
 
 def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     """Open a stream, from its beginning, in one of FORMATS. Raises OSError if it is in none."""
-    head = stream.read(HEAD)
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
     package = needed_package(head, extension)
     if package is not None and is_installed(package):

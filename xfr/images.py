@@ -263,8 +263,7 @@ def write_picture(
 def holdable(
     metadata: Metadata, name: str, extension: str, mode: str
 ) -> tuple[Metadata, list[str]]:
-    """What of metadata a picture of ``mode`` in a format has a place for, and notices of the
-    rest."""
+    """Metadata that a picture of ``mode`` has a place for in a format, and notices of the rest."""
     kept: dict[str, Any] = {}
     notices = []
     for kind, value in asdict(metadata).items():

@@ -276,7 +276,7 @@ def save_options(name: str, metadata: Metadata) -> dict:
 
 
 def only_comment(texts: bytes) -> bytes | None:
-    """Of texts the comments, as one; None if there are none."""
+    """Comments among texts, as one; None if there are none."""
     comments = [text for keyword, text in unpack_texts(texts) if keyword == COMMENT]
     return pack_texts([(COMMENT, "\n".join(comments))]) if comments else None
 

@@ -113,7 +113,7 @@ class PngFile:
 
     @property
     def chromaticities(self) -> Primaries | None:
-        """Of white, red, green and blue; None if there are none."""
+        """Chromaticities of white, red, green and blue; None if there are none."""
         data = self.chunks.get(b"cHRM", b"")
         if len(data) < 32:
             return None

@@ -6,6 +6,7 @@ of Adobe; libtiff's BigTIFF.
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import BinaryIO
@@ -105,7 +106,7 @@ class Directory:
 
     @property
     def kind(self) -> str:
-        """What its pixels are, for messages."""
+        """Name of its pixels, for messages."""
         photometric = self.value(PHOTOMETRIC, WHITE_IS_ZERO)
         name = NAMES.get(photometric, f"photometric kind {photometric}")
         extra = len(self.values(EXTRA_SAMPLES))
@@ -127,8 +128,10 @@ def is_tiff(stream: BinaryIO) -> bool:
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
-    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list. ValueError for
-    a big-endian BigTIFF file, which Pillow does not read."""
+    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list.
+
+    ValueError for a big-endian BigTIFF file, which Pillow does not read.
+    """
     stream.seek(0)
     order = BYTE_ORDERS[stream.read(2)]
     (version,) = struct.unpack(order + "H", stream.read(2))
@@ -136,39 +139,43 @@ def read_directories(stream: BinaryIO) -> list[Directory]:
     if is_big and order == ">":
         raise ValueError("big-endian BigTIFF files are not read")
     found: list[Directory] = []
-    try:
-        count_code, code, size = ("Q", "Q", 20) if is_big else ("H", "I", 12)
+    visited = set()
+    with suppress(struct.error, OSError, OverflowError, ValueError):  # cut short
         stream.seek(8 if is_big else 4)
-        visited = set()
-        position = read_number(stream, order + code)
+        position = read_number(stream, order + "IQ"[is_big])
         while position and position not in visited and len(found) < MAX_PAGES:
             visited.add(position)
-            stream.seek(position)
-            count = read_number(stream, order + count_code)
-            start = stream.tell()
-            entries = stream.read(size * min(count, MAX_TAGS))
-            tags = {}
-            for at in range(0, len(entries) // size * size, size):
-                tag, kind, number = struct.unpack_from(order + "HH" + code, entries, at)
-                place = at + size - struct.calcsize(code)
-                width = 8 if kind == RATIONAL else INTEGERS.get(kind, (1, ""))[0]
-                if width * number > struct.calcsize(order + code):
-                    (place,) = struct.unpack_from(order + code, entries, place)
-                else:
-                    place += start
-                tags[tag] = kind, number, place
-            if not tags:
-                break
-            found.append(Directory(stream, order, tags))
-            stream.seek(start + size * count)
-            position = read_number(stream, order + code)
-    except (struct.error, OSError, OverflowError, ValueError):
-        pass  # cut short
+            directory, position = read_directory(stream, position, order, is_big)
+            found.append(directory)
     return found
 
 
+def read_directory(
+    stream: BinaryIO, position: int, order: str, is_big: bool
+) -> tuple[Directory, int]:
+    """The directory at a position, its first MAX_TAGS tags, and the position of the next.
+
+    struct.error, OSError, OverflowError or ValueError if it is cut short or has no tags.
+    """
+    count_code, code, size = ("Q", "Q", 20) if is_big else ("H", "I", 12)
+    inline = struct.calcsize(order + code)  # bytes of values that need no place of their own
+    stream.seek(position)
+    count = read_number(stream, order + count_code)
+    start = stream.tell()
+    entries = stream.read(size * min(count, MAX_TAGS))
+    tags = {}
+    for at in range(0, len(entries) // size * size, size):
+        tag, kind, number, place = struct.unpack_from(f"{order}HH{code}{code}", entries, at)
+        width = 8 if kind == RATIONAL else INTEGERS.get(kind, (1, ""))[0]
+        tags[tag] = kind, number, place if width * number > inline else start + at + size - inline
+    if not tags:
+        raise ValueError("a directory without tags")
+    stream.seek(start + size * count)
+    return Directory(stream, order, tags), read_number(stream, order + code)
+
+
 def read_number(stream: BinaryIO, code: str) -> int:
-    """struct.error at the end of the stream."""
+    """A number, packed as ``code``. struct.error at the end of the stream."""
     return struct.unpack(code, stream.read(struct.calcsize(code)))[0]
 
 
