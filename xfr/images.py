@@ -149,6 +149,14 @@ def read_any(path: Path, max_pixels: int) -> Picture:
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
         image = image.transpose(TURNS[orientation])
+    return converted(image, icc, metadata, notices)
+
+
+def converted(
+    image: Image.Image, icc: bytes | None, metadata: Metadata, notices: list[str]
+) -> Picture:
+    """The Picture of 8-bit samples in mode L, LA, RGB, RGBA, CMYK or LAB, with a profile that fits.
+    ``icc`` is that of the samples."""
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{image.mode} is converted to sRGB")
         image = to_srgb(image, icc)
@@ -234,18 +242,7 @@ def write_picture(
     check_quality(extension, quality)
     height, width = picture.shape
     check_sides(name, extension, (width, height))
-    notices = []
-    image = Image.fromarray(picture.pixels)
-    if picture.alpha is not None:
-        if keeps_alpha(name):
-            image = image.convert("RGB") if not keeps_mode(name, "LA") else image
-            image.putalpha(Image.fromarray(picture.alpha))
-        else:
-            notices.append(f"{extension} has no alpha channel: dropped")
-    if not keeps_mode(name, image.mode):
-        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    if image.mode == "RGB" and not keeps_mode(name, "RGB"):
-        notices.append(f"{extension} has no more than 256 colours: reduced")
+    image, notices = storable(picture, name, extension)
     metadata, lost = holdable(picture.metadata, name, extension, image.mode)
     options = SAVE_OPTIONS.get(name, {}) | save_options(name, metadata)
     if quality is not None:
@@ -258,6 +255,23 @@ def write_picture(
     else:
         image.save(ThroughPython(stream), format=name, **options)
     return notices + lost
+
+
+def storable(picture: Picture, name: str, extension: str) -> tuple[Image.Image, list[str]]:
+    """The pixels in a mode that a format has, and notices of what it has not."""
+    notices = []
+    image = Image.fromarray(picture.pixels)
+    if picture.alpha is not None:
+        if keeps_alpha(name):
+            image = image.convert("RGB") if not keeps_mode(name, "LA") else image
+            image.putalpha(Image.fromarray(picture.alpha))
+        else:
+            notices.append(f"{extension} has no alpha channel: dropped")
+    if not keeps_mode(name, image.mode):
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    if image.mode == "RGB" and not keeps_mode(name, "RGB"):
+        notices.append(f"{extension} has no more than 256 colours: reduced")
+    return image, notices
 
 
 def holdable(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from xfr.boxes import add_boxes, check_components, component_bits
-from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, coded_profile, profile
+from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.metadata import DESCRIPTIVE
 from xfr.png import PngFile, is_png, read_png
@@ -28,6 +28,7 @@ from xfr.tiff import (
     TRANSFER,
     WHITE,
     WHITE_IS_ZERO,
+    Directory,
     check_layout,
     choose_page,
     is_tiff,
@@ -120,7 +121,7 @@ def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
     except ValueError as error:
         notices.append(str(error))
     code = png.chunks.get(b"cICP", b"")
-    if len(code) >= 4:
+    if len(code) >= 4 and code[:2] != bytes([UNSPECIFIED, UNSPECIFIED]):
         try:
             return coded_profile(code[0], code[1], code[3] == 1, grey)
         except ValueError as error:
@@ -147,11 +148,12 @@ def png_texts(png: PngFile, notices: list[str]) -> dict[Any, Any]:
             info["xmp"] = text.encode()
         elif keyword.startswith(RAW_PROFILE):
             kind = keyword.removeprefix(RAW_PROFILE).lower()
+            label = {"exif": "EXIF", "app1": "EXIF", "xmp": "XMP", "iptc": "IPTC"}.get(kind, kind)
             try:
-                add_raw_profile(info, kind, raw_profile(text))
+                if not add_raw_profile(info, kind, raw_profile(text)):
+                    notices.append(f"its text of {label[:20]} is not kept")
             except ValueError:
-                label = {"exif": "EXIF", "app1": "EXIF"}.get(kind, kind[:20])
-                notices.append(f"its {label} is damaged: dropped")
+                notices.append(f"its {label[:20]} is damaged: dropped")
         else:
             texts.append((keyword, text))
     if texts:
@@ -159,20 +161,19 @@ def png_texts(png: PngFile, notices: list[str]) -> dict[Any, Any]:
     return info
 
 
-def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> None:
-    """Metadata that ImageMagick has written as text. ValueError for an unknown kind."""
+def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
+    """Add metadata that ImageMagick has written as text; False if they are of no kind that is
+    kept."""
     if kind == "app1":
         kind = "xmp" if data.startswith(XMP_PREFIX) else "exif"
-    if kind == "xmp":
-        info["xmp"] = data.removeprefix(XMP_PREFIX)
-    elif kind == "exif":
-        info["exif"] = data
-    elif kind in ("icc", "icm"):
-        info["icc_profile"] = data
+    name = {"xmp": "xmp", "exif": "exif", "icc": "icc_profile", "icm": "icc_profile"}.get(kind)
+    if name is not None:
+        info[name] = data.removeprefix(XMP_PREFIX)
     elif kind in ("iptc", "8bim") and iptc_of(data):
         info["iptc"] = iptc_of(data)
     else:
-        raise ValueError("unknown")
+        return False
+    return True
 
 
 # TIFF
@@ -199,7 +200,16 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
     resources = page.content(PHOTOSHOP, MAX_BLOCK) or b""
     iptc = page.content(IPTC, MAX_BLOCK) or iptc_of(resources)
     if iptc:
-        image.info["iptc"] = iptc.rstrip(b"\0") or None
+        image.info["iptc"] = iptc
+    notices += tiff_losses(image, page)
+    inverted = page.value(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+    bits = max(page.bits, default=1)
+    return image, Samples(bits, None, inverted, page.is_associated, colours, open_page)
+
+
+def tiff_losses(image: Image.Image, page: Directory) -> list[str]:
+    """Notices of what is not kept of a page."""
+    notices = []
     if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
         notices.append("its channels beyond colour and alpha are not kept")
     if UNKEPT_TIFF & page.tags.keys():
@@ -212,9 +222,7 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
     across, down = image.info.get("resolution", (1, 1))
     if across != down and "dpi" not in image.info:
         notices.append("its pixels are not square, which is not kept")
-    inverted = page.value(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
-    bits = max(page.bits, default=1)
-    return image, Samples(bits, None, inverted, page.is_associated, colours, open_page)
+    return notices
 
 
 # Others

@@ -164,6 +164,11 @@ def test_wide_colours_of_video_become_a_profile(read):
     assert picture.metadata.icc[16:20] == b"RGB " and not picture.notices
 
 
+def test_unspecified_colours_are_those_that_other_chunks_say(read):
+    chunks = [(b"cICP", bytes([2, 2, 0, 1])), (b"iCCP", b"x\0\0" + zlib.compress(SRGB))]
+    assert read(png(colour(6, 7), before=chunks)).metadata.icc == SRGB
+
+
 @pytest.mark.parametrize("numbers", [(0,) * 8, (31270, 32900) * 4], ids=["zero", "one_point"])
 def test_primaries_that_span_no_colours_are_told(read, numbers):
     picture = read(png(colour(6, 7), before=[(b"cHRM", struct.pack(">8I", *numbers))]))
@@ -226,6 +231,11 @@ def test_damaged_exif_in_a_text_is_dropped_with_a_notice(read, text):
     picture = read(png(colour(6, 7), after=[(b"tEXt", b"Raw profile type exif\0" + text)]))
     assert np.array_equal(picture.pixels, colour(6, 7))
     assert picture.notices == ["its EXIF is damaged: dropped"]
+
+
+def test_other_metadata_in_a_text_are_told(read):
+    picture = read(png(colour(6, 7), after=[raw_profile("generic", b"hello")]))
+    assert picture.notices == ["its text of generic is not kept"]
 
 
 # Chunks
