@@ -3,6 +3,7 @@
 examples:
   python train.py --dataset_path ./dataset/
   python train.py --arch hyperprior --num_of_epochs 200 --save_at ./out/hyperprior/
+  python train.py --arch hyperprior --config channels16=192 synthesis_blocks=4,2
   python train.py --checkpoint_path ./out/last.tar --num_of_epochs 300
   torchrun --nproc_per_node 4 train.py --dataset_path ./dataset/
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from model import ARCHITECTURES
 from model.limits import DISTORTIONS
+from utils.configuration import default_settings, setting
 from utils.console import make_parser, number, run
 
 
@@ -57,6 +59,15 @@ def parse_args() -> Namespace:
         help="architecture (default: that of the checkpoint, or binary without one)",
     )
     add(
+        "--config",
+        type=setting,
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="fields of the architecture's configuration, where they differ from the checkpoint's "
+        "or from the defaults, which are, "
+        + "; ".join(f"{arch}: {default_settings(arch)}" for arch in ARCHITECTURES),
+    )
+    add(
         "--distortion",
         choices=DISTORTIONS,
         help="what to train for: squared error or SSIMULACRA 2, which is closer to what people see "
@@ -82,6 +93,7 @@ def main(args: Namespace) -> int:
     from model import codec_class
     from model.checkpoint import load_checkpoint
     from model.geometry import check_geometry
+    from utils.configuration import changed
     from utils.devices import data_parallel, pick_device
     from utils.processes import processes
     from utils.training import (
@@ -100,7 +112,11 @@ def main(args: Namespace) -> int:
         raise ValueError(f"{args.checkpoint_path} holds a {checkpoint['arch']} codec, not {arch}")
     torch.manual_seed(args.seed)
     codec_type = codec_class(arch)
-    codec = codec_type.from_checkpoint(checkpoint) if checkpoint else codec_type()
+    codec = codec_type.from_checkpoint(checkpoint) if checkpoint else None
+    config = changed(codec.config if codec else codec_type.Config(), arch, dict(args.config or []))
+    if codec and config != codec.config:
+        raise ValueError(f"{args.checkpoint_path} holds a codec of another configuration")
+    codec = codec or codec_type(config)
     codec.distortion = args.distortion or codec.distortion
     check_geometry(codec)
     if args.crop_size % codec.STRIDE:

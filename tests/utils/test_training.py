@@ -4,12 +4,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import pytorch_optimizer
 import torch
-from helpers import ARCHS, ROOT, TINY, as_tensor, colour, grey, save_png, save_tiny, torchrun
+from helpers import (
+    ARCHS,
+    ROOT,
+    TINY,
+    as_tensor,
+    colour,
+    grey,
+    save_png,
+    save_tiny,
+    tiny_config,
+    torchrun,
+)
 from PIL import Image
 from torch import nn
 
@@ -17,6 +29,8 @@ import utils.training
 from model import codec_class, load_codec
 from model.checkpoint import load_checkpoint
 from model.entropy import SymbolCoder
+from model.hyperprior.network import HyperpriorConfig
+from utils.configuration import default_settings, setting
 from utils.data import crops_in, pure_colours, split
 from utils.files import find_files, image_extensions
 from utils.optimizer import SOAP, Stack
@@ -45,15 +59,15 @@ def pictures(workplace) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    """The default configurations are those of the tiny codecs."""
-    for arch in ARCHS:
-        monkeypatch.setattr(codec_class(arch).__init__, "__defaults__", (TINY[arch],))
+def train(script, pictures):
+    """Runs train.py, with a tiny codec unless it begins with a checkpoint."""
 
+    def run(*flags):
+        begun = "--checkpoint_path" in flags
+        arch = flags[flags.index("--arch") + 1] if "--arch" in flags else "binary"
+        return script("train", *SMALL, *([] if begun else tiny_config(arch)), *flags)
 
-@pytest.fixture
-def train(script, pictures, tiny):
-    return lambda *flags: script("train", *SMALL, *flags)
+    return run
 
 
 def same(first: dict, second: dict) -> None:
@@ -372,6 +386,42 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     top = factors.index(1)
     assert factors[:top] == sorted(factors[:top])
     assert factors[top:] == sorted(factors[top:], reverse=True)
+
+
+# Configurations
+
+
+def test_config_sets_any_field_and_the_checkpoint_has_it(script, pictures):
+    fields = ["channels8=16", "channels16=16", "latent=32", "context=16", "synthesis_blocks=2,1"]
+    flags = ["--arch", "hyperprior", "--num_of_epochs", 1, "--config", *fields]
+    assert script("train", *SMALL, *flags).code == 0
+    config = load_checkpoint(Path("out/best.tar"))["config"]
+    assert (config["latent"], config["synthesis_blocks"]) == (32, (2, 1))
+    assert config["analysis_blocks"] == HyperpriorConfig().analysis_blocks
+
+
+@pytest.mark.parametrize(
+    ("field", "error"),
+    [
+        ("latnt=32", "binary has no field 'latnt'; it has filters, latent, groups, rate_points"),
+        ("latent=none", "latent=none is not NAME=VALUE"),
+        ("latent", "latent is not NAME=VALUE"),
+        ("latent=4096", "the configuration's latent is not an integer in 1 to 192"),
+        ("filters=8", "the configuration's filters is not a tuple of 2 integers"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_line(script, pictures, field, error):
+    result = script("train", "--config", field)
+    assert result.code and error in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_help_shows_the_fields_of_each_configuration(script, arch):
+    shown = " ".join(script("train", "--help").out.split())
+    config = codec_class(arch).Config()
+    settings = dict(map(setting, default_settings(arch).split()))
+    assert settings == asdict(config)
+    assert all(f"{name}=" in shown for name in settings)
 
 
 # Ends
