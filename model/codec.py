@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
+from model.constants import constant
 from model.distortion import FUNCTIONS
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
 from model.tiles import Tile, padded, tiles, window
@@ -109,7 +110,7 @@ class Codec(nn.Module):
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
-        logs = torch.tensor(self.LMBDA, device=quality.device).log()
+        logs = constant(self.LMBDA, quality.device).log()
         last = len(logs) - 1
         position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
         low = position.floor().clamp(0, last - 1).long()

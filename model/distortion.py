@@ -6,6 +6,7 @@ in bits per pixel: [B].
 
 from torch import Tensor
 
+from model.constants import constant
 from model.limits import DISTORTIONS
 from model.ssimulacra2 import ssimulacra2_distance
 
@@ -27,7 +28,7 @@ def ssimulacra2(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
     weight = FACTOR * lmbda**EXPONENT / (1 + KNEE / lmbda)
     error = x_hat - x
-    luma = (error * error.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    luma = (error * constant(LUMA, x.device)[:, None, None]).sum(1, keepdim=True)
     colour = mse(error, luma, lmbda)
     return weight * distance + ANCHOR * (mse(x_hat, x, lmbda) + CHROMA * colour)
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.constants import constant
 from model.entropy import LowerBound
 
 MIN_SIDE = 8  # of the smallest scale that is looked at
@@ -100,7 +101,7 @@ def ssimulacra2_distance(x_hat: Tensor, x: Tensor, mirror: bool = False) -> Tens
                 break
             channels = list(weights)
             norms = pooled_errors(xyb(x_hat, channels), xyb(x, channels), mirror)
-            total = total + (norms * norms.new_tensor(list(weights.values()))).sum((1, 2))
+            total = total + (norms * constant(tuple(weights.values()), x.device, dtype)).sum((1, 2))
         total = SCALE * total
         return ((CUBIC * total + SQUARE) * total + LINEAR) * total
 
@@ -127,9 +128,13 @@ def halve(x: Tensor) -> Tensor:
 
 def xyb(rgb: Tensor, channels: list[int]) -> Tensor:
     """These XYB channels [B, C, H, W] of linear RGB."""
-    cones = rgb.new_tensor(CONES) @ rgb.flatten(2)
-    opponents = rgb.new_tensor(XYB)[channels] @ (cones + BIAS) ** (1 / 3)
-    return (opponents + rgb.new_tensor(OFFSETS)[channels, None]).unflatten(2, rgb.shape[2:])
+
+    def rows(values: tuple) -> Tensor:
+        return constant(tuple(values[channel] for channel in channels), rgb.device, rgb.dtype)
+
+    cones = constant(CONES, rgb.device, rgb.dtype) @ rgb.flatten(2)
+    opponents = rows(XYB) @ (cones + BIAS) ** (1 / 3)
+    return (opponents + rows(OFFSETS)[:, None]).unflatten(2, rgb.shape[2:])
 
 
 def pooled_errors(x_hat: Tensor, x: Tensor, mirror: bool) -> Tensor:
