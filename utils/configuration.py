@@ -1,14 +1,35 @@
-"""Configurations of architectures on the command line. Imports no network, so that --help answers
-at once."""
+"""The settings of a training run, and configurations of architectures on the command line. Imports
+no network, so that --help answers at once."""
 
 import ast
 from argparse import ArgumentTypeError
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from model import ARCHITECTURES
+
+DEFAULT_ARCHITECTURE = "binary"
+SOURCES = ("auto", "device", "cpu")  # where crops are cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The settings of a run; they are options of train.py, which explains them."""
+
+    dataset_path: Path
+    file_format: str | None = None
+    num_of_epochs: int
+    minutes: float | None = None
+    batch_size: int
+    validation_split: float
+    lr_rate: float
+    only: list[str] | None = None
+    crop_size: int
+    crops: str = SOURCES[0]
+    workers: int = 0
+    seed: int = 0
 
 
 def setting(text: str) -> tuple[str, Any]:
