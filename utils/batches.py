@@ -82,7 +82,7 @@ def training_data(
     batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
     validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
     if cut_on_device(settings, train, device):
-        batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
+        batches: Batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
     else:
         sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
         loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)

@@ -51,9 +51,17 @@ class Clock:
 class Schedule(Protocol):
     """The epochs of a run, and its learning rate."""
 
-    length: int | None  # steps of an epoch, if known
-    save_seconds: float  # from one state that is saved to the next
-    warnings: list[str]
+    @property
+    def length(self) -> int | None:
+        """The steps of an epoch, if they are known."""
+
+    @property
+    def save_seconds(self) -> float:
+        """The time from one state that is saved to the next."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know of the schedule."""
 
     def first_step(self, epoch: int, steps: int, step: int) -> int:
         """The number of the next step, after ``steps`` of an epoch and ``step`` in all."""
