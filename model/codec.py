@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
 from model.checkpoint import check_weights
+from model.constants import constant
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
 from model.tiles import Grid, RowBuffer, Tile, View, join, padded, shared, tiles, window
 
@@ -141,7 +142,7 @@ class Codec(nn.Module):
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
-        logs = torch.tensor(self.LMBDA, device=quality.device).log()
+        logs = constant(self.LMBDA, quality.device).log()
         last = len(logs) - 1
         position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
         low = position.floor().clamp(0, last - 1).long()

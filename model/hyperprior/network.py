@@ -263,7 +263,8 @@ class HyperpriorCodec(Codec):
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         y = self.analysis(x, quality)
         used = self.coded_channels(y)[:, None, None, None]
-        y = y[:, : used.max()]
+        if y.is_cpu:  # elsewhere, shapes depend on no values, so that a CUDA graph can hold a step
+            y = y[:, : used.max()]
         coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
         y = y * coded
         z = self.hyper_analysis(y, quality)
