@@ -85,7 +85,7 @@ class Progress:
         self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
 
     def state(self) -> list:
-        """What to make it from again."""
+        """The arguments to make it from again."""
         return [self.steps, self.mean.totals, self.mean.count, self.seconds]
 
 

@@ -61,7 +61,7 @@ class Schedule(Protocol):
 
     @property
     def warnings(self) -> list[str]:
-        """What a user should know of the schedule."""
+        """Warnings for the user, a line each."""
 
     def first_step(self, epoch: int, steps: int, step: int) -> int:
         """The number of the next step, after ``steps`` of an epoch and ``step`` in all."""
@@ -82,7 +82,7 @@ class Schedule(Protocol):
         """Look at the clock."""
 
     def finished(self) -> None:
-        """What follows on an epoch is done: it has been validated and saved."""
+        """The work after an epoch is done: it has been validated and saved."""
 
     def title(self, epoch: int) -> str:
         """The name of an epoch, from 1 on."""

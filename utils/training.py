@@ -331,7 +331,7 @@ class Trainer:
             gc.collect()  # later, callbacks of matplotlib's garbage could swallow a Ctrl-C
 
     def state(self) -> dict:
-        """What a run is resumed from, without ``identity``."""
+        """The state that a run is resumed from, without ``identity``."""
         return {
             "weights": self.codec.state_dict(),
             "epoch": self.epoch,
@@ -360,7 +360,7 @@ class Trainer:
             save_checkpoint(stream, {**self.identity(), **contents})
 
     def identity(self) -> dict:
-        """What every checkpoint of the run has."""
+        """The entries of every checkpoint of the run."""
         return {
             "arch": self.codec.arch,
             "config": self.codec.config_dict(),
@@ -371,7 +371,7 @@ class Trainer:
         }
 
     def kept(self) -> str:
-        """What is left of a run that ended early, in words."""
+        """The remains of a run that ended early, in words."""
         if not self.saved:
             return "nothing was saved yet"
         return f"the state of {self.saved} is in {self.folder / 'last.tar'}"

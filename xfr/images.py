@@ -56,7 +56,7 @@ MAX_SIDES = {
 }  # fmt: skip
 # Pillow's encoders of these write to the stream themselves, and do not end when it takes no more.
 WRITTEN_TO_MEMORY = {"JPEG2000"}
-# What shows what a format can hold: all shades of grey and of transparency.
+# Samples that show how much a format can hold: all shades of grey and of transparency.
 PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for _ in "LA"))
 
 

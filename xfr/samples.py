@@ -47,7 +47,8 @@ def raw_modes(image: Any) -> list[str]:
 def is_deep(image: Image.Image, samples: Samples) -> bool:
     """Whether the file, whose pixels are not loaded yet, has more than 8 bits per channel. Pillow
     may reduce them when it loads them."""
-    # As in RGB;16B; without a byte order, as in BGR;16, all channels together have 16 bits.
+    # Channels of 16 bits have a byte order in their raw mode, such as RGB;16B. In BGR;16, which has
+    # none, 16 bits hold all channels.
     deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes(image))
     return image.mode.startswith("I") or deep or samples.bits > 8
 

@@ -120,7 +120,7 @@ def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     assert train("--arch", arch, "--num_of_epochs", 1).code == 0
     best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
     described = {"arch", "config", "distortion", "command", "version", "history"}
-    assert set(best) == {"format", "weights", *described}
+    assert set(best) == {"format", "fingerprint", "weights", *described}
     codec = load_codec(best)
     payload = codec.compress(colour(50, 60), 50)
     assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
