@@ -99,8 +99,9 @@ class RecordedStep:
 
 
 def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
-    """A function that replays ``function``, recorded as a CUDA graph of the current stream, which must not be
-    the default one. RuntimeError if the function waits for the device, or copies from the host.
+    """A function that replays ``function``, recorded as a CUDA graph of the current stream, which
+    must not be the default one. RuntimeError if ``function`` waits for the device, or copies from
+    the host.
 
     Random numbers are those of the default generator, of the seed and offset at each replay.
     """
