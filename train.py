@@ -3,7 +3,10 @@
 examples:
   python train.py --dataset_path ./dataset/
   python train.py --arch hyperprior --num_of_epochs 200 --save_at ./out/hyperprior/
+  python train.py --arch hyperprior --config channels16=192 synthesis_blocks=4,2
   python train.py --checkpoint_path ./out/last.tar --num_of_epochs 300
+  python train.py --checkpoint_path ./out/hyperprior.tar --config channels16=512 --save_at ./wide/
+  python train.py --arch hyperprior --minutes 11 --batch_size 64 --save_at ./gpu/
   torchrun --nproc_per_node 4 train.py --dataset_path ./dataset/
 
 Two files are saved after every epoch: last.tar, from which --checkpoint_path resumes the run
@@ -15,9 +18,11 @@ beside it, under any name, for the files that it has made.
 import sys
 from argparse import Namespace
 from pathlib import Path
+from time import monotonic
 
 from model import ARCHITECTURES
 from model.limits import DISTORTIONS
+from utils.configuration import SOURCES, TrainingSettings, default_settings, setting
 from utils.console import make_parser, number, run
 
 
@@ -33,15 +38,21 @@ def parse_args() -> Namespace:
     add(
         "--checkpoint_path",
         type=Path,
-        help="resume from this checkpoint; one without optimiser state is fine-tuned",
+        help="resume from this checkpoint; one without optimiser state is fine-tuned, or grown",
     )
     add("--save_at", type=Path, default=Path("./out/"), help="directory for last.tar and best.tar")
     add("--file_format", help="only train on images with this extension (default: all readable)")
-    add(
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
         "--num_of_epochs",
         type=number(int, 1),
         default=100,
         help="epoch to stop training at, by which the learning rate has fallen to zero",
+    )
+    length.add_argument(
+        "--minutes",
+        type=number(float, 0.01),
+        help="time to train in instead, from the start of this program to its last file",
     )
     add("--batch_size", type=number(int, 1), default=8, help="pictures per batch, in each process")
     add(
@@ -57,16 +68,43 @@ def parse_args() -> Namespace:
         help="architecture (default: that of the checkpoint, or binary without one)",
     )
     add(
+        "--config",
+        type=setting,
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="fields of the architecture's configuration, where they differ from the checkpoint's "
+        "or from the defaults, which are, "
+        + "; ".join(f"{arch}: {default_settings(arch)}" for arch in ARCHITECTURES),
+    )
+    add(
         "--distortion",
         choices=DISTORTIONS,
         help="what to train for: squared error or SSIMULACRA 2, which is closer to what people see "
         "(default: that of the checkpoint, or mse without one)",
     )
     add(
+        "--only",
+        nargs="+",
+        metavar="PART",
+        help="train only these parts of the codec, such as synthesis; the others stay as they are",
+    )
+    add(
         "--crop_size",
         type=number(int, 0),
         default=256,
         help="side of the random crops in pixels; 0 trains on entire pictures",
+    )
+    add(
+        "--crops",
+        choices=SOURCES,
+        default=SOURCES[0],
+        help="where crops are cut: on the device, from pictures that stay in its memory, or by "
+        "--workers on the CPU; auto is the device if it is a GPU and they fit",
+    )
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="write the numbers of epochs for TensorBoard, too",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
@@ -75,59 +113,52 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
+    began = monotonic()
     from dataclasses import fields
 
     import torch
 
-    from model import codec_class
-    from model.checkpoint import load_checkpoint
     from model.geometry import check_geometry
+    from utils.batches import training_data
     from utils.devices import data_parallel, pick_device
+    from utils.growth import codec_to_train
+    from utils.history import open_tensorboard
     from utils.processes import processes
-    from utils.training import (
-        DivergedError,
-        Trainer,
-        TrainingSettings,
-        check_place,
-        training_loaders,
-    )
+    from utils.schedule import make_schedule
+    from utils.step import train_only
+    from utils.training import DivergedError, Trainer, check_place
 
     names = [field.name for field in fields(TrainingSettings)]
     settings = TrainingSettings(**{name: getattr(args, name) for name in names})
-    checkpoint = load_checkpoint(args.checkpoint_path) if args.checkpoint_path else None
-    arch = args.arch or (checkpoint["arch"] if checkpoint else "binary")
-    if checkpoint and checkpoint["arch"] != arch:
-        raise ValueError(f"{args.checkpoint_path} holds a {checkpoint['arch']} codec, not {arch}")
     torch.manual_seed(args.seed)
-    codec_type = codec_class(arch)
-    codec = codec_type.from_checkpoint(checkpoint) if checkpoint else codec_type()
+    codec, checkpoint = codec_to_train(args.checkpoint_path, args.arch, dict(args.config or []))
     codec.distortion = args.distortion or codec.distortion
     check_geometry(codec)
+    train_only(codec, args.only)
     if args.crop_size % codec.STRIDE:
-        raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {arch}")
+        raise ValueError(f"--crop_size must be a multiple of {codec.STRIDE} for {codec.arch}")
 
     check_place(args.save_at, args.checkpoint_path)
+    board = None
+    if args.tensorboard and processes()[0] == 0:
+        board = open_tensorboard(args.save_at)
     device = pick_device(args.device)
-    rank, world = processes()
-    train_loader, validation_loader = training_loaders(settings, codec.STRIDE, rank, world)
     codec = codec.to(device, memory_format=torch.channels_last)
+    batches, validation = training_data(settings, codec.STRIDE, device)
     with data_parallel(codec, device) as model:
-        trainer = Trainer(codec, model, device, settings, args.save_at)
+        trainer = Trainer(codec, model, device, settings, args.save_at, began)
         trainer.resume(checkpoint)
-        if rank == 0:
-            print(trainer.description(train_loader, validation_loader))
+        trainer.board = board
+        schedule = make_schedule(args.num_of_epochs, len(batches), args.minutes, trainer.clock)
+        if processes()[0] == 0:
+            print(trainer.description(batches, validation, schedule), flush=True)
         try:
-            while trainer.epoch < args.num_of_epochs:
-                trainer.train_epoch(train_loader)
-                line = trainer.finish_epoch(trainer.validate(validation_loader))
-                if rank == 0:
-                    print(line, flush=True)
-                    trainer.save(validation_loader)
+            trainer.train(batches, validation, schedule)
         except DivergedError as error:
             print(f"train.py: error: {error}; {trainer.kept()}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            if rank == 0:
+            if processes()[0] == 0:
                 print(f"\nstopped; {trainer.kept()}", file=sys.stderr)
             return 130
     return 0

@@ -12,7 +12,7 @@ weights, where it is stored, must be theirs; older checkpoints do not store it.
 import hashlib
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
-        checkpoint = read_archive(path)
+        checkpoint: Any = read_archive(path)
     except Exception as error:  # a damaged file makes nearly any kind of them
         raise ValueError(
             f"{path} is not a checkpoint, or is damaged ({first_line(error)})"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.bytestream import Reader, pack_chunk
 from model.checkpoint import check_weights
+from model.constants import constant
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
 from model.tiles import Grid, RowBuffer, Tile, View, join, padded, shared, tiles, window
 
@@ -54,6 +55,7 @@ class Codec(nn.Module):
     arch: str  # name in model.ARCHITECTURES and in checkpoints
     FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
+    ADDED_FIELDS: frozenset[str] = frozenset()  # of Config, that older checkpoints lack
     LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
     STRIDE: int  # heights and widths of the networks' input are multiples of it
     LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
@@ -86,11 +88,10 @@ class Codec(nn.Module):
 
     @classmethod
     def checked_config(cls, values: dict) -> Any:
-        """The configuration of a checkpoint; ValueError if it does not fit. Fields that have been
-        added since it was made take their defaults."""
+        """The configuration of a checkpoint, which may lack ADDED_FIELDS; ValueError if it does not
+        fit."""
         names = {field.name for field in fields(cls.Config)}
-        added = {field.name for field in fields(cls.Config) if field.metadata.get("added")}
-        if not names - added <= set(values) <= names:
+        if not names - cls.ADDED_FIELDS <= set(values) <= names:
             raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
         return cls.Config(**values)
 
@@ -100,8 +101,14 @@ class Codec(nn.Module):
         return cls(config)
 
     def config_dict(self) -> dict:
-        """The configuration for a checkpoint."""
-        return asdict(self.config)
+        """The configuration for a checkpoint, without ADDED_FIELDS that have their defaults: what
+        is in older checkpoints stays as it is."""
+        defaults = asdict(type(self.config)())
+        return {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in self.ADDED_FIELDS or value != defaults[name]
+        }
 
     def shipped_weights(self) -> dict[str, Tensor]:
         """The weights for a checkpoint to be shipped: in half precision."""
@@ -166,7 +173,7 @@ class Codec(nn.Module):
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
-        logs = torch.tensor(self.LMBDA, device=quality.device).log()
+        logs = constant(self.LMBDA, quality.device).log()
         last = len(logs) - 1
         position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
         low = position.floor().clamp(0, last - 1).long()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.constants import constant
 from model.quantizers import CURVATURE
 from model.ssimulacra2 import ssimulacra2_distance
 
@@ -55,7 +56,7 @@ def ssimulacra2(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
     distance = ssimulacra2_distance(x_hat, x, mirror=True)
     weight = DISTANCE_FACTOR * lmbda**DISTANCE_EXPONENT / (1 + DISTANCE_KNEE / lmbda)
     error = x_hat - x
-    luma = (error * error.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    luma = (error * constant(LUMA, x.device)[:, None, None]).sum(1, keepdim=True)
     colour = mse(error, luma, lmbda)
     return weight * distance + MSE_SHARE * (mse(x_hat, x, lmbda) + COLOUR_WEIGHT * colour)
 

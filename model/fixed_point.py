@@ -85,7 +85,7 @@ class FixedPointConv(nn.Conv2d):
             # A bound of the sums, computed without rounding errors, which differ among machines;
             # rounding a weight may add half of 2^-w to it.
             bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
-            # The room does not depend on the product type of this machine.
+            # The sums have room: both types of product give equal numbers.
             room: float = EXACT_UP_TO if self.limit <= ACTIVATION_LIMIT else EXACT_UP_TO**2
             room -= self.limit * fine.shape[1] / 2
             w = torch.zeros_like(bound)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.constants import constant
 from model.entropy import LowerBound
 
 SMALLEST_SIDE = 8  # pixels of the smallest scale
@@ -102,7 +103,8 @@ def ssimulacra2_distance(x_hat: Tensor, x: Tensor, mirror: bool = False) -> Tens
                 break
             channels = list(weights)
             norms = pooled_errors(xyb(x_hat, channels), xyb(x, channels), mirror)
-            total = total + (norms * norms.new_tensor(list(weights.values()))).sum((1, 2))
+            scale_weights = constant(tuple(weights.values()), x.device, x.dtype)
+            total = total + (norms * scale_weights).sum((1, 2))
         total = SUM_SCALE * total
         return ((SUM_CUBIC * total + SUM_SQUARE) * total + SUM_LINEAR) * total
 
@@ -129,9 +131,13 @@ def halve(x: Tensor) -> Tensor:
 
 def xyb(rgb: Tensor, channels: list[int]) -> Tensor:
     """Linear RGB [B, 3, H, W] to the given XYB ``channels``, [B, C, H, W]."""
-    cones = rgb.new_tensor(RGB_TO_CONES) @ rgb.flatten(2)
-    opponents = rgb.new_tensor(XYB)[channels] @ (cones + CONE_BIAS) ** (1 / 3)
-    return (opponents + rgb.new_tensor(XYB_OFFSETS)[channels, None]).unflatten(2, rgb.shape[2:])
+
+    def rows(values: tuple) -> Tensor:
+        return constant(tuple(values[channel] for channel in channels), rgb.device, rgb.dtype)
+
+    cones = constant(RGB_TO_CONES, rgb.device, rgb.dtype) @ rgb.flatten(2)
+    opponents = rows(XYB) @ (cones + CONE_BIAS) ** (1 / 3)
+    return (opponents + rows(XYB_OFFSETS)[:, None]).unflatten(2, rgb.shape[2:])
 
 
 def pooled_errors(x_hat: Tensor, x: Tensor, mirror: bool) -> Tensor:

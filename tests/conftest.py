@@ -14,6 +14,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+SLOW = Path(__file__).with_name("slow.txt")  # names of tests, and the seconds that they took
+SLOW_SECONDS = 1.0
+WHOLE_PROGRAM = {"script", "shell", "module", "train"}  # fixtures that run one
+
 settings.register_profile("calm", deadline=None, derandomize=True, max_examples=40, database=None)
 settings.load_profile("calm")
 
@@ -77,3 +81,37 @@ def workplace(tmp_path, monkeypatch) -> Path:
     """An empty folder, which is also the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+# Tiers: tests are marked as slow by the time that they took when they were last measured.
+
+
+def name_of(nodeid: str) -> str:
+    """A test without its parameters."""
+    return nodeid.partition("[")[0]
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--measure", action="store_true", help=f"write {SLOW.name} anew")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    slow = {line.split()[0] for line in SLOW.read_text().splitlines()} if SLOW.exists() else set()
+    for item in items:
+        if name_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
+        if WHOLE_PROGRAM & set(item.fixturenames):
+            item.add_marker(pytest.mark.scripts)
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    if not config.getoption("--measure"):
+        return
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                name = name_of(report.nodeid)
+                seconds[name] = seconds.get(name, 0) + report.duration
+    lines = [f"{name} {time:.0f}\n" for name, time in seconds.items() if time >= SLOW_SECONDS]
+    SLOW.write_text("".join(sorted(lines)))

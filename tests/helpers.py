@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,11 @@ SMALL = {  # configurations smaller than the default ones
     ),
 }  # fmt: skip
 TINY = {arch: SMALL.get(arch) or codec_class(arch).Config() for arch in ARCHS}
+
+
+def tiny_config(arch: str) -> list[str]:
+    """The flags of train.py that train a tiny codec."""
+    return ["--config", *(f"{name}={value}" for name, value in asdict(TINY[arch]).items())]
 
 
 def colour(height: int, width: int, seed: int = 0) -> np.ndarray:

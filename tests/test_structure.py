@@ -24,7 +24,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef
 # A first word that hides what is spoken of.
-RIDDLE = re.compile(r"(What|Those|That|As|The same|Of|Its|It|They|This|These|Whatever|Where)\b")
+RIDDLE = re.compile(r"(What|Whatever|Those|These|That of|That which|As|The same|Of|Its|It|They)\b")
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

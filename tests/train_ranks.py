@@ -12,13 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from helpers import TINY  # noqa: E402
+from helpers import tiny_config  # noqa: E402
 
-from model.binary.network import BinaryCodec  # noqa: E402
 from utils.training import Trainer  # noqa: E402
 
 FOLDER = Path(sys.argv.pop(1))
-BinaryCodec.__init__.__defaults__ = (TINY["binary"],)
 finish_epoch = Trainer.finish_epoch
 
 
@@ -31,5 +29,5 @@ def finish_and_write(self, *args):
 
 
 Trainer.finish_epoch = finish_and_write
-sys.argv[0] = str(ROOT / "train.py")
+sys.argv[:1] = [str(ROOT / "train.py"), *tiny_config("binary")]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -39,17 +39,19 @@ def split(paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
     return train, validation
 
 
+def area(path: Path) -> int:
+    """The pixels of a picture; 0 if its header cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # Pillow may raise nearly anything; it is reported when the picture is read
+        return 0
+
+
 def crops_in(path: Path, crop_size: int) -> int:
     """How many crops an epoch takes from a picture: in proportion to its area, since small pictures
     have often been compressed, and the codec should not learn the artefacts of JPEG."""
-    if not crop_size:
-        return 1
-    try:
-        with Image.open(path) as image:
-            area = image.width * image.height
-    except Exception:  # Pillow may raise nearly anything; it is reported when the picture is read
-        return 1
-    return max(area // (AREA_PER_CROP * crop_size**2), 1)
+    return max(area(path) // (AREA_PER_CROP * crop_size**2), 1) if crop_size else 1
 
 
 class PictureDataset(Dataset):

@@ -36,12 +36,27 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def data_parallel(codec: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The codec itself; under torchrun, a wrapping that averages the gradients of all processes."""
-    if processes()[1] == 1:
-        yield codec
+    """The codec itself; under torchrun, a wrapping that averages the gradients of all processes. On
+    a GPU, in a stream of its own, which a CUDA graph can record."""
+    with own_stream(device):
+        if processes()[1] == 1:
+            yield codec
+            return
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield DistributedDataParallel(codec, [device.index] if device.type == "cuda" else None)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, everything in this context is launched in a stream that is not the default one."""
+    if device.type != "cuda":
+        yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield DistributedDataParallel(codec, [device.index] if device.type == "cuda" else None)
-    finally:
-        dist.destroy_process_group()
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    torch.cuda.synchronize()  # with what the default stream has begun
+    with torch.cuda.stream(torch.cuda.Stream()):
+        yield

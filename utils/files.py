@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.console import SCRIPTS, printable
 from utils.tally import Tally
-from xfr.images import normalize_extension, readable_extensions
+from xfr.formats import normalize_extension, readable_extensions
 
 DEFAULT_FORMAT = "bmp"  # of decoded pictures
 SAME_RESULT = "rename one, or encode each format on its own (--file_format, --out_folder)"

@@ -1,8 +1,11 @@
-"""What a training run has measured so far: means over samples, the history of epochs, its plot."""
+"""Measures of a training run: means over samples, the history of epochs, its table and its plot."""
 
+import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,17 +32,36 @@ def is_history(history: dict, epochs: int) -> bool:
     )
 
 
+def add_curve(curves: dict[str, list[float]], row: dict[str, float], epoch: int) -> None:
+    """Append the curve of an epoch, counted from 1; NaN where a column has no value."""
+    for name in [*curves, *row]:
+        column = curves.setdefault(name, [])
+        column += [math.nan] * (epoch - 1 - len(column))
+        if len(column) < epoch:
+            column.append(row.get(name, math.nan))
+
+
 class Mean:
-    """The mean of [loss, bpp, PSNR] over samples; NaN without any."""
+    """The mean of [loss, bpp, PSNR] over samples; NaN without any. Reading it waits for the device,
+    adding to it does not."""
 
     def __init__(self, totals: Sequence[float] = (0.0,) * len(MEASURES), count: int = 0):
-        self.totals, self.count = list(totals), count
+        self.read, self.count = list(totals), count
+        self.unread: list[Tensor] = []
 
-    def add(self, samples: Iterable[Tensor]) -> None:
-        """Add samples: each of the three measures, [B]."""
-        measures = torch.stack([measure.detach() for measure in samples])
-        self.totals = [t + v for t, v in zip(self.totals, measures.sum(1).tolist(), strict=True)]
+    def add(self, measures: Tensor) -> None:
+        """Add the measures [3, B] of samples."""
+        self.unread.append(measures.sum(1))
         self.count += measures.shape[1]
+
+    @property
+    def totals(self) -> list[float]:
+        """The sums over all samples."""
+        if self.unread:
+            for sums in torch.stack(self.unread).tolist():
+                self.read = [total + value for total, value in zip(self.read, sums)]
+            self.unread.clear()
+        return self.read
 
     def __add__(self, other: "Mean") -> "Mean":
         totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
@@ -63,25 +85,69 @@ class Progress:
         self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
 
     def state(self) -> list:
-        """What to make it from again."""
+        """The arguments to make it from again."""
         return [self.steps, self.mean.totals, self.mean.count, self.seconds]
 
 
-def plot_history(history: dict[str, list[float]], path: Path) -> None:
-    """Plot loss, rate and PSNR over the epochs, of training and validation."""
+def write_csv(history: dict[str, list[float]], curves: dict[str, list[float]], path: Path) -> None:
+    """Write a row for each epoch: the history, then the curves as far as they were measured."""
+    columns = {**history, **curves}
+    with atomic_write(path) as stream:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        stream.write(text.getvalue().encode())
+
+
+def plot_history(
+    history: dict[str, list[float]],
+    curves: dict[str, list[float]],
+    jpeg: dict[str, float],
+    path: Path,
+) -> None:
+    """Plot loss, rate and PSNR over the epochs, of training and validation; and the curve of the
+    validation pictures, after the first and the last epoch, beside that of JPEG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(12, 3.5), layout="constrained")
-    units = {"loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)"}
+    measures = list(dict.fromkeys(name.rpartition("_")[0] for name in jpeg))[1:]
+    count = len(MEASURES) + len(measures)
+    figure, axes = pyplot.subplots(1, count, figsize=(4 * count, 3.5), layout="constrained")
+    units = {
+        "loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)", "ssimulacra2": "SSIMULACRA 2"
+    }  # fmt: skip
     for axis, name in zip(axes, MEASURES):
         for subset in SUBSETS:
             axis.plot(history["epoch"], history[f"{subset}_{name}"], label=subset, marker=".")
         axis.set(xlabel="epoch", ylabel=units[name])
     axes[0].set_yscale("log")
     axes[0].legend()
+    epochs = {f"epoch {history['epoch'][row]}": row for row in (0, -1)}
+    rows = {"JPEG": jpeg} | {
+        label: {name: column[row] for name, column in curves.items()}
+        for label, row in epochs.items()
+    }
+    for axis, measure in zip(axes[len(MEASURES) :], measures):
+        for label, row in rows.items():
+            rates, values = (
+                [value for name, value in row.items() if name.startswith(f"{kind}_")]
+                for kind in ("bpp", measure)
+            )
+            axis.plot(rates, values, label=label, marker=".")
+        axis.set(xlabel=units["bpp"], ylabel=units[measure], xscale="log")
+        axis.legend()
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=100)
     pyplot.close(figure)
+
+
+def open_tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's files in ``folder``. ValueError if the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs a package: pip install tensorboard") from None
+    return SummaryWriter(str(folder / "tensorboard"))

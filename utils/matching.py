@@ -7,7 +7,7 @@ from typing import NamedTuple
 from utils.files import find_inputs, plan_outputs, relative_name
 from utils.processes import processes
 from utils.tally import Tally
-from xfr.images import readable_extensions
+from xfr.formats import readable_extensions
 
 DECODE_AGAIN = "decode again, or name the extension of the new pictures (--file_format)"
 

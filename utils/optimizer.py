@@ -103,27 +103,45 @@ class SOAP:
         self.stacks = [Stack(shape, alike) for shape, alike in shapes.items()]
         self.learning_rate = learning_rate
         self.steps = 0
+        self.rate = torch.zeros((), device=self.stacks[0].weights[0].device)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Move the weights. The first step only begins the statistics."""
+        self.prepare(self.learning_rate)
+        self.move()
+        self.finish()
+
+    def prepare(self, learning_rate: float) -> None:
+        """Bring the learning rate to the device, with the bias corrections of both moments."""
+        self.learning_rate = learning_rate
+        unbiased = (1 - self.DECAY**self.steps) ** -0.5 if self.steps else 0.0
+        self.rate.fill_(self.learning_rate * unbiased)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """The part of a step that a CUDA graph can hold, from the second step on."""
         for stack in self.stacks:
             gradients = stack.gradients()
             if self.steps:
-                self.move(stack, gradients)
+                self.move_stack(stack, gradients)
             stack.observe(gradients, self.DECAY)
-            if not self.steps:
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Bring the eigenbases up to date, now and then."""
+        if not self.steps:
+            for stack in self.stacks:
                 stack.begin()
-            elif self.steps % self.FREQUENCY == 0:
+        elif self.steps % self.FREQUENCY == 0:
+            for stack in self.stacks:
                 stack.refresh()
         self.steps += 1
 
-    def move(self, stack: Stack, gradients: Tensor) -> None:
+    def move_stack(self, stack: Stack, gradients: Tensor) -> None:
         stack.mean.lerp_(gradients, 1 - self.DECAY)
         stack.square.lerp_(stack.rotated(gradients).square(), 1 - self.DECAY)
-        unbiased = (1 - self.DECAY**self.steps) ** -0.5  # of the mean, by that of the root
         step = stack.rotated(stack.mean) / (stack.square.sqrt() + self.EPSILON)
-        step = stack.rotated(step, back=True).mul_(self.learning_rate * unbiased)
+        step = stack.rotated(step, back=True).mul_(self.rate)
         steps = [part.view_as(weight) for part, weight in zip(step, stack.weights)]
         torch._foreach_sub_(stack.weights, steps)
 

@@ -15,7 +15,8 @@ from utils.matching import PictureFiles
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
 from xfr.file import unpack
-from xfr.images import Picture, normalize_extension, read_picture
+from xfr.formats import normalize_extension
+from xfr.images import Picture, read_picture
 
 COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
 SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order

@@ -1,9 +1,12 @@
-"""The training loop: rate-distortion optimisation of any codec."""
+"""The training loop: epochs of steps, validation, and what is saved."""
 
 import gc
 import math
+import shlex
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,38 +14,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import xfr
 from model.checkpoint import first_line, save_checkpoint
 from model.codec import Codec
 from model.precision import fast_precision
+from utils.batches import Batches
+from utils.configuration import TrainingSettings
 from utils.console import uninterrupted
-from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
-from utils.files import atomic_write, check_folder, find_inputs, image_extensions
-from utils.history import COLUMNS, Mean, Progress, is_history, plot_history
-from utils.optimizer import SOAP, WeightAverage
+from utils.curves import CURVE_PICTURES, codec_curve, jpeg_curve
+from utils.data import batches
+from utils.files import atomic_write, check_folder
+from utils.history import COLUMNS, Mean, Progress, add_curve, is_history, plot_history, write_csv
 from utils.processes import processes
+from utils.schedule import Clock, Schedule
+from utils.step import TrainingStep, defects, rate_distortion
 
-WARMUP_STEPS = 200
-DECAY = 0.2  # the part of the run, up to its end, in which the learning rate falls to zero
-SAVE_SECONDS = 600  # the most training time that a sudden end costs
-BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no quality dominates
-CLIP_NORM = 1.0
+LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the losses and the clock
+FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
-SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """The settings of a run; they are options of train.py, which explains them."""
-
-    dataset_path: Path
-    file_format: str | None = None
-    num_of_epochs: int
-    batch_size: int
-    validation_split: float
-    lr_rate: float
-    crop_size: int
-    workers: int = 0
-    seed: int = 0
+SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
 
 
 class DivergedError(RuntimeError):
@@ -63,57 +53,6 @@ def check_place(folder: Path, checkpoint: Path | None) -> None:
             )
 
 
-def learning_rate_factor(step: int, last_step: int) -> float:
-    """The learning rate relative to its peak: a rise, a plateau, a linear fall to zero. On its
-    plateau, a run can still be prolonged."""
-    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY * last_step)))
-
-
-def training_loaders(
-    settings: TrainingSettings, stride: int, rank: int, world: int
-) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation pictures, for process ``rank`` of ``world``.
-
-    ``stride``: heights and widths of entire pictures are padded to multiples of it. Raises
-    FileNotFoundError if there are no pictures, ValueError if there are too few to train on.
-    """
-    root = settings.dataset_path
-    extensions = image_extensions(settings.file_format)
-    paths = find_inputs(root, extensions, recursive=True, tally=None, option="--dataset_path")
-    train, validation = split(paths, settings.validation_split)
-    if len(train) < settings.batch_size * world:
-        raise ValueError(
-            f"{len(train)} of {len(paths)} pictures are left to train on, fewer than one batch of "
-            f"{settings.batch_size * world}: lower --validation_split or --batch_size"
-        )
-    train = [path for path in train for _ in range(crops_in(path, settings.crop_size))]
-    train_set, validation_set = (
-        PictureDataset(files, settings.crop_size, stride, settings.seed, training)
-        for files, training in ((train, True), (validation, False))
-    )
-    sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
-    train_loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)
-    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
-    batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
-    return train_loader, make_loader(validation_set, batch_size, sampler, workers=0)
-
-
-def rate_distortion(
-    codec: Codec, model: nn.Module, x: Tensor, quality: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [B] each.
-
-    The loss is ``(bpp + distortion) / lmbda^BALANCE``, with a distortion of model/distortion.py.
-    ``model`` is the codec itself or its data-parallel wrapping.
-    """
-    x_hat, bpp = model(x, quality)
-    distortion = codec.weighted_distortion(x_hat, x, quality)
-    loss = (bpp + distortion) / codec.lmbda(quality) ** BALANCE
-    mse = (255 * (x_hat.detach() - x)).square().mean((1, 2, 3))
-    psnr = 10 * torch.log10(255**2 / mse.clamp(min=1e-3))
-    return loss, bpp.detach(), psnr
-
-
 class Trainer:
     """Trains ``codec``; ``model`` is the codec itself or its data-parallel wrapping. Saves to
     ``folder``.
@@ -129,19 +68,24 @@ class Trainer:
         device: torch.device,
         settings: TrainingSettings,
         folder: Path,
+        began: float | None = None,
     ):
         self.codec, self.model, self.device, self.folder = codec, model, device, folder
         self.run = {name: getattr(settings, name) for name in SHARED}
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
-        self.seed, self.epochs = settings.seed, settings.num_of_epochs
-        self.root = settings.dataset_path
-        self.optimizer = SOAP(codec.parameters(), settings.lr_rate)
-        self.average = WeightAverage(codec)
-        self.epoch = 0
+        self.settings, self.root = settings, settings.dataset_path
+        self.train_step = TrainingStep(codec, model, settings.lr_rate)
+        self.optimizer, self.average = self.train_step.optimizer, self.train_step.average
+        self.clock = Clock(time.monotonic() if began is None else began, device)
+        self.step = self.epoch = 0  # how many are finished
         self.progress = Progress()
+        self.saved_at = time.monotonic()
         self.saved = ""  # what the last state that was saved is of
         self.best = math.inf  # the lowest loss of an epoch so far
         self.history: dict[str, list[float]] = {name: [] for name in COLUMNS}
+        self.curves: dict[str, list[float]] = {}  # a column for each point, as in utils/curves.py
+        self.jpeg: dict[str, float] = {}  # JPEG's curve, when it is known
+        self.board = None  # a writer for TensorBoard
         self.origin = "from scratch"
 
     def resume(self, checkpoint: dict | None) -> None:
@@ -153,6 +97,8 @@ class Trainer:
             return
         if "optimizer" not in checkpoint:
             self.origin = "fine-tuning (the checkpoint has no optimiser state)"
+            if checkpoint["config"] != self.codec.config_dict():
+                self.origin = "grown from a smaller codec"
             return
         self.epoch, run, best = map(checkpoint.get, ("epoch", "run", "best"))
         if type(self.epoch) is not int or self.epoch < 0 or type(run) is not dict:
@@ -160,14 +106,18 @@ class Trainer:
         self.history = checkpoint["history"]
         if type(best) is not float or not is_history(self.history, self.epoch):
             raise ValueError(f"the checkpoint's history is not that of {self.epoch} epochs")
-        if self.epoch >= self.epochs:
+        epochs = self.settings.num_of_epochs
+        if self.epoch >= epochs and not self.settings.minutes:
             raise ValueError(
-                f"the checkpoint is at epoch {self.epoch} already; --num_of_epochs is {self.epochs}"
+                f"the checkpoint is at epoch {self.epoch} already; --num_of_epochs is {epochs}"
             )
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.average.load(checkpoint["average"])
             self.progress = Progress(*checkpoint["progress"])
+            self.step = int(checkpoint.get("step", 0))
+            self.curves = dict(checkpoint.get("curves", {}))
+            self.clock.before = float(checkpoint.get("elapsed", 0.0))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint's training state does not fit ({first_line(error)}): "
@@ -185,71 +135,110 @@ class Trainer:
         else:
             self.best = best
 
-    def description(self, train: DataLoader, validation: DataLoader) -> str:
-        """The run in one line."""
+    def description(self, train: Batches, validation: DataLoader, schedule: Schedule) -> str:
+        """The run in one line, and a line for each warning."""
         weights = sum(weight.numel() for weight in self.codec.parameters())
-        pictures = len(set(train.dataset.paths))
-        return (
+        pictures = len(validation.dataset)
+        warnings = schedule.warnings
+        if 0 < pictures < FEW_PICTURES:
+            warnings = [
+                *warnings,
+                f"{pictures} pictures to validate are too few to choose an epoch by, or to measure "
+                "tables on: raise --validation_split",
+            ]
+        line = (
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
-            f"{pictures} pictures to train on, {len(validation.dataset)} to validate; an epoch is "
-            f"{len(train.dataset)} crops in {len(train)} steps, on {self.device} -> {self.folder}"
+            f"{train.pictures} pictures to train on, {pictures} to validate; an epoch is "
+            f"{train.crops} crops in {len(train)} steps, {train.source}, on {self.device} "
+            f"for {self.codec.distortion} -> {self.folder}; {command()}, {version()}"
         )
+        return "\n".join([line, *(f"warning: {warning}" for warning in warnings)])
 
-    def measure(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, bpp and PSNR of each sample of a batch."""
-        x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with fast_precision(self.device):
-            try:
-                return rate_distortion(self.codec, model, x, quality)
-            except ValueError as error:  # a codec takes any picture: this is a defect of it
-                raise RuntimeError(str(error)) from error
+    def train(self, train: Batches, validation: DataLoader, schedule: Schedule) -> None:
+        """Train to the end of the schedule. Rank 0 prints a line for each epoch, and saves.
 
-    def train_epoch(self, loader: DataLoader) -> None:
+        Raises DivergedError, or ValueError if no picture can be read or the time is too short.
+        """
+        leads = processes()[0] == 0
+        if self.settings.minutes:
+            self.rehearse(validation, schedule)
+        self.step = schedule.first_step(self.epoch, self.progress.steps, self.step)
+        source = train.after(self.step)
+        while not schedule.over(self.epoch, self.progress.steps):
+            self.train_epoch(source, schedule)
+            title = schedule.title(self.epoch + 1)
+            line = self.finish_epoch(self.validate(validation), title)
+            if leads:
+                print(line, flush=True)
+                self.save(validation)
+            schedule.finished()
+
+    def rehearse(self, validation: DataLoader, schedule: Schedule) -> None:
+        """Do once what a timed run does at its end: so that what cannot work ends it now, and to
+        see how long it takes."""
+        schedule.look_up()
+        loss, bpp, psnr = sum(self.validate(validation).values(), start=Mean()).values
+        if processes()[0] == 0:
+            self.measure_curve(validation)
+            self.averaged_weights(validation)
+            self.save_state()
+            print(f"at the start: validation loss {loss:.3f} ({bpp:.3f} bpp, {psnr:.2f} dB)")
+        schedule.finished()
+        if schedule.over(self.epoch, self.progress.steps):
+            raise ValueError("--minutes leaves no time to train beside the validation and saving")
+
+    def train_epoch(self, source: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> None:
         """Train for an epoch, or for what is left of one; save the state now and then.
 
         Raises DivergedError, or ValueError if no picture can be read.
         """
         rank, _ = processes()
         self.model.train()
-        progress, steps = self.progress, len(loader)
-        loader.sampler.epoch, loader.sampler.start = self.epoch, progress.steps * loader.batch_size
-        now = time.perf_counter()
-        start, saved = now - progress.seconds, now
-        title = f"epoch {self.epoch + 1}/{self.epochs}"
-        bar = tqdm(
-            batches(loader),
-            title,
-            steps,
+        schedule.begin()
+        progress = self.progress
+        start = time.perf_counter() - progress.seconds
+        self.saved_at = time.monotonic()
+        with tqdm(
+            desc=schedule.title(self.epoch + 1),
+            total=schedule.length,
             initial=progress.steps,
             leave=False,
             disable=rank > 0 or None,
-        )
-        for batch in bar:
-            if batch is None:
-                raise ValueError("none of the training pictures can be read")
-            step = self.epoch * steps + progress.steps
-            # Noise depends on seed, step and rank alone: a resumed run has the same.
-            torch.manual_seed(hash((self.seed, step, rank)))
-            factor = learning_rate_factor(step, self.epochs * steps)
-            self.optimizer.learning_rate = self.run["lr_rate"] * factor
-            measures = self.measure(self.model, batch)
-            loss = measures[0].mean()
-            if not loss.isfinite():
-                raise DivergedError(f"the loss is {loss.item()} at step {step + 1}")
-            self.codec.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.codec.parameters(), CLIP_NORM)
-            self.optimizer.step()
-            self.average.update(step)
-            progress.mean.add(measures)
-            progress.steps += 1
-            now = time.perf_counter()
-            progress.seconds = now - start
-            bar.set_postfix(loss=f"{progress.mean.values[0]:.3f}", refresh=False)
-            if rank == 0 and now - saved > SAVE_SECONDS and progress.steps < steps:
-                self.save_state()
-                saved = now
+        ) as bar:
+            while schedule.goes_on(progress.steps):
+                x, quality = next(source)
+                # Noise depends on seed, step and rank alone: a resumed run has the same.
+                torch.manual_seed(hash((self.settings.seed, self.step, rank)))
+                learning_rate = self.run["lr_rate"] * schedule.factor(self.step)
+                with defects():
+                    measures = self.train_step(x, quality, self.step, learning_rate)
+                progress.mean.add(measures)
+                self.step += 1
+                progress.steps += 1
+                progress.seconds = time.perf_counter() - start
+                bar.update()
+                if self.device.type != "cuda" or progress.steps % LOOK_STEPS == 0:
+                    self.look_up(schedule)
+                    bar.set_postfix(loss=f"{progress.mean.values[0]:.3f}", refresh=False)
+            self.look_up(schedule)
+
+    def look_up(self, schedule: Schedule) -> None:
+        """Wait for the device, read the losses and the clock, and save the state if it is time.
+        Raises DivergedError."""
+        loss = self.progress.mean.totals[0]
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} at step {self.step}")
+        schedule.look_up()
+        due = time.monotonic() - self.saved_at > schedule.save_seconds
+        if due and processes()[0] == 0 and schedule.goes_on(self.progress.steps):
+            self.save_state()
+
+    def measure(self, batch: list[Tensor]) -> Tensor:
+        """Loss, bpp and PSNR of each sample of a validation batch, [3, B]."""
+        x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with fast_precision(self.device), defects():
+            return rate_distortion(self.codec, self.codec, x, quality)
 
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> dict[str, Mean]:
@@ -260,7 +249,7 @@ class Trainer:
             self.codec.eval()
             for batch in batches(loader):
                 if batch is not None:
-                    measured += torch.stack(self.measure(self.codec, batch)).unbind(1)
+                    measured += self.measure(batch).unbind(1)
         dataset, folders = loader.dataset, {}
         readable = [path for path in dataset.paths if path not in dataset.unreadable]
         for path, measures in zip(readable, measured, strict=True):
@@ -268,7 +257,7 @@ class Trainer:
             folders.setdefault(folder, Mean()).add(measures[:, None])
         return folders
 
-    def finish_epoch(self, validated: dict[str, Mean]) -> str:
+    def finish_epoch(self, validated: dict[str, Mean], title: str) -> str:
         """Append the epoch to the history. Returns it as one line of text."""
         total = sum(validated.values(), start=Mean())
         learning_rate = self.optimizer.learning_rate
@@ -281,7 +270,7 @@ class Trainer:
         folders = [f"{folder} {mean.values[0]:.3f}" for folder, mean in sorted(validated.items())]
         self.progress = Progress()
         return (
-            f"epoch {self.epoch}/{self.epochs}: training loss {train_loss:.3f}, validation loss "
+            f"{title}: training loss {train_loss:.3f}, validation loss "
             f"{loss:.3f} ({', '.join([*folders * (len(folders) > 1), f'{bpp:.3f} bpp'])}, "
             f"{psnr:.2f} dB), learning rate {learning_rate:.2e}, {seconds:.0f} s"
         )
@@ -298,30 +287,56 @@ class Trainer:
         with fast_precision(self.device):
             self.codec.calibrate(samples)
 
+    def measure_curve(self, validation: DataLoader) -> None:
+        """Append the curve of some validation pictures to ``curves``, and write the epoch's numbers
+        to TensorBoard."""
+        pictures = islice(
+            (x for batch in batches(validation) if batch for x in batch[0]), CURVE_PICTURES
+        )
+        crops = [x[None].to(self.device) for x in pictures]
+        if crops and len({x.shape for x in crops}) == 1:
+            crops = list(torch.cat(crops).split(validation.batch_size))
+        self.jpeg = self.jpeg or jpeg_curve(crops, self.codec.distortion)
+        with self.average.applied():
+            add_curve(self.curves, codec_curve(self.codec.eval(), crops), self.epoch)
+        if self.board and self.epoch:
+            for name, column in {**self.history, **self.curves}.items():
+                self.board.add_scalar(name, column[-1], self.epoch)
+
+    def averaged_weights(self, validation: DataLoader) -> dict[str, Tensor]:
+        """The codec as it is shipped: averaged weights, tables and ranges that are measured on the
+        validation pictures."""
+        with self.average.applied():
+            self.codec.eval()
+            self.calibrate(validation)
+            return self.codec.shipped_weights()
+
     def save(self, validation: DataLoader) -> None:
         """After an epoch, save last.tar, a plot, and, if the epoch was the best, best.tar."""
         loss = self.history["validation_loss"][-1]
         if math.isnan(loss):  # nothing to validate on: the training loss is used instead
             loss = self.history["train_loss"][-1]
+        self.measure_curve(validation)
         if loss < self.best:
             self.best = loss
-            with self.average.applied():
-                self.codec.eval()
-                self.calibrate(validation)
-                self.write("best.tar", {"weights": self.codec.shipped_weights()})
+            self.write("best.tar", {"weights": self.averaged_weights(validation)})
         # After best.tar: a run that is killed between them repeats the epoch, and saves both.
         self.save_state()
         with uninterrupted():
-            plot_history(self.history, self.folder / "history.png")
+            write_csv(self.history, self.curves, self.folder / "history.csv")
+            plot_history(self.history, self.curves, self.jpeg, self.folder / "history.png")
             gc.collect()  # later, callbacks of matplotlib's garbage could swallow a Ctrl-C
 
     def state(self) -> dict:
-        """What a run is resumed from, without ``identity``."""
+        """The state that a run is resumed from, without ``identity``."""
         return {
             "weights": self.codec.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
             "progress": self.progress.state(),
+            "elapsed": self.clock.own(),
             "best": self.best,
+            "curves": self.curves,
             "run": self.run,
             "average": self.average.average,
             "optimizer": self.optimizer.state_dict(),
@@ -331,6 +346,7 @@ class Trainer:
         """Save last.tar, to resume from."""
         with uninterrupted():
             self.write("last.tar", self.state())
+            self.saved_at = time.monotonic()
             self.saved = f"epoch {self.epoch}"
             if self.progress.steps:
                 self.saved += f" and {self.progress.steps} steps"
@@ -341,16 +357,28 @@ class Trainer:
             save_checkpoint(stream, {**self.identity(), **contents})
 
     def identity(self) -> dict:
-        """What every checkpoint of the run has."""
+        """The entries of every checkpoint of the run."""
         return {
             "arch": self.codec.arch,
             "config": self.codec.config_dict(),
             "distortion": self.codec.distortion,
+            "command": command(),
+            "version": version(),
             "history": self.history,
         }
 
     def kept(self) -> str:
-        """What is left of a run that ended early, in words."""
+        """The remains of a run that ended early, in words."""
         if not self.saved:
             return "nothing was saved yet"
         return f"the state of {self.saved} is in {self.folder / 'last.tar'}"
+
+
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def version() -> str:
+    """The version of this program."""
+    return f"xfr {getattr(xfr, '__version__', 'of no version')}"

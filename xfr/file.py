@@ -6,14 +6,15 @@
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
     n      flags, a number: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP,
-           64 resolution, 128 graphic, 256 effort
+           64 resolution, 128 graphic, 256 effort, 512 IPTC, 1024 texts
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
     1      effort of the encoder's search, if flagged: 1 to 9
     n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
            whole; else 0, and both as float32 big-endian
-    n      ICC profile, EXIF, XMP, each if flagged: its length, that of its lzma stream, the stream
+    n      ICC profile, EXIF, XMP, IPTC, texts (see xfr/text.py), each if flagged: its length, that
+           of its lzma stream, the stream
     n      alpha, if flagged: the length of its lzma stream, the stream of width x height bytes
     n      payload, which the codec defines; of a graphic, see xfr/graphics.py
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
@@ -37,10 +38,12 @@ from xfr.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))
-STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP}  # in this order in the file
+IPTC, TEXTS = 1 << 9, 1 << 10
+# In this order in the file.
+STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP, "iptc": IPTC, "texts": TEXTS}
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")  # kinds 1, 2, 3; see xfr/targets.py
 LZMA_PRESET = 6
-MAX_STREAM = 1 << 24  # bytes of a profile, EXIF or XMP
+MAX_STREAM = 1 << 24  # bytes of a profile, EXIF, XMP, IPTC or texts
 HEADER_BYTES = 34  # at most, up to the length of the payload
 # Bounds on a file, so that a huge one is refused before it is read: five times the bytes of the
 # pixels themselves, which no encoder comes near, and room for profile and metadata.
@@ -80,7 +83,7 @@ class Xfr:
 
 
 def pack(xfr: Xfr) -> bytes:
-    """The bytes of the file. ValueError if the colour profile, EXIF or XMP is too long.
+    """The bytes of the file. ValueError if a stream of the metadata is too long.
 
     >>> data = pack(Xfr(1, 2**64 - 1, 768, 512, False, 50, b"payload"))
     >>> len(data) - len(b"payload"), unpack(data).width
@@ -238,7 +241,7 @@ def check_fields(
     dpi: tuple[float, float] | None,
 ) -> None:
     """ValueError for a field out of its range."""
-    if header.flags >= 2 * EFFORT:
+    if header.flags >= 2 * TEXTS:
         raise ValueError(f"damaged file: unknown flags {header.flags:#x}")
     if not MIN_QUALITY <= header.quality <= MAX_QUALITY:
         raise ValueError(f"damaged file: quality {header.quality} is out of range")

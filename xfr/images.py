@@ -1,20 +1,33 @@
-"""Pixels: reading any picture that Pillow reads, writing any that it writes."""
+"""Pictures: any that Pillow reads as 8-bit pixels, and back to any format that it writes."""
 
 import io
+import shutil
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
 from model.limits import MAX_PIXELS
-from xfr.metadata import LABELS, NO_METADATA, Metadata, read_metadata, save_options
+from xfr.colour import fits, is_whole, to_srgb
+from xfr.formats import normalize_extension, open_with_pillow
+from xfr.libtiff import raise_errors
+from xfr.metadata import (
+    COMMENTED,
+    LABELS,
+    NO_METADATA,
+    Metadata,
+    only_comment,
+    read_metadata,
+    save_options,
+)
+from xfr.samples import STRIP, is_deep, load_samples
+from xfr.sources import open_picture
 
-STRIP = 512  # rows that are copied from Pillow at a time
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damaged EXIF
@@ -22,16 +35,29 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damag
 # them to the system when they are freed, instead of keeping them (see utils/devices.py).
 Image.core.set_block_size(2**26)
 
+# How pixels with each orientation of EXIF are turned upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 # Lossy formats are written at the highest quality that still gives files of a sensible size.
-SAVE_OPTIONS = {
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
     "WEBP": {"lossless": True, "exact": True},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"optimize": False},
 }
-# What shows what a format can hold: all shades of grey and of transparency.
+QUALITY_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"lossless": False}, "AVIF": {}}
+# Pixels of the longest side that a format holds, or that Pillow reads back.
+MAX_SIDES = {
+    "JPEG": 65500, "MPO": 65500, "WEBP": 16383, "AVIF": 32768,
+    **dict.fromkeys(("GIF", "TGA", "PCX", "SGI"), 65535),
+}  # fmt: skip
+# Pillow's encoders of these write to the stream themselves, and do not end when it takes no more.
+WRITTEN_TO_MEMORY = {"JPEG2000"}
+# Samples that show how much a format can hold: all shades of grey and of transparency.
 PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for _ in "LA"))
-ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 
 
 @dataclass
@@ -73,21 +99,6 @@ def to_picture(
     return Picture(rgb.astype(np.uint8, copy=False), alpha, metadata)
 
 
-def normalize_extension(extension: str) -> str:
-    """``.JPEG`` to ``jpg``: without dot and case, one spelling for each format."""
-    extension = extension.lower().lstrip(".")
-    return ALIASES.get(extension, extension)
-
-
-def readable_extensions() -> set[str]:
-    """The normalized extensions of all formats that Pillow reads."""
-    return {
-        normalize_extension(extension)
-        for extension, name in Image.registered_extensions().items()
-        if name in Image.OPEN
-    }
-
-
 def writable_format(extension: str) -> str:
     """Pillow's name of the format with this extension; ValueError if it cannot write it, or cannot
     read pictures of any size back from it."""
@@ -110,7 +121,8 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     than ``max_pixels`` pixels.
     """
     # Some files contain a picture of another size, which only Pillow sees before it is decoded.
-    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # Pillow refuses more than twice as many
+    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
+    Image.MAX_IMAGE_PIXELS = limit
     try:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
@@ -122,35 +134,44 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def read_any(path: Path, max_pixels: int) -> Picture:
-    with Image.open(path) as image:
+    """``read_picture``, with all exceptions of Pillow."""
+    notices: list[str] = []
+    with path.open("rb") as stream:
+        image, samples = open_picture(stream, path.name, notices)
         check_shape(image.height, image.width, max_pixels)
-        notices = []
-        if getattr(image, "n_frames", 1) > 1:
-            notices.append("only the first frame is kept")
-            image.seek(0)
-        if is_16_bit(image):
+        if is_deep(image, samples):
             notices.append("16 bits per channel are reduced to 8")
-        metadata = read_metadata(image, notices)
-        check_shape(image.height, image.width, max_pixels)
-        ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy every picture
-        icc = metadata.icc
-        if image.mode in ("CMYK", "LAB"):
-            notices.append(f"{image.mode} is converted to sRGB")
-            icc = None
-        image = to_8_bit(image)
+        metadata, orientation = read_metadata(image, notices)
+        is_upright = image.format == "TIFF"  # Pillow turns these itself
+        icc = image.info.get("icc_profile")
+        with raise_errors():
+            image = load_samples(image, samples)
+    check_shape(image.height, image.width, max_pixels)
+    if orientation > 1 and not is_upright:
+        image = image.transpose(TURNS[orientation])
+    return converted(image, icc, metadata, notices)
+
+
+def converted(
+    image: Image.Image, icc: bytes | None, metadata: Metadata, notices: list[str]
+) -> Picture:
+    """The Picture of 8-bit samples in mode L, LA, RGB, RGBA, CMYK or LAB, with a profile that fits.
+    ``icc`` is that of the samples."""
+    if image.mode in ("CMYK", "LAB"):
+        notices.append(f"{image.mode} is converted to sRGB")
+        image = to_srgb(image, icc)
+        metadata = replace(metadata, icc=None)
     alpha = None
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
-    if icc is not None and not fits(icc, image.mode):
+    if metadata.icc is not None and not is_whole(metadata.icc):
+        notices.append("its colour profile is damaged: dropped")
+        metadata = replace(metadata, icc=None)
+    if metadata.icc is not None and not fits(metadata.icc, image.mode):
         notices.append("its colour profile does not fit its pixels: dropped")
-        icc = None
-    return Picture(pixels_of(image), alpha, replace(metadata, icc=icc), notices)
-
-
-def fits(icc: bytes, mode: str) -> bool:
-    """Whether a profile is for pixels of ``mode``: L, LA, RGB or RGBA."""
-    return icc[16:20] == (b"GRAY" if mode in ("L", "LA") else b"RGB ")
+        metadata = replace(metadata, icc=None)
+    return Picture(pixels_of(image), alpha, metadata, notices)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -169,8 +190,10 @@ def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        Image.MAX_IMAGE_PIXELS = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
-        with Image.open(output) as image:
+        limit: Any = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
+        Image.MAX_IMAGE_PIXELS = limit
+        with output.open("rb") as stream:
+            image = open_with_pillow(stream)
             image.load()
             return (image.height, image.width) == shape
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -186,61 +209,56 @@ def check_shape(height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def is_16_bit(image: Image.Image) -> bool:
-    """Whether the file, whose pixels are not loaded yet, has 16 bits per channel. Pillow may reduce
-    them when it loads them."""
-    decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
-    raw_modes = [value for values in decoders for value in values if isinstance(value, str)]
-    # As in RGB;16B; without a byte order, as in BGR;16, all channels together have 16 bits.
-    deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes)
-    return image.mode.startswith("I") or deep
+def check_quality(extension: str, quality: int | None) -> None:
+    """ValueError unless the format with this extension is written at ``quality``, 1 to 100, or at
+    its default, None."""
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
+        raise ValueError(f"an output quality of {quality} is not within 1 to 100")
+    if writable_format(extension) not in QUALITY_OPTIONS:
+        kind = normalize_extension(extension)
+        raise ValueError(f"{kind} has no quality: only jpg, webp and avif have")
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """The picture in mode L, LA, RGB or RGBA."""
-    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
-        return image
-    has_alpha = "transparency" in image.info or image.mode in ("La", "PA", "RGBa")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        grey = Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8))
-        if has_alpha:
-            opaque = values != image.info["transparency"]
-            grey.putalpha(Image.fromarray(255 * opaque.astype(np.uint8)))
-        return grey
-    if image.mode in ("CMYK", "LAB"):
-        return through_profile(image)
-    if image.mode in ("1", "L", "La"):
-        return image.convert("LA" if has_alpha else "L")
-    return image.convert("RGBA" if has_alpha else "RGB")
+def check_sides(name: str, extension: str, size: tuple[int, int]) -> None:
+    """ValueError if a format does not hold a picture of this width and height."""
+    limit = MAX_SIDES.get(name)
+    if limit is not None and max(size) > limit:
+        width, height = size
+        raise ValueError(f"{width}x{height}: {extension} holds at most {limit} pixels a side")
 
 
-def through_profile(image: Image.Image) -> Image.Image:
-    """CMYK or Lab to sRGB, through the picture's own profile if it has a usable one."""
-    profile = image.info.get("icc_profile")
-    if image.mode == "CMYK" and profile is None:
-        return image.convert("RGB")
-    try:
-        if image.mode == "LAB":
-            source = ImageCms.createProfile("LAB")
-        else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except (OSError, ImageCms.PyCMSError):  # the profile is damaged, or is not one for CMYK
-        return image.convert("RGB")
-
-
-def write_picture(picture: Picture, stream: BinaryIO, extension: str) -> list[str]:
+def write_picture(
+    picture: Picture, stream: BinaryIO, extension: str, quality: int | None = None
+) -> list[str]:
     """Write to a binary stream, in the format that ``extension`` names.
 
-    Returns notices of what the format cannot hold, for the user. Raises ValueError if Pillow cannot
-    write the format, OSError if it cannot write this picture in it.
+    ``quality`` of jpg, webp and avif, 1 to 100; None for the default of SAVE_OPTIONS. Returns
+    notices of what the format cannot hold, for the user. Raises ValueError if Pillow cannot write
+    the format or this picture in it, OSError if the stream does not take it.
     """
     name, extension = writable_format(extension), normalize_extension(extension)
+    check_quality(extension, quality)
+    height, width = picture.shape
+    check_sides(name, extension, (width, height))
+    image, notices = storable(picture, name, extension)
+    metadata, lost = holdable(picture.metadata, name, extension, image.mode)
+    options = SAVE_OPTIONS.get(name, {}) | save_options(name, metadata)
+    if quality is not None:
+        options |= QUALITY_OPTIONS[name] | {"quality": quality}
+    if name in WRITTEN_TO_MEMORY:
+        memory = io.BytesIO()
+        image.save(memory, format=name, **options)
+        memory.seek(0)
+        shutil.copyfileobj(memory, stream)
+    else:
+        image.save(ThroughPython(stream), format=name, **options)
+    return notices + lost
+
+
+def storable(picture: Picture, name: str, extension: str) -> tuple[Image.Image, list[str]]:
+    """The pixels in a mode that a format has, and notices of what it has not."""
     notices = []
     image = Image.fromarray(picture.pixels)
     if picture.alpha is not None:
@@ -253,17 +271,28 @@ def write_picture(picture: Picture, stream: BinaryIO, extension: str) -> list[st
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
     if image.mode == "RGB" and not keeps_mode(name, "RGB"):
         notices.append(f"{extension} has no more than 256 colours: reduced")
-    kept = {}
-    for kind, value in asdict(picture.metadata).items():
-        if kind == "icc" and value is not None and not fits(value, image.mode):
+    return image, notices
+
+
+def holdable(
+    metadata: Metadata, name: str, extension: str, mode: str
+) -> tuple[Metadata, list[str]]:
+    """Metadata that a picture of ``mode`` has a place for in a format, and notices of the rest."""
+    kept: dict[str, Any] = {}
+    notices = []
+    for kind, value in asdict(metadata).items():
+        if kind == "texts" and value is not None and name in COMMENTED:
+            comment = only_comment(value)
+            if comment != value:
+                notices.append(f"{extension} cannot hold its texts but for a comment: dropped")
+            value = comment
+        if kind == "icc" and value is not None and not fits(value, mode):
             notices.append(f"{extension} has no grey: its profile is dropped")
-        elif value is not None and keeps_metadata(name, image.mode, kind, value):
+        elif value is not None and keeps_metadata(name, mode, kind, value):
             kept[kind] = value
         elif value is not None:
             notices.append(f"{extension} cannot hold its {LABELS[kind]}: dropped")
-    options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**kept))
-    image.save(ThroughPython(stream), format=name, **options)
-    return notices
+    return Metadata(**kept), notices
 
 
 class ThroughPython:
@@ -311,16 +340,21 @@ def keeps_mode(name: str, mode: str) -> bool:
 def keeps_alpha(name: str) -> bool:
     """Whether a half-transparent picture is read back half-transparent."""
     read = round_trip(name, Image.new("RGBA", (16, 16), (0, 0, 0, 100)))
-    return read is not None and read.mode == "RGBA" and read.getpixel((8, 8))[3] == 100
+    return read is not None and read.mode == "RGBA" and read.getchannel("A").getpixel((8, 8)) == 100
 
 
-def keeps_metadata(name: str, mode: str, kind: str, value: bytes | tuple[float, float]) -> bool:
-    """Whether a picture of ``mode`` with this metadata is read back with it. Asked for every value:
-    a format may have room for short ones alone."""
+def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
+    """Whether a picture of ``mode`` with this metadata is read back with it, by Pillow alone, too.
+    Asked for every value: a format may have room for short ones alone."""
     with suppress(Exception):  # Pillow may raise nearly anything on odd metadata
-        options = save_options(name, Metadata(**{kind: value}))
-        read = round_trip(name, PROBE.convert(mode), **options)
-        found = getattr(read_metadata(read, []), kind)
+        alone: dict[str, Any] = {kind: value}
+        options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**alone))
+        stream = io.BytesIO()
+        PROBE.convert(mode).save(stream, format=name, **options)
+        Image.open(stream)
+        stream.seek(0)
+        image, _ = open_picture(stream, "", [])
+        found = getattr(read_metadata(image, [])[0], kind)
         if kind == "dpi":
             return all(abs(a - b) < 1 for a, b in zip(found, value))  # JPEG rounds it
         # TIFF files hold EXIF as tags of their own, in another order.

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from model.limits import MAX_PIXELS
 from xfr.checkpoints import checkpoint_path
-from xfr.images import Picture, check_shape, fits, read_picture
+from xfr.colour import fits
+from xfr.images import Picture, check_shape, read_picture
 from xfr.metadata import PREFIX, Metadata
 
 Coder = TypeVar("Coder")

@@ -1,68 +1,113 @@
-"""What a file says about a picture: colour profile, EXIF, XMP and resolution."""
+"""Metadata: what a file says about a picture beside its pixels."""
 
 import math
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from xfr.text import (
+    COMMENT,
+    MAX_CHUNK,
+    RAW_PROFILE,
+    pack_raw_profile,
+    pack_texts,
+    photoshop_iptc,
+    unpack_texts,
+)
+
+PHOTOSHOP = b"Photoshop 3.0\0"  # stands before its resources in JPEG
+COMMENTED = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for comments
 PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
+MAX_TAGS = 4096
+MAX_KEYWORD = 79  # characters, in PNG
 ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD, XMP_TAG = 0x112, 0x8769, 0x8825, 0xA005, 700
 THUMBNAILS = ((0x201, 0x202), (0x111, 0x117))  # offset and length: as JPEG, as pixels
 # The tags that describe the picture, and not how a TIFF file stores it: title, camera, software,
 # date, artist, computer, rating, copyright, and those of Windows.
 DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 0x4746, 0x4749, 33432}
 DESCRIPTIVE |= {EXIF_IFD, GPS_IFD, *range(0x9C9B, 0x9CA0)}
-XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[0-9]")
-LABELS = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))([0-9])")
+QUARTER_TURNED = range(5, 9)
+# Pairs of tags that change places when a picture is turned by 90 degrees: width and height,
+# resolution; in the second directory the same, of the picture and of the sensor.
+TURNED_TAGS = {0x100: 0x101, 0x11A: 0x11B, 0xA002: 0xA003, 0xA20E: 0xA20F}
+LABELS = {
+    "icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution", "iptc": "IPTC",
+    "texts": "texts",
+}  # fmt: skip
+IPTC_TAG = 33723
 
 
 @dataclass(frozen=True)
 class Metadata:
     """``icc``: the profile of the pixels. ``exif``: a TIFF structure, without the prefix that some
     formats put before it. ``xmp``: XML. ``dpi``: pixels per inch across and down, of float32
-    precision."""
+    precision. ``iptc``: IPTC-IIM records. ``texts``: keywords and texts, as in xfr/text.py."""
 
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    iptc: bytes | None = None
+    texts: bytes | None = None
 
     def stripped(self) -> "Metadata":
-        """Only what the colours need: no EXIF, XMP and resolution."""
+        """Only what the colours need: the profile."""
         return Metadata(icc=self.icc)
 
 
 NO_METADATA = Metadata()
 
 
-def read_metadata(image: Image.Image, notices: list[str]) -> Metadata:
-    """The metadata of a picture that is opened, but not loaded: this loads it, since a file may
-    hold them behind the pixels. What is dropped is added to ``notices``.
-
-    EXIF and XMP are those of a picture that has been turned as they say.
-    """
-    rebuilt = tiff_exif(image) if image.format == "TIFF" else None
-    image.load()
-    exif, xmp, dpi = rebuilt or image.info.get("exif"), image.info.get("xmp"), None
+def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int]:
+    """The metadata of a picture that xfr/sources.py has opened, of its pixels turned upright; and
+    the orientation, 1 to 8, that they have before. What is dropped is added to ``notices``."""
+    info = image.info
+    exif, xmp, dpi = info.get("exif"), info.get("xmp"), None
+    orientation: Any = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        exif, orientation = tiff_exif(image), image.tag_v2.get(ORIENTATION)
     if exif:
         try:
-            exif = upright(re.sub(b"^(%b)+" % PREFIX, b"", exif))
+            exif = re.sub(b"^(%b)+" % PREFIX, b"", exif)
+            orientation = orientation or orientation_of(exif)
+            exif = upright(exif)
         except ValueError:
             notices.append("its EXIF is damaged: dropped")
-            exif = image.info["exif"] = None
+            exif = None
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    xmp = XMP_ORIENTATION.sub(rb"\g<1>1", xmp) if isinstance(xmp, bytes) else None
+    if isinstance(xmp, bytes):
+        said = XMP_ORIENTATION.search(xmp)
+        orientation = orientation or (int(said[2]) if said else None)
+        xmp = XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    else:
+        xmp = None
+    if orientation not in range(1, 9):
+        orientation = 1
     try:
-        dpi = struct.unpack(">ff", struct.pack(">ff", *image.info["dpi"]))
+        dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, struct.error):
         pass  # there is none, or what is there is none
     if dpi and (dpi == (1, 1) or not is_resolution(dpi)):  # Pillow has 1 where a TIFF has none
         dpi = None
-    return Metadata(image.info.get("icc_profile") or None, exif or None, xmp or None, dpi)
+    if dpi and orientation in QUARTER_TURNED:
+        dpi = dpi[::-1]
+    kept: dict[str, Any] = {
+        "icc": info.get("icc_profile"), "exif": exif, "xmp": xmp, "dpi": dpi,
+        "iptc": info.get("iptc"), "texts": pack_texts(info.get("texts", [])),
+    }  # fmt: skip
+    for kind, value in kept.items():
+        if value and len(value) > MAX_CHUNK:
+            notices.append(f"its {LABELS[kind]}: more than {MAX_CHUNK} bytes, dropped")
+            kept[kind] = None
+    return Metadata(**{kind: value or None for kind, value in kept.items()}), orientation
 
 
 def is_resolution(dpi: tuple[float, float]) -> bool:
@@ -82,15 +127,44 @@ def directory(exif: bytes, order: str, start: int) -> tuple[list[tuple[int, int]
     return [(*struct.unpack_from(order + "H10x", exif, p), p) for p in positions], end
 
 
+def byte_order(exif: bytes) -> str:
+    """struct's sign of it. ValueError if EXIF does not begin with one."""
+    order = BYTE_ORDERS.get(exif[:4])
+    if order is None:
+        raise ValueError("damaged EXIF: it does not begin with a byte order")
+    return order
+
+
+def orientation_of(exif: bytes) -> int | None:
+    """The orientation that EXIF says; None if it says none. ValueError if it is damaged."""
+    order, found = byte_order(exif), None
+    try:
+        entries, _ = directory(exif, order, struct.unpack_from(order + "I", exif, 4)[0])
+        for tag, position in entries:
+            (kind,) = struct.unpack_from(order + "H", exif, position + 2)
+            if tag == ORIENTATION and kind in NUMBER_CODES:
+                (found,) = struct.unpack_from(order + NUMBER_CODES[kind], exif, position + 8)
+    except struct.error:
+        raise ValueError("damaged EXIF: it is cut short") from None
+    return found
+
+
+def turn_tags(out: bytearray, entries: list[tuple[int, int]]) -> None:
+    """Exchange the values of tags that a quarter turn exchanges, where both are there."""
+    positions = dict(entries)
+    for tag, other in TURNED_TAGS.items():
+        if tag in positions and other in positions:
+            a, b = positions[tag] + 2, positions[other] + 2
+            out[a : a + 10], out[b : b + 10] = out[b : b + 10], out[a : a + 10]
+
+
 def upright(exif: bytes) -> bytes:
     """EXIF of a picture that was turned as it says: with orientation 1, and without its thumbnail.
 
     Everything else stays byte for byte where it is: makers' notes contain offsets that would
     otherwise be wrong. ValueError if the EXIF is damaged.
     """
-    order = BYTE_ORDERS.get(exif[:4])
-    if order is None:
-        raise ValueError("damaged EXIF: it does not begin with a byte order")
+    order, orientation = byte_order(exif), orientation_of(exif)
     out = bytearray(exif)
     try:
         (first,) = struct.unpack_from(order + "I", exif, 4)
@@ -98,6 +172,11 @@ def upright(exif: bytes) -> bytes:
         for tag, position in entries:
             if tag == ORIENTATION:
                 struct.pack_into(order + "HHIHH", out, position, ORIENTATION, 3, 1, 1, 0)
+        if orientation in QUARTER_TURNED:
+            turn_tags(out, entries)
+            with suppress(struct.error, KeyError):  # without a second directory, or a damaged one
+                (start,) = struct.unpack_from(order + "I", exif, dict(entries)[EXIF_IFD] + 8)
+                turn_tags(out, directory(exif, order, start)[0])
         link = exif[end : end + 4]
         if not any(link):
             return bytes(out)
@@ -118,16 +197,21 @@ def upright(exif: bytes) -> bytes:
 
 
 def is_well_formed(exif: bytes) -> bool:
-    """Whether all values are there and together take no more bytes than the EXIF has. In a hostile
-    one, thousands of tags may share one long value, and Pillow would copy it for each."""
+    """Whether all values are there, together take no more bytes than the EXIF has, and are at most
+    MAX_TAGS. In a hostile one, thousands of tags may share one long value, and Pillow would copy it
+    for each; or directories of 65,535 tags may follow each other."""
     order = BYTE_ORDERS.get(exif[:4])
     if order is None:
         return False
-    taken = 0
+    taken = tags = 0
     try:
         starts = [struct.unpack_from(order + "I", exif, 4)[0]]
         for start in starts:
-            for tag, position in directory(exif, order, start)[0]:
+            entries, _ = directory(exif, order, start)
+            tags += len(entries)
+            if tags > MAX_TAGS:
+                return False
+            for tag, position in entries:
                 kind, count, value = struct.unpack_from(order + "2xHII", exif, position)
                 size = TYPE_BYTES.get(kind, 1) * count
                 taken += max(size, 4)
@@ -165,15 +249,47 @@ def save_options(name: str, metadata: Metadata) -> dict:
     """The options of Pillow's ``save`` that write metadata in the format ``name``. Formats ignore
     what they have no place for; ValueError, or another exception of Pillow, if they do not take
     what they get."""
-    options = {"icc_profile": metadata.icc, "dpi": metadata.dpi, "xmp": metadata.xmp}
+    options: dict[str, Any] = {
+        "icc_profile": metadata.icc,
+        "dpi": metadata.dpi,
+        "xmp": metadata.xmp,
+    }
+    texts = unpack_texts(metadata.texts or b"")
+    if name in COMMENTED:
+        comments = [text for keyword, text in texts if keyword == COMMENT]
+        options["comment"] = "\n".join(comments).encode() or None
     if metadata.exif is not None:
         options["exif"] = PREFIX + metadata.exif
-    if name == "PNG" and metadata.xmp is not None:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata.xmp.decode())
+    if name in ("JPEG", "MPO") and metadata.iptc is not None:
+        content = PHOTOSHOP + photoshop_iptc(metadata.iptc)
+        options["extra"] = struct.pack(">BBH", 0xFF, 0xED, len(content) + 2) + content
+    if name == "PNG":
+        options["pnginfo"] = png_info(metadata, texts)
     if name == "TIFF":
-        usable = metadata.exif is not None and is_well_formed(metadata.exif)
-        options["exif"] = descriptive(PREFIX + metadata.exif) if usable else Image.Exif()
+        exif = metadata.exif or b""
+        options["exif"] = descriptive(PREFIX + exif) if is_well_formed(exif) else Image.Exif()
         if metadata.xmp is not None:
             options["exif"][XMP_TAG] = metadata.xmp
+        if metadata.iptc is not None:
+            options["exif"][IPTC_TAG] = metadata.iptc
     return {key: value for key, value in options.items() if value is not None}
+
+
+def only_comment(texts: bytes) -> bytes | None:
+    """Comments among texts, as one; None if there are none."""
+    comments = [text for keyword, text in unpack_texts(texts) if keyword == COMMENT]
+    return pack_texts([(COMMENT, "\n".join(comments))]) if comments else None
+
+
+def png_info(metadata: Metadata, texts: list[tuple[str, str]]) -> PngImagePlugin.PngInfo | None:
+    """The text chunks of a PNG file; None if there are none."""
+    info = PngImagePlugin.PngInfo()
+    if metadata.xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode())
+    if metadata.iptc is not None:
+        info.add_text(f"{RAW_PROFILE}iptc", pack_raw_profile("iptc", metadata.iptc), zip=True)
+    for keyword, text in texts:
+        if not 1 <= len(keyword) <= MAX_KEYWORD:
+            raise ValueError("a keyword that PNG does not allow")
+        info.add_text(keyword, text)
+    return info if info.chunks else None

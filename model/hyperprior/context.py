@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.constants import constant
 from model.entropy import CERTAIN_BELOW, SCALES, dead_zone
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise, QualityBias
 from model.quantizers import round_straight_through
@@ -197,7 +198,8 @@ class ContextModel(nn.Module):
         y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         state = None
         for step in range(PASSES):
-            here = coded_in(step)
+            phases, groups = (constant(tuple(i), y.device, torch.long) for i in coded_in(step)[1:])
+            here = slice(None), phases, groups
             mean, scale = self.predict(features, state, step, count)
             residual = y[here] - mean
             index = scale_index(scale.detach()).round()

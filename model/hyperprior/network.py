@@ -71,6 +71,7 @@ class HyperpriorCodec(Codec):
     arch = "hyperprior"
     FILE_NUMBER = 2
     Config = HyperpriorConfig
+    ADDED_FIELDS = frozenset({"integer"})
     # The last step is larger than the others: nearly all pictures reach 40 dB.
     LMBDA = (0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45)
     STRIDE = Z_STRIDE
@@ -163,7 +164,8 @@ class HyperpriorCodec(Codec):
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         y = self.analysis(x, quality)
         used = self.coded_channels(y)[:, None, None, None]
-        y = y[:, : used.max()]
+        if y.is_cpu:  # elsewhere, shapes depend on no values, so that a CUDA graph can hold a step
+            y = y[:, : used.max()]
         coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
         y = y * coded
         z = self.hyper_analysis(y, quality)

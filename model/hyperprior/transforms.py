@@ -1,7 +1,7 @@
 """The hyperprior codec's configuration and its transforms."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ class HyperpriorConfig:
     analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (6, 4)  # residual blocks at 1/16 and at 1/8
     rate_points: int = 8
-    # 1: the synthesis is in integers, and decoded pixels are the same everywhere
-    integer: int = field(default=0, metadata={"added": True})
+    integer: int = 0  # 1: the synthesis is in integers, and decoded pixels are the same everywhere
 
     def __post_init__(self):
         for name in ("channels8", "channels16", "latent", "hyper", "context"):

@@ -17,8 +17,10 @@ from model.checkpoint import load_checkpoint
 from model.hyperprior.network import CORRECTED_FROM
 from model.layers import GDN, dct_basis
 from model.ssimulacra2 import ssimulacra2_distance
+from utils.history import Mean
 from utils.measures import psnr
-from utils.training import Mean, learning_rate_factor, rate_distortion
+from utils.schedule import learning_rate_factor
+from utils.step import rate_distortion
 from xfr.images import read_picture, to_picture
 
 SAMPLES, SHIPPED = ROOT / "out/original", ("main", "hyperprior")
@@ -96,8 +98,8 @@ def test_the_learning_rate_falls_linearly_over_the_last_fifth_of_a_run():
 
 def test_the_mean_of_an_epoch_is_over_pictures_whatever_the_sizes_of_its_batches():
     mean = Mean()
-    mean.add([torch.tensor([value] * 3) for value in (1.0, 10.0, 100.0)])
-    mean.add([torch.tensor([value]) for value in (5.0, 50.0, 500.0)])
+    mean.add(torch.tensor([[1.0], [10.0], [100.0]]).expand(3, 3))
+    mean.add(torch.tensor([[5.0], [50.0], [500.0]]))
     assert mean.values == [2, 20, 200]
 
 

@@ -20,7 +20,8 @@ def test_a_shipped_checkpoint_is_small_and_trained(name):
     assert path.stat().st_size < LARGEST[name]
     checkpoint = load_checkpoint(path)
     assert checkpoint["arch"] == SHIPPED[name] in ARCHITECTURES
-    assert set(checkpoint) - {"distortion"} == {"format", "arch", "config", "history", "weights"}
+    described = {"distortion", "command", "version", "fingerprint"}
+    assert set(checkpoint) - described == {"format", "arch", "config", "history", "weights"}
     assert {weight.dtype for weight in checkpoint["weights"].values()} <= {
         torch.float16, torch.int32,
     }  # fmt: skip

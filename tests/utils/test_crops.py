@@ -1,13 +1,17 @@
 """What the codecs are trained and validated on: crops and qualities."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import save_png
+from helpers import as_tensor, noise, save_png
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from utils.data import PictureDataset
+from utils.device_crops import DeviceBatches, fits
 
 HEIGHT, WIDTH, SIDE = 128, 160, 32
 
@@ -24,11 +28,16 @@ def dataset(path: Path, training: bool, count: int = 1, crop_size: int = SIDE) -
     return PictureDataset([path] * count, crop_size, 16, seed=0, training=training)
 
 
-@pytest.fixture(scope="module")
-def drawn(ramps) -> tuple[np.ndarray, np.ndarray]:
+@pytest.fixture(scope="module", params=["CPU", "device"])
+def drawn(request, ramps) -> tuple[np.ndarray, np.ndarray]:
     """Many training crops, float [N, 3, H, W] in 0 to 255, and their qualities."""
-    source = dataset(ramps, training=True)
-    crops, qualities = zip(*(source[epoch, 0] for epoch in range(2048)))
+    if request.param == "CPU":
+        source = dataset(ramps, training=True)
+        items = [source[epoch, 0] for epoch in range(2048)]
+    else:
+        source = DeviceBatches(dataset(ramps, training=True, count=64), 64, torch.device("cpu"))
+        items = [item for batch in islice(source.after(0), 32) for item in zip(*batch)]
+    crops, qualities = zip(*items)
     return 255 * torch.stack(crops).numpy(), torch.stack(qualities).numpy()
 
 
@@ -97,3 +106,74 @@ def test_entire_pictures_are_trained_on_at_full_size_with_their_edge_repeated(tm
     mirrored = np.pad(pixels[:, ::-1], ((0, 12), (0, 11), (0, 0)), mode="edge").transpose(2, 0, 1)
     found = [(255 * source[epoch, 0][0]).round().int().numpy() for epoch in range(8)]
     assert all(np.array_equal(x, padded) or np.array_equal(x, mirrored) for x in found)
+
+
+# Crops of the device
+
+SIZES = [(100, 90), (33, 70), (20, 64)]  # room for all scales, for some, for none
+
+
+@pytest.fixture
+def noisy(tmp_path) -> tuple[DeviceBatches, list[torch.Tensor]]:
+    """Batches of three pictures of noise, and the pictures."""
+    pictures = [noise(*size, seed) // 2 + 64 for seed, size in enumerate(SIZES)]
+    paths = [save_png(tmp_path / f"{seed}.png", image) for seed, image in enumerate(pictures)]
+    source = PictureDataset(paths, SIDE, 16, seed=0, training=True)
+    return DeviceBatches(source, 3, torch.device("cpu")), [as_tensor(image) for image in pictures]
+
+
+def test_the_device_resamples_as_torchvision_does(noisy):
+    batches, pictures = noisy
+    starts = np.cumsum([0, *(height * width for height, width in SIZES)])
+    bicubic, square = InterpolationMode.BICUBIC, [SIDE, SIDE]
+    for top, left, flip in ((0, 0, 0), (3, 7, 1)):
+        sides = [min(50, height - top, width - left) for height, width in SIZES]
+        rows = [
+            [starts[k] + top * SIZES[k][1] + left, SIZES[k][1], sides[k], flip, 0] for k in range(3)
+        ]
+        found = 255 * batches.cut(torch.tensor(rows), torch.Generator())
+        for crop, image, side in zip(found, pictures, sides):
+            expected = transforms.resized_crop(
+                image, top, left, side, side, square, bicubic, antialias=True
+            )
+            expected = expected.flip(2) if flip else expected
+            assert (crop - expected).abs().max() <= 1.01  # torchvision rounds in between
+
+
+def test_batches_of_the_device_go_on_anywhere_and_differ_by_epoch(noisy):
+    batches, _ = noisy
+    assert len(batches) == 1
+    first = [x for x, _ in islice(batches.after(0), 4)]
+    later = [x for x, _ in islice(batches.after(2), 2)]
+    assert torch.equal(first[2], later[0]) and torch.equal(first[3], later[1])
+    assert not torch.equal(first[0], first[1])
+    assert first[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_processes_share_the_crops_of_an_epoch(ramps):
+    source = dataset(ramps, training=True, count=9)
+    plans = []
+    for rank in range(2):
+        batches = DeviceBatches(source, 2, torch.device("cpu"), rank, world=2)
+        assert len(batches) == 2
+        plans.append(batches.plan(0)[1])
+    assert [len(plan) for plan in plans] == [4, 4]
+    assert not set(plans[0].tolist()) & set(plans[1].tolist())
+
+
+def test_pictures_that_cannot_be_read_are_left_out_on_the_device(ramps, tmp_path, capsys):
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"damaged")
+    source = PictureDataset([damaged, ramps, damaged], SIDE, 16, seed=0, training=True)
+    batches = DeviceBatches(source, 1, torch.device("cpu"))
+    assert (batches.pictures, batches.crops) == (1, 1)
+    assert capsys.readouterr().err.count("skipped: ") == 1
+    with pytest.raises(ValueError, match="none of the training pictures"):
+        DeviceBatches(PictureDataset([damaged], SIDE, 16, 0, True), 1, torch.device("cpu"))
+
+
+def test_pictures_are_kept_on_a_gpu_if_they_fit_into_half_of_its_free_memory(ramps, monkeypatch):
+    size = 3 * HEIGHT * WIDTH
+    for free, expected in ((2 * size, True), (2 * size - 2, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10**12))
+        assert fits([ramps, ramps], torch.device("cuda")) == expected

@@ -1,15 +1,29 @@
+import csv
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_optimizer
 import torch
-from helpers import ARCHS, ROOT, TINY, as_tensor, colour, grey, save_png, save_tiny, torchrun
+from helpers import (
+    ARCHS,
+    ROOT,
+    TINY,
+    as_tensor,
+    colour,
+    grey,
+    save_png,
+    save_tiny,
+    tiny_config,
+    torchrun,
+)
 from PIL import Image
 from torch import nn
 
@@ -17,16 +31,16 @@ import utils.training
 from model import codec_class, load_codec
 from model.checkpoint import load_checkpoint
 from model.entropy import SymbolCoder
+from model.hyperprior.network import HyperpriorConfig
+from utils.configuration import default_settings, setting
+from utils.curves import QUALITIES, jpeg_curve
 from utils.data import crops_in, pure_colours, split
 from utils.files import find_files, image_extensions
+from utils.history import Mean
 from utils.optimizer import SOAP, Stack
-from utils.training import (
-    CLIP_NORM,
-    Mean,
-    Trainer,
-    learning_rate_factor,
-    rate_distortion,
-)
+from utils.schedule import EpochSchedule, learning_rate_factor
+from utils.step import CLIP_NORM, rate_distortion
+from utils.training import Trainer
 
 SMALL = ["--crop_size", 64, "--batch_size", 2, "--workers", 0, "--device", "cpu"]
 
@@ -45,15 +59,15 @@ def pictures(workplace) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    """The default configurations are those of the tiny codecs."""
-    for arch in ARCHS:
-        monkeypatch.setattr(codec_class(arch).__init__, "__defaults__", (TINY[arch],))
+def train(script, pictures):
+    """Runs train.py, with a tiny codec unless it begins with a checkpoint."""
 
+    def run(*flags):
+        begun = "--checkpoint_path" in flags
+        arch = flags[flags.index("--arch") + 1] if "--arch" in flags else "binary"
+        return script("train", *SMALL, *([] if begun else tiny_config(arch)), *flags)
 
-@pytest.fixture
-def train(script, pictures, tiny):
-    return lambda *flags: script("train", *SMALL, *flags)
+    return run
 
 
 def same(first: dict, second: dict) -> None:
@@ -89,14 +103,15 @@ def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictur
     flags = ["--crop_size", 64, "--batch_size", 2, "--num_of_epochs", 2]
     result = shell("train", *flags, "--validation_split", 0.3, cwd=pictures.parent)
     assert result.code == 0, result.err
-    first, *epochs = result.out.splitlines()
-    assert (
-        "from scratch: 4 pictures to train on, 3 to validate; an epoch is 4 crops in 2 steps"
-        in first
-    )
+    first, *warnings, _, _ = result.out.splitlines()
+    epochs = result.out.splitlines()[-2:]
+    assert "scratch: 4 pictures to train on, 3 to validate; an epoch is 4 crops in 2 steps" in first
+    assert "cut on the CPU, on cpu for mse -> out; train.py --crop_size 64" in first
+    assert len(warnings) == 2 and all(line.startswith("warning: ") for line in warnings)
+    assert "3 pictures to validate" in warnings[1] and "within its warm-up" in warnings[0]
     assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"last.tar", "best.tar", "history.png"}
+    assert names == {"last.tar", "best.tar", "history.png", "history.csv"}
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1, 2]
 
 
@@ -104,7 +119,8 @@ def test_train_py_works_as_it_is_on_sizes_and_formats_of_all_kinds(shell, pictur
 def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     assert train("--arch", arch, "--num_of_epochs", 1).code == 0
     best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
-    assert set(best) == {"format", "arch", "config", "distortion", "weights", "history"}
+    described = {"arch", "config", "distortion", "command", "version", "history"}
+    assert set(best) == {"format", "fingerprint", "weights", *described}
     codec = load_codec(best)
     payload = codec.compress(colour(50, 60), 50)
     assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
@@ -231,7 +247,7 @@ def test_a_run_that_is_stopped_within_an_epoch_resumes_there(train, monkeypatch,
         if self.epoch == 1 and self.progress.steps == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(utils.training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(EpochSchedule, "save_seconds", 0)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_state", save_then_interrupt)
         result = train(*flags, "--save_at", "resumed")
@@ -374,6 +390,162 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert factors[top:] == sorted(factors[top:], reverse=True)
 
 
+# Configurations
+
+
+def test_config_sets_any_field_and_the_checkpoint_has_it(script, pictures):
+    fields = ["channels8=16", "channels16=16", "latent=32", "context=16", "synthesis_blocks=2,1"]
+    flags = ["--arch", "hyperprior", "--num_of_epochs", 1, "--config", *fields]
+    assert script("train", *SMALL, *flags).code == 0
+    config = load_checkpoint(Path("out/best.tar"))["config"]
+    assert (config["latent"], config["synthesis_blocks"]) == (32, (2, 1))
+    assert config["analysis_blocks"] == HyperpriorConfig().analysis_blocks
+
+
+@pytest.mark.parametrize(
+    ("field", "error"),
+    [
+        ("latnt=32", "binary has no field 'latnt'; it has filters, latent, groups, rate_points"),
+        ("latent=none", "latent=none is not NAME=VALUE"),
+        ("latent", "latent is not NAME=VALUE"),
+        ("latent=4096", "the configuration's latent is not an integer in 1 to 192"),
+        ("filters=8", "the configuration's filters is not a tuple of 2 integers"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_line(script, pictures, field, error):
+    result = script("train", "--config", field)
+    assert result.code and error in result.err.splitlines()[-1]
+
+
+def test_a_larger_config_makes_a_checkpoint_grow(train):
+    shipped = save_tiny(Path("shipped.tar"), "hyperprior")
+    flags = ["--num_of_epochs", 1, "--config", "channels8=20"]
+    result = train("--checkpoint_path", shipped, *flags)
+    assert result.code == 0 and "grown from a smaller codec" in result.out
+    assert load_checkpoint(Path("out/best.tar"))["config"]["channels8"] == 20
+    result = train("--checkpoint_path", "out/last.tar", "--config", "channels8=24")
+    assert result.code == 1 and "is a training state: grow its best.tar" in only_line(result.err)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_help_shows_the_fields_of_each_configuration(script, arch):
+    shown = " ".join(script("train", "--help").out.split())
+    config = codec_class(arch).Config()
+    settings = dict(map(setting, default_settings(arch).split()))
+    assert settings == asdict(config)
+    assert all(f"{name}=" in shown for name in settings)
+
+
+# What a run shows
+
+
+def test_history_csv_has_each_epoch_and_the_curve_of_its_validation_pictures(train):
+    flags = ["--validation_split", 0.3, "--save_at", "a", "--num_of_epochs"]
+    for count in (1, 2):
+        resume = ["--checkpoint_path", "a/last.tar"] if count == 2 else []
+        assert train(*flags, count, *resume).code == 0
+        with open("a/history.csv", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["epoch"] for row in rows] == ["1", "2"][:count]
+    history = load_checkpoint(Path("a/best.tar"))["history"]
+    assert float(rows[0]["validation_psnr"]) == history["validation_psnr"][0]
+    for row in rows:
+        rates = [float(row[f"bpp_{quality}"]) for quality in QUALITIES]
+        assert rates == sorted(rates) and 5 < float(row["psnr_50"]) < 60
+    assert "ssimulacra2_50" not in rows[0]
+
+
+def test_a_run_for_ssimulacra_2_shows_it(train):
+    assert train("--num_of_epochs", 1, "--distortion", "ssimulacra2").code == 0
+    assert ",ssimulacra2_50," in Path("out/history.csv").read_text().splitlines()[0]
+
+
+def test_the_curve_of_jpeg_rises():
+    pictures = [torch.stack([as_tensor(colour(64, 64, seed)) for seed in range(2)]) / 255]
+    found = jpeg_curve(pictures, "ssimulacra2")
+    for measure in ("bpp", "psnr", "ssimulacra2"):
+        values = [found[f"{measure}_{quality}"] for quality in QUALITIES]
+        assert values == sorted(values) and values[0] < values[-1]
+    assert found["psnr_90"] > 25 and found["ssimulacra2_90"] > 60
+
+
+def test_tensorboard_is_written_to_if_it_is_there_and_asked_for_in_one_line_if_not(
+    train, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = train("--tensorboard", "--num_of_epochs", 1)
+    assert result.code == 1 and "pip install tensorboard" in only_line(result.err)
+    written = {}
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            written["folder"] = folder
+
+        def add_scalar(self, name, value, epoch):
+            written[name, epoch] = value
+
+    board = SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    assert train("--tensorboard", "--num_of_epochs", 1).code == 0
+    loss = load_checkpoint(Path("out/last.tar"))["history"]["validation_loss"][0]
+    assert repr(written["validation_loss", 1]) == repr(loss)
+    assert written["folder"] == "out/tensorboard" and ("psnr_50", 1) in written
+
+
+# Parts, time and the device
+
+
+def test_only_some_parts_of_a_codec_are_trained(train):
+    shipped = save_tiny(Path("shipped.tar"), "hyperprior")
+    flags = ["--checkpoint_path", shipped, "--num_of_epochs", 2]
+    assert train(*flags, "--only", "synthesis").code == 0
+    before, after = (load_checkpoint(path)["weights"] for path in (shipped, Path("out/best.tar")))
+    changed = {name for name in before if not before[name].equal(after[name])}
+    parts = {name.split(".")[0] for name in changed}
+    assert parts == {"synthesis", "coder"} or parts == {"synthesis"}
+    result = train(*flags, "--only", "decoder", "--save_at", "other")
+    assert result.code == 1 and "hyperprior has no part 'decoder'" in only_line(result.err)
+
+
+def test_a_run_on_crops_of_the_device_resumes_exactly(train, monkeypatch):
+    flags = ["--crops", "device", "--num_of_epochs", 2, "--validation_split", 0]
+    whole = train(*flags, "--save_at", "uninterrupted")
+    assert whole.code == 0 and "cut on the device, on cpu" in whole.out
+    save = Trainer.save
+
+    def save_then_interrupt(self, *args):
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", save_then_interrupt)
+        assert train(*flags, "--save_at", "resumed").code == 130
+    resume = ["--save_at", "resumed", "--checkpoint_path", "resumed/last.tar"]
+    assert train(*flags, *resume).code == 0
+    same(*(load_checkpoint(Path(folder, "last.tar")) for folder in ("uninterrupted", "resumed")))
+
+
+def test_entire_pictures_are_not_cut_on_the_device(train):
+    result = train("--crops", "device", "--crop_size", 0)
+    assert result.code == 1 and "--crops device needs a --crop_size" in only_line(result.err)
+
+
+@pytest.mark.slow
+def test_a_run_by_time_ends_in_time_with_all_its_files_and_resumes(train):
+    begun = time.monotonic()
+    result = train("--minutes", 0.75, "--validation_split", 0.3)
+    assert time.monotonic() - begun < 60  # the machine may be busy
+    assert result.code == 0, result.err
+    _, *lines = [line for line in result.out.splitlines() if not line.startswith("warning")]
+    assert lines[0].startswith("at the start: validation loss ")
+    assert lines[1].startswith("epoch 1, 0.") and "of 0.75 minutes: training loss" in lines[1]
+    best, last = (load_checkpoint(Path("out", name)) for name in ("best.tar", "last.tar"))
+    load_codec(best)
+    assert last["history"]["learning_rate"][-1] < 0.5 * 2.5e-3 and 15 < last["elapsed"] < 60
+    result = train("--minutes", 0.75, "--checkpoint_path", "out/last.tar")
+    assert result.code == 1 and "--minutes" in only_line(result.err)
+
+
 # Ends
 
 
@@ -437,12 +609,12 @@ def test_a_ctrl_c_while_a_file_is_written_waits_and_is_not_lost(train, monkeypat
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(train, monkeypatch):
     def diverge(codec, model, x, quality):
-        loss, *others = rate_distortion(codec, model, x, quality)
+        measures = rate_distortion(codec, model, x, quality)
         if codec.training and Path("out/last.tar").exists():
-            loss = loss * float("nan")
-        return loss, *others
+            measures = measures * float("nan")
+        return measures
 
-    monkeypatch.setattr(utils.training, "rate_distortion", diverge)
+    monkeypatch.setattr("utils.step.rate_distortion", diverge)
     result = train("--num_of_epochs", 3)
     assert result.code == 1 and "Traceback" not in result.err
     assert "the loss is nan" in result.err and "the state of epoch 1 is in" in result.err

@@ -170,7 +170,7 @@ def test_a_wrong_crc_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flags": 512}, "unknown flags"),
+        ({"flags": 2048}, "unknown flags"),
         ({"flags": EFFORT, "rest": b"\0"}, "effort 0 is out of range"),
         ({"flags": EFFORT, "rest": b"\x0a"}, "effort 10 is out of range"),
         ({"quality": 0}, "quality 0"),

@@ -8,10 +8,10 @@ from helpers import colour, grey
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
+from xfr.formats import normalize_extension
 from xfr.images import (
     Picture,
     is_intact,
-    normalize_extension,
     read_picture,
     writable_format,
     write_picture,

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from xfr.file import Xfr, pack, unpack
 from xfr.images import Picture, read_picture, write_picture
 from xfr.metadata import Metadata, is_well_formed, upright
+from xfr.text import pack_texts, unpack_texts
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file"),
@@ -131,6 +133,47 @@ def test_xmp_is_read_byte_for_byte(reread, extension):
 )
 def test_the_resolution_is_read(reread, extension, expected):
     assert reread(extension, dpi=(300, 72)).metadata.dpi[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["jpg", "png", "tiff"])
+def test_the_resolution_turns_with_the_picture(reread, extension, orientation):
+    options = {"exif": exif_bytes(orientation)}
+    if extension == "tiff":
+        options = {"tiffinfo": {0x112: orientation}}
+    if extension == "jpg":
+        options["exif"] = b"Exif\0\0" + options["exif"]
+    picture = reread(extension, dpi=(300, 150), **options)
+    turned = orientation >= 5
+    assert picture.shape == ((30, 20) if turned else (20, 30))
+    assert picture.metadata.dpi == pytest.approx((150, 300) if turned else (300, 150), abs=0.02)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_width_height_and_resolution_in_exif_turn_with_the_picture(orientation):
+    exif = Image.Exif()
+    exif[0x112], exif[0x11A], exif[0x11B] = orientation, 300.0, 150.0
+    exif.get_ifd(0x8769).update({0xA002: 4000, 0xA003: 3000})
+    found = Image.Exif()
+    found.load(upright(exif.tobytes()[6:]))
+    order = slice(None, None, -1) if orientation == 6 else slice(None)
+    assert (found[0x11A], found[0x11B]) == (300, 150)[order]
+    camera = found.get_ifd(0x8769)
+    assert (camera[0xA002], camera[0xA003]) == (4000, 3000)[order]
+
+
+def test_metadata_of_every_kind_come_back_from_an_xfr_file():
+    texts = pack_texts([("Title", "Grüße"), ("Comment", "")])
+    metadata = Metadata(SRGB, exif_bytes(), XMP, (300, 150), b"\x1c\x02\x50\0\x05ALICE", texts)
+    xfr = Xfr(1, 2, 30, 20, False, 50, b"payload", metadata=metadata)
+    assert unpack(pack(xfr)).metadata == metadata
+    assert unpack_texts(texts) == [("Title", "Grüße"), ("Comment", "")]
+    assert metadata.stripped() == Metadata(icc=SRGB)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_at_all_are_texts(data):
+    assert all(len(text) == 2 for text in unpack_texts(data))
 
 
 @pytest.mark.parametrize("dpi", [(0, 0), (72, 0)])

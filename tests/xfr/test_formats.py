@@ -1,0 +1,370 @@
+"""Formats: opened by content from a list, and named where they cannot be read."""
+
+import io
+import struct
+import subprocess
+import sys
+import time
+from types import ModuleType
+
+import numpy as np
+import pytest
+from helpers import colour, grey
+from PIL import Image, ImageCms
+from raw_files import rounded, segment
+
+import xfr.formats
+from xfr.formats import readable_extensions, unreadable_reason
+from xfr.images import Picture, check_quality, read_picture, write_picture
+from xfr.metadata import Metadata
+from xfr.text import pack_texts, unpack_texts
+
+RNG = np.random.default_rng(0)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+HEIC = b"\0\0\0\x18ftypheic" + bytes(100)
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+IPTC = b"\x1c\x02\x50\0\x05ALICE"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def run(data: bytes, name: str = "picture.jpg"):
+        (tmp_path / name).write_bytes(data)
+        return read_picture(tmp_path / name)
+
+    return run
+
+
+def saved(format_name: str, image: Image.Image | None = None, **options) -> bytes:
+    stream = io.BytesIO()
+    (image or Image.fromarray(colour(20, 30))).save(stream, format_name, **options)
+    return stream.getvalue()
+
+
+# What opens a file
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.eps"])
+def test_postscript_under_any_name_starts_no_program(read, name, monkeypatch):
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program"))
+    with pytest.raises(OSError, match="vector graphics"):
+        read(POSTSCRIPT, name)
+
+
+def test_formats_without_pixels_of_their_own_are_not_looked_for():
+    assert readable_extensions().isdisjoint({"eps", "ps", "wmf", "emf", "mpg", "h5", "grib", "iim"})
+    assert {
+        "jpg",
+        "png",
+        "tiff",
+        "webp",
+        "avif",
+        "gif",
+        "bmp",
+        "jp2",
+        "mpo",
+    } <= readable_extensions()
+
+
+def test_of_several_pictures_for_a_stereo_viewer_the_first_is_read(read):
+    frames = [Image.fromarray(colour(20, 30)), Image.new("RGB", (30, 20))]
+    picture = read(saved("MPO", frames[0], save_all=True, append_images=frames[1:]), "picture.mpo")
+    assert picture.shape == (20, 30) and picture.notices == ["only the first frame is kept"]
+    assert np.abs(picture.pixels.astype(int) - colour(20, 30)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.heic", HEIC, "pillow-heif"), ("A.HEIF", b"", "pillow-heif"),
+        ("a.jpg", HEIC, "pillow-heif"),
+        ("a.nef", b"II*\0", "rawpy"), ("a.CR2", b"II*\0\x10\0\0\0CR\2\0", "rawpy"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx ", "rawpy"), ("a.arw", b"II*\0", "rawpy"),
+        ("a.dng", b"II*\0", "rawpy"), ("a.raf", b"FUJIFILMCCD-RAW", "rawpy"),
+        ("a.eps", POSTSCRIPT, "vector"), ("a.svg", b"<svg/>", "vector"), ("a.exr", b"", "dynamic"),
+    ],
+)  # fmt: skip
+def test_a_picture_that_is_not_read_names_what_would_read_it(
+    tmp_path, monkeypatch, name, content, reason
+):
+    monkeypatch.setattr(xfr.formats, "find_spec", lambda _: None)
+    (tmp_path / name).write_bytes(content)
+    assert reason in unreadable_reason(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", b"hello"), ("a.mpg", b"\0\0\1\xb3"), ("a.mov", b"\0\0\0\x14ftypqt  "), ("a", b"")],
+)
+def test_what_is_no_picture_needs_no_reason(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert unreadable_reason(tmp_path / name) is None
+    assert unreadable_reason(tmp_path / "missing.txt") is None
+
+
+def test_heic_is_read_where_its_package_is_installed(read, monkeypatch):
+    registered = []
+    package = ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: registered.append(True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    monkeypatch.setattr(xfr.formats, "find_spec", lambda _: True)
+    assert {"heic", "heif"} <= readable_extensions() and not registered
+    with pytest.raises(OSError, match="not a picture"):
+        read(HEIC, "picture.heic")
+    assert registered == [True]
+
+
+# Samples of other formats
+
+
+@pytest.mark.parametrize(
+    ("masks", "bits"), [((0xF800, 0x7E0, 0x1F), (5, 6, 5)), ((0x7C00, 0x3E0, 0x1F), (5, 5, 5))]
+)
+def test_colours_of_five_and_six_bits_are_rounded_to_the_nearest(read, masks, bits):
+    samples = RNG.integers(0, 65536, (6, 10)) & sum(masks)
+    data = samples[::-1].astype("<u2").tobytes()
+    info = struct.pack("<IiiHHIIiiII", 40, 10, 6, 1, 16, 3, len(data), 0, 0, 0, 0)
+    head = b"BM" + struct.pack("<IHHI", 66 + len(data), 0, 0, 66)
+    shifts = bits[1] + bits[2], bits[2], 0
+    expected = [rounded((samples >> s) & (2**b - 1), 2**b - 1) for s, b in zip(shifts, bits)]
+    picture = read(head + info + struct.pack("<III", *masks) + data, "picture.bmp")
+    assert np.array_equal(picture.pixels, np.dstack(expected))
+
+
+@pytest.mark.parametrize("top", [255, 1000, 65535])
+def test_grey_with_any_largest_value_is_rounded_to_the_nearest(read, top):
+    samples = RNG.integers(0, top + 1, (6, 10))
+    data = samples.astype(">u2" if top > 255 else "u1").tobytes()
+    picture = read(f"P5 10 6 {top}\n".encode() + data, "picture.pgm")
+    assert np.array_equal(picture.pixels, rounded(samples, top))
+
+
+def test_jpeg_2000_of_16_bits_is_right_in_grey_and_refused_in_colour(read):
+    samples = RNG.integers(0, 65536, (32, 32)).astype(np.uint16)
+    data = saved("JPEG2000", Image.fromarray(samples))
+    assert np.array_equal(read(data).pixels, rounded(samples, 65535))
+    for bits in (4, 12, 16):
+        deep = bytearray(saved("JPEG2000"))
+        at = deep.find(b"\xff\x4f\xff\x51") + 42
+        deep[at : at + 9 : 3] = bytes([bits - 1] * 3)
+        with pytest.raises(ValueError, match=f"3 channels of {bits} bits"):
+            read(bytes(deep))
+
+
+@pytest.mark.parametrize("bits", [16, 32, -32])
+def test_measurements_of_astronomers_are_refused(read, bits):
+    cards = {"SIMPLE": "T", "BITPIX": bits, "NAXIS": 2, "NAXIS1": 10, "NAXIS2": 6}
+    head = "".join(f"{name:8}= {value:>20}".ljust(80) for name, value in cards.items()) + "END"
+    with pytest.raises(ValueError, match="no agreed range"):
+        read(head.ljust(2880).encode() + bytes(2880), "picture.fits")
+
+
+def test_sgi_of_16_bits_is_refused(read):
+    head = struct.pack(">hBBHHHHII4x80sI404x", 474, 0, 2, 2, 10, 6, 1, 0, 65535, b"", 0)
+    with pytest.raises(ValueError, match="16-bit samples of SGI"):
+        read(head + bytes(120), "picture.sgi")
+
+
+def photoshop(kind: int, channels: int, layers: int) -> tuple[np.ndarray, bytes]:
+    """A picture [C, H, W] and its file, with IPTC and empty layers."""
+    pixels = RNG.integers(0, 256, (channels, 4, 5)).astype(np.uint8)
+    layer = struct.pack(">4iHhI", 0, 0, 4, 5, 1, 0, 22) + b"8BIMnorm\xff\0\0\0"
+    layer += struct.pack(">III", 12, 0, 0) + b"\1a\0\0"
+    section = struct.pack(">h", layers) + layer * layers + bytes(22 * layers)
+    section = struct.pack(">I", len(section)) + section + bytes(4) if layers else b""
+    resource = b"8BIM\4\4\0\0" + struct.pack(">I", len(IPTC)) + IPTC
+    head = b"8BPS" + struct.pack(">H6xHIIHHI", 1, channels, 4, 5, 8, kind, 0)
+    parts = struct.pack(">I", len(resource)) + resource + struct.pack(">I", len(section)) + section
+    return pixels, head + parts + bytes(2) + pixels.tobytes()
+
+
+def test_a_photoshop_file_with_layers_is_what_they_show_together(read):
+    pixels, data = photoshop(3, 3, layers=2)
+    picture = read(data, "picture.psd")
+    assert np.array_equal(picture.pixels, pixels.transpose(1, 2, 0))
+    assert picture.metadata.iptc == IPTC
+    assert picture.notices == ["its layers are not kept, but what they show together"]
+    _, multichannel = photoshop(7, 3, layers=0)
+    with pytest.raises(ValueError, match="multichannel"):
+        read(multichannel, "picture.psd")
+
+
+# Colours and metadata of other formats
+
+
+def test_colours_that_an_avif_file_names_by_numbers_become_a_profile(read):
+    data = saved("AVIF")
+    at = data.find(b"nclx") + 4
+    named = {
+        pair: data[:at] + struct.pack(">HH", *pair) + data[at + 4 :]
+        for pair in ((1, 13), (12, 13), (9, 16))
+    }
+    assert read(named[1, 13]).metadata.icc is None and read(named[1, 13]).notices == []
+    assert read(named[12, 13]).metadata.icc[16:20] == b"RGB "
+    assert "PQ" in read(named[9, 16]).notices[0]
+
+
+def test_a_profile_and_xmp_of_jpeg_2000_are_kept(read):
+    data = saved("JPEG2000")
+    header = data.find(b"jp2h") - 4
+    (size,) = struct.unpack_from(">I", data, header)
+    old = data.find(b"colr") - 4
+    (old_size,) = struct.unpack_from(">I", data, old)
+    box = struct.pack(">I4sBBB", 11 + len(SRGB), b"colr", 2, 0, 0) + SRGB
+    xmp = b"<x:xmpmeta/>"
+    uuid = (
+        struct.pack(">I4s", 24 + len(xmp), b"uuid")
+        + bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+        + xmp
+    )
+    changed = (
+        data[:header]
+        + uuid
+        + struct.pack(">I", size - old_size + len(box))
+        + data[header + 4 : old]
+        + box
+    )
+    metadata = read(changed + data[old + old_size :], "picture.jp2").metadata
+    assert metadata.icc == SRGB and metadata.xmp == xmp
+
+
+def test_comments_and_iptc_of_jpeg_are_kept(read):
+    data = saved("JPEG")
+    resource = b"Photoshop 3.0\x008BIM\4\4\0\0" + struct.pack(">I", len(IPTC)) + IPTC + b"\0"
+    comments = segment(0xFE, b"first") + segment(0xFE, "zweiter: grün".encode("latin-1"))
+    picture = read(data[:2] + segment(0xED, resource) + comments + data[2:])
+    assert picture.metadata.iptc == IPTC and not picture.notices
+    expected = [("Comment", "first"), ("Comment", "zweiter: grün")]
+    assert unpack_texts(picture.metadata.texts) == expected
+    stream = io.BytesIO()
+    assert write_picture(picture, stream, "jpg") == [
+        "jpg cannot hold its texts but for a comment: dropped"
+    ]
+    assert read(stream.getvalue()).metadata.iptc == IPTC
+    assert Image.open(stream).info["comment"] == "first\nzweiter: grün".encode()
+
+
+def test_what_a_jpeg_file_holds_beside_is_told(read):
+    data = saved("JPEG", icc_profile=SRGB)
+    cut = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")
+    assert read(cut).notices == ["its colour profile is damaged: dropped"]
+    credentials = data[:2] + segment(0xEB, b"JP\0\0credentials") + data[2:]
+    assert read(credentials).notices == ["its segments APP11 are not kept"]
+    gain = (
+        data[:2]
+        + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>")
+        + data[2:]
+    )
+    assert read(gain).notices == ["its gain map (HDR) is not kept"]
+
+
+@pytest.mark.parametrize("name", ["GIF", "JPEG2000"])
+def test_the_comment_of_other_formats_is_kept(read, name):
+    picture = read(saved(name, Image.fromarray(grey(20, 30)), comment=b"hello"))
+    assert unpack_texts(picture.metadata.texts) == [("Comment", "hello")]
+    stream = io.BytesIO()
+    write_picture(picture, stream, {"GIF": "gif", "JPEG2000": "jp2"}[name])
+    assert Image.open(stream).info["comment"] == b"hello"
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "tiff"])
+def test_iptc_is_written_where_there_is_a_place_for_it(read, extension):
+    stream = io.BytesIO()
+    assert (
+        write_picture(Picture(grey(20, 30), metadata=Metadata(iptc=IPTC)), stream, extension) == []
+    )
+    assert read(stream.getvalue(), f"picture.{extension}").metadata.iptc == IPTC
+
+
+@pytest.mark.parametrize("extension", ["webp", "avif", "bmp"])
+def test_what_has_no_place_for_iptc_and_texts_says_so(extension):
+    metadata = Metadata(iptc=IPTC, texts=pack_texts([("Title", "hello")]))
+    notices = write_picture(Picture(grey(20, 30), metadata=metadata), io.BytesIO(), extension)
+    assert [
+        f"{extension} cannot hold its {kind}: dropped" for kind in ("IPTC", "texts")
+    ] == notices[-2:]
+
+
+# Writing
+
+
+class FullDisk(io.RawIOBase):
+    """Takes 2000 bytes."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def writable(self):
+        return True
+
+    def tell(self):
+        return self.taken
+
+    def seek(self, *_):
+        return self.taken
+
+    def write(self, data):
+        self.taken += len(data)
+        if self.taken > 2000:
+            raise OSError(28, "No space left on device")
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    "extension", ["jp2", "jpg", "png", "webp", "avif", "tiff", "bmp", "gif", "tga", "ppm"]
+)
+def test_a_full_disk_ends_the_writing(extension):
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(OSError, match="No space left"):
+        write_picture(Picture(noise), FullDisk(), extension)
+
+
+@pytest.mark.parametrize(
+    ("extension", "limit"), [("jpg", 65500), ("gif", 65535), ("webp", 16383), ("tga", 65535)]
+)
+def test_a_picture_too_long_for_a_format_says_how_many_pixels_it_holds(extension, limit):
+    for shape in ((1, limit + 1), (limit + 1, 1)):
+        message = f"{shape[1]}x{shape[0]}: {extension} holds at most {limit} pixels a side"
+        with pytest.raises(ValueError, match=message):
+            write_picture(Picture(np.zeros(shape, np.uint8)), io.BytesIO(), extension)
+    write_picture(Picture(np.zeros((1, limit), np.uint8)), io.BytesIO(), extension)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
+def test_an_output_quality_trades_bytes_for_fidelity(read, extension):
+    pixels = colour(100, 100)
+    sizes, errors = [], []
+    for quality in (20, 60, 95):
+        stream = io.BytesIO()
+        write_picture(Picture(pixels), stream, extension, quality)
+        sizes.append(len(stream.getvalue()))
+        found = read(stream.getvalue(), f"picture.{extension}").pixels
+        errors.append(np.abs(found.astype(int) - pixels).mean())
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
+    assert sizes[0] < sizes[-1] and errors[0] > errors[-1]
+
+
+def test_an_output_quality_is_checked():
+    for extension, quality, message in (
+        ("png", 80, "png has no quality"),
+        ("jpg", 0, "1 to 100"),
+        ("jpg", 101, "1 to 100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_quality(extension, quality)
+    check_quality("JPEG", 80)
+    check_quality("png", None)
+
+
+def test_exif_of_many_directories_costs_no_time_in_tiff():
+    """Each of 21 directories of 65,535 tags is the first's further one."""
+    size = 2 + 12 * 65535 + 4
+    exif = bytearray(b"II*\0\x08\0\0\0")
+    for number in range(21):
+        entries = b"".join(struct.pack("<HHII", 0x9000 + k % 1000, 4, 1, k) for k in range(65534))
+        link = struct.pack("<HHII", 0x8769, 4, 1, 8 + size * (number + 1))
+        exif += struct.pack("<H", 65535) + entries + link + bytes(4)
+    picture = Picture(grey(8, 9), metadata=Metadata(exif=bytes(exif)))
+    start = time.process_time()
+    assert write_picture(picture, io.BytesIO(), "tiff") == ["tiff cannot hold its EXIF: dropped"]
+    assert time.process_time() - start < 1

@@ -1,0 +1,99 @@
+"""Batches of a training run: cut by processes that load pictures, or on the device itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from utils.configuration import TrainingSettings
+from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
+from utils.device_crops import DeviceBatches, fits
+from utils.files import find_inputs, image_extensions
+from utils.processes import processes
+
+
+class Batches(Protocol):
+    """The training crops, epoch after epoch, each of them shuffled."""
+
+    pictures: int  # from which they are cut
+    crops: int  # of an epoch, in all processes
+    source: str  # where they are cut, in words
+
+    def __len__(self) -> int:
+        """The batches of an epoch."""
+
+    def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (x [B, 3, H, W] in 0 to 1, quality [B]) on the device, from number ``step`` on,
+        without an end. ValueError if no picture can be read."""
+
+
+class LoadedBatches:
+    """Batches that a DataLoader cuts on the CPU."""
+
+    def __init__(self, loader: DataLoader, device: torch.device):
+        self.loader, self.device = loader, device
+        self.pictures, self.crops = len(set(loader.dataset.paths)), len(loader.dataset)
+        self.source = "cut on the CPU"
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        sampler = self.loader.sampler
+        while True:
+            sampler.epoch, done = divmod(step, len(self))
+            sampler.start = done * self.loader.batch_size
+            for batch in batches(self.loader):
+                if batch is None:
+                    raise ValueError("none of the training pictures can be read")
+                x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+                yield x.contiguous(memory_format=torch.channels_last), quality
+                step += 1
+
+
+def training_data(
+    settings: TrainingSettings, stride: int, device: torch.device
+) -> tuple[Batches, DataLoader]:
+    """The training batches of this process, and a loader of the validation pictures.
+
+    ``stride``: heights and widths of entire pictures are padded to multiples of it. Raises
+    FileNotFoundError if there are no pictures, ValueError if there are too few to train on, or if
+    crops of entire pictures are to be cut on the device.
+    """
+    rank, world = processes()
+    root = settings.dataset_path
+    extensions = image_extensions(settings.file_format)
+    paths = find_inputs(root, extensions, recursive=True, tally=None, option="--dataset_path")
+    train, validation = split(paths, settings.validation_split)
+    if len(train) < settings.batch_size * world:
+        raise ValueError(
+            f"{len(train)} of {len(paths)} pictures are left to train on, fewer than one batch of "
+            f"{settings.batch_size * world}: lower --validation_split or --batch_size"
+        )
+    train = [path for path in train for _ in range(crops_in(path, settings.crop_size))]
+    train_set, validation_set = (
+        PictureDataset(files, settings.crop_size, stride, settings.seed, training)
+        for files, training in ((train, True), (validation, False))
+    )
+    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
+    batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
+    validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
+    if cut_on_device(settings, train, device):
+        batches: Batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
+    else:
+        sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
+        loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)
+        batches = LoadedBatches(loader, device)
+    return batches, validation_loader
+
+
+def cut_on_device(settings: TrainingSettings, paths: list[Path], device: torch.device) -> bool:
+    """Whether crops are cut on the device; ValueError if they cannot be, but are to."""
+    if settings.crops == "device" and not settings.crop_size:
+        raise ValueError("--crops device needs a --crop_size")
+    if settings.crops == "auto" and settings.crop_size and device.type == "cuda":
+        return fits(paths, device)
+    return settings.crops == "device"

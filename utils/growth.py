@@ -1,0 +1,95 @@
+"""Growing a codec: a larger one that computes the same function, to be trained on.
+
+Chen, Goodfellow, Shlens 2016, "Net2Net: Accelerating learning via knowledge transfer",
+https://arxiv.org/abs/1511.05641. Old weights are copied. New channels are random, but old outputs
+ignore them: the weights between are zero, with a gradient. New blocks begin by adding nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model import codec_class
+from model.checkpoint import load_checkpoint
+from model.codec import Codec
+from model.layers import ResidualBlock
+from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
+from utils.configuration import DEFAULT_ARCHITECTURE, changed
+
+TOLERANCE = 1e-4  # of the two functions' difference, relative to values of about 1
+
+
+def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
+    """The codec that a run begins with, and the checkpoint at ``path`` that it is from, or None: it
+    is a new one without a path, and grown where the ``settings`` of its configuration ask for it.
+
+    FileNotFoundError or ValueError if the checkpoint cannot be used, or does not fit the rest.
+    """
+    checkpoint = load_checkpoint(path) if path else None
+    arch = arch or (checkpoint["arch"] if checkpoint else DEFAULT_ARCHITECTURE)
+    codec_type = codec_class(arch)
+    if checkpoint is None:
+        return codec_type(changed(codec_type.Config(), arch, settings)), None
+    if checkpoint["arch"] != arch:
+        raise ValueError(f"{path} holds a {checkpoint['arch']} codec, not {arch}")
+    # Training in integers goes on from the weights of a codec in floating point.
+    integer = {name: value for name, value in settings.items() if name == "integer"}
+    codec = codec_type.from_checkpoint({**checkpoint, "config": checkpoint["config"] | integer})
+    config = changed(codec.config, arch, settings)
+    if config == codec_type.checked_config(checkpoint["config"]):
+        return codec, checkpoint
+    if "optimizer" in checkpoint:
+        raise ValueError(f"{path} is a training state: grow its best.tar instead")
+    return codec if config == codec.config else grow(codec, config), checkpoint
+
+
+@torch.no_grad()
+def grow(codec: Codec, config: Any) -> Codec:
+    """A codec of the configuration ``config`` that does what ``codec`` does, on the CPU. ValueError
+    if there is none: if something would shrink, or if what grows would change the latents."""
+    grown = type(codec)(config).to(memory_format=torch.channels_last)
+    grown.distortion = codec.distortion
+    old = codec.state_dict()
+    expanded = set()  # the layers whose outputs are two halves
+    for name, module in grown.named_modules():
+        if isinstance(module, ResidualBlock):
+            expanded.add(f"{name}.expand")
+            if f"{name}.project.weight" not in old:
+                nn.init.zeros_(module.project.weight)
+    for name, weight in grown.state_dict().items():
+        if name in old:
+            parts = 2 if name.rpartition(".")[0] in expanded else 1
+            try:
+                embed(weight, old[name], parts)
+            except (RuntimeError, IndexError):
+                raise ValueError(
+                    f"--config: {name} cannot shrink from {list(old[name].shape)} to "
+                    f"{list(weight.shape)}"
+                ) from None
+    if missing := set(old) - set(grown.state_dict()):
+        raise ValueError(f"--config: {min(missing)} is missing in the larger network")
+    check_equal(codec, grown)
+    return grown
+
+
+def embed(new: Tensor, old: Tensor, parts: int) -> None:
+    """Copy ``old`` to the first places of ``new`` in every dimension, and set to zero what else the
+    outputs of ``old`` would see. The outputs, dimension 0, consist of equal ``parts``."""
+    new = new.view(parts, -1, *new.shape[1:]) if parts > 1 else new[None]
+    old = old.view(parts, -1, *old.shape[1:]) if parts > 1 else old[None]
+    corner = new[tuple(slice(size) for size in old.shape)]
+    new[:, : old.shape[1]] = 0
+    corner.copy_(old)
+
+
+def check_equal(codec: Codec, grown: Codec) -> None:
+    """ValueError unless both compute the same picture and the same rate from noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 3, 2 * codec.STRIDE, codec.STRIDE, generator=generator)
+    quality = torch.tensor([MIN_QUALITY, DEFAULT_QUALITY, MAX_QUALITY], dtype=torch.float32)
+    results = [model.eval()(x, quality) for model in (codec, grown)]
+    for first, second in zip(*results):
+        if not torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE):
+            raise ValueError("--config: a codec grown like this does not do what the old one does")

@@ -1,0 +1,128 @@
+"""Picture formats: which are read, which are written, and what would read the others."""
+
+import logging
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+# Pillow's names of the formats that are read. Left out are those that start a program (EPS), that
+# open a file within in any format (IPTC, FPX, MIC), and that hold no pixels Pillow decodes (WMF,
+# MPEG, BUFR, GRIB, HDF5). The first that accepts a file opens it: those with a signature go first.
+FORMATS = [
+    "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000",
+    "BLP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "IM", "IMT",
+    "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA", "XBM",
+    "XPM", "XVTHUMB",
+]  # fmt: skip
+ALIASES = {"jpeg": "jpg", "tif": "tiff"}
+JPEG_EXTENSIONS = {"mpo"}  # that Pillow does not list as readable
+# Formats that a package adds to Pillow: its module, its name, and the extensions.
+HEIF_EXTENSIONS, JXL_EXTENSIONS = ("heic", "heif", "heics", "heifs", "hif"), ("jxl",)
+PACKAGES = {
+    "HEIF": ("pillow_heif", "pillow-heif", HEIF_EXTENSIONS),
+    "JXL": ("pillow_jxl", "pillow-jxl-plugin", JXL_EXTENSIONS),
+}
+RAW_EXTENSIONS = set(
+    "3fr ari arw bay cap cr2 cr3 crw cs1 dcr dng dcs drf eip erf fff iiq k25 kdc mdc mef mos mrw "
+    "nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split()
+)
+VECTOR_GRAPHICS = "vector graphics: export a png"
+EXPORT_NEEDED = "not a format that is read: export a png"
+UNREAD_EXTENSIONS = {
+    **dict.fromkeys("eps ps ai svg svgz wmf emf cdr".split(), VECTOR_GRAPHICS),
+    **dict.fromkeys("exr hdr pfs".split(), "high dynamic range: export a png"),
+    **dict.fromkeys("xcf kra psb afphoto clip".split(), EXPORT_NEEDED),
+    **dict.fromkeys("jxr wdp hdp flif bpg djvu fpx mic".split(), EXPORT_NEEDED),
+}
+# Pillow logs some of the errors that it raises; without a handler, Python would print them.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+HEAD_BYTES = 64  # enough to tell a format
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
+CANON_CR2, CANON_CR3 = b"CR\2", b"ftypcrx "
+POSTSCRIPT_BEGINNINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+
+
+def normalize_extension(extension: str) -> str:
+    """``.JPEG`` to ``jpg``: without dot and case, one spelling for each format."""
+    extension = extension.lower().lstrip(".")
+    return ALIASES.get(extension, extension)
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package that adds the format ``name`` to Pillow is there."""
+    return find_spec(PACKAGES[name][0]) is not None
+
+
+def readable_extensions() -> set[str]:
+    """The normalized extensions of all formats that are read."""
+    found = {
+        normalize_extension(extension)
+        for extension, name in Image.registered_extensions().items()
+        if name in FORMATS and name in Image.OPEN
+    }
+    added = (PACKAGES[name][2] for name in PACKAGES if is_installed(name))
+    return found.union(JPEG_EXTENSIONS, *added)
+
+
+def needed_package(head: bytes, extension: str) -> str | None:
+    """The format of PACKAGES that a file is in, by its first bytes or else by its extension."""
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[16:]:
+        return "HEIF"
+    if head.startswith(JXL_BEGINNINGS):
+        return "JXL"
+    named = [name for name, (_, _, extensions) in PACKAGES.items() if extension in extensions]
+    return named[0] if named and not head else None
+
+
+def register_package(name: str) -> None:
+    """Add the format ``name`` of PACKAGES to Pillow."""
+    module = import_module(PACKAGES[name][0])
+    if name == "HEIF":
+        module.register_heif_opener()
+
+
+def unreadable_reason(path: Path) -> str | None:
+    """Reason why a picture is left out, and what would read it; None for a file that is read, or is
+    no known picture. Both are told by its first bytes, and by its extension."""
+    extension = normalize_extension(path.suffix)
+    try:
+        with path.open("rb") as stream:
+            return reason_by_content(stream.read(HEAD_BYTES), extension)
+    except OSError:
+        return None  # reading it says why
+
+
+def reason_by_content(head: bytes, extension: str) -> str | None:
+    """``unreadable_reason``, from the first HEAD_BYTES bytes of a file."""
+    package = needed_package(head, extension)
+    if package is None and extension in (*HEIF_EXTENSIONS, *JXL_EXTENSIONS):
+        package = needed_package(b"", extension)
+    if package is not None:
+        _, name, _ = PACKAGES[package]
+        return None if is_installed(package) else f"{package}: needs the package {name}"
+    raw = head.startswith(RAW_BEGINNINGS) or head[8:11] == CANON_CR2 or head[4:12] == CANON_CR3
+    if raw or extension in RAW_EXTENSIONS:
+        return "a camera's raw file: develop it first, as with the package rawpy"
+    if head.startswith(POSTSCRIPT_BEGINNINGS):
+        return VECTOR_GRAPHICS
+    return UNREAD_EXTENSIONS.get(extension)
+
+
+def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
+    """Open a stream, from its beginning, in one of FORMATS. Raises OSError if it is in none."""
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    package = needed_package(head, extension)
+    if package is not None and is_installed(package):
+        register_package(package)
+    known = [name for name in FORMATS if name not in PACKAGES or name in Image.OPEN]
+    try:
+        return Image.open(stream, formats=known)
+    except UnidentifiedImageError:
+        reason = reason_by_content(head, extension)
+        raise OSError(reason or "not a picture of a kind that is read") from None

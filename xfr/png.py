@@ -1,0 +1,195 @@
+"""PNG files: every chunk that is not pixels, read here and within bounds.
+
+Pillow fails the picture for a text of more than a megabyte, reads transparent colours of less and
+more than 8 bits wrongly, and knows no cICP. It gets a stream of the chunks that hold pixels only.
+The standard: https://www.w3.org/TR/png-3/
+"""
+
+import io
+import struct
+import zlib
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from xfr.colour import Primaries
+from xfr.text import MAX_CHUNK, inflate, png_text
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+READ_CHUNKS = {b"cICP", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"eXIf", b"tRNS", b"acTL"}
+# Chunks that say nothing about how the picture is to be seen: background, significant bits,
+# palettes for poor screens, time of the last change, order of the pixels (of Apple).
+IMMATERIAL_CHUNKS = {b"bKGD", b"sBIT", b"sPLT", b"hIST", b"tIME", b"iDOT", b"fcTL", b"fdAT"}
+BUFFER = 1 << 18  # bytes that Pillow is given at a time
+PALETTE = 3  # colour type
+
+
+class Spans(io.RawIOBase):
+    """Some spans, (start, stop), of a seekable stream, one after the other."""
+
+    def __init__(self, stream: BinaryIO, spans: list[tuple[int, int]]):
+        self.stream = stream
+        self.spans = spans
+        self.begins = [0]
+        for start, stop in spans:
+            self.begins.append(self.begins[-1] + stop - start)
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.begins[-1]}
+        self.position = max(origin[whence] + offset, 0)
+        return self.position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self.position >= self.begins[-1]:
+            return 0
+        index = bisect_right(self.begins, self.position) - 1
+        start, stop = self.spans[index]
+        at = start + self.position - self.begins[index]
+        self.stream.seek(at)
+        data = self.stream.read(min(len(buffer), stop - at))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+@dataclass
+class PngFile:
+    """A PNG file.
+
+    ``spans``: where in ``stream`` those chunks are that hold pixels. ``bits`` per channel.
+    ``colour_type`` and ``chunks``, the last of each kind, are as in the standard. ``texts``:
+    keyword and text of each text chunk, in the file's order.
+    """
+
+    stream: BinaryIO
+    spans: list[tuple[int, int]]
+    bits: int
+    colour_type: int
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+    def pixels(self) -> BinaryIO:
+        """A PNG file of its pixels alone."""
+        return io.BufferedReader(Spans(self.stream, self.spans), BUFFER)
+
+    @property
+    def frames(self) -> int:
+        """Number of pictures in it."""
+        return self.number(b"acTL", ">I", 1) or 1
+
+    def number(self, kind: bytes, code: str, default: int) -> int:
+        """The first number in a chunk of this kind, ``default`` if there is none."""
+        data = self.chunks.get(kind, b"")
+        return struct.unpack_from(code, data)[0] if len(data) >= struct.calcsize(code) else default
+
+    @property
+    def transparent(self) -> tuple[int, ...] | None:
+        """The grey level or the three levels that are transparent, 0 to 2**bits - 1."""
+        channels = {0: 1, 2: 3}.get(self.colour_type, 0)
+        data = self.chunks.get(b"tRNS", b"")
+        if not channels or len(data) < 2 * channels:
+            return None
+        levels = struct.unpack_from(f">{channels}H", data)
+        return tuple(level & ((1 << self.bits) - 1) for level in levels)
+
+    @property
+    def profile(self) -> bytes | None:
+        """The ICC profile; None if there is none. ValueError if it is damaged or too long."""
+        if b"iCCP" not in self.chunks:
+            return None
+        _, _, rest = self.chunks[b"iCCP"].partition(b"\0")
+        if rest[:1] != b"\0":
+            raise ValueError("its colour profile is damaged: dropped")
+        return inflate(rest[1:], "colour profile")
+
+    @property
+    def chromaticities(self) -> Primaries | None:
+        """Chromaticities of white, red, green and blue; None if there are none."""
+        data = self.chunks.get(b"cHRM", b"")
+        if len(data) < 32:
+            return None
+        x = [value / 100_000 for value in struct.unpack_from(">8I", data)]
+        return (x[0], x[1]), (x[2], x[3]), (x[4], x[5]), (x[6], x[7])
+
+    @property
+    def pixels_per_unit(self) -> tuple[int, int, int]:
+        """Across and down, and the unit: 1 metre, 0 unknown. Zeros if there are none."""
+        data = self.chunks.get(b"pHYs", b"")
+        return struct.unpack_from(">IIB", data) if len(data) >= 9 else (0, 0, 0)
+
+
+def is_png(stream: BinaryIO) -> bool:
+    """Whether a stream begins as a PNG file; it is left at its beginning."""
+    head = stream.read(len(SIGNATURE))
+    stream.seek(0)
+    return head == SIGNATURE
+
+
+def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
+    """Read all chunks of a PNG file but its pixels. What is dropped is added to ``notices``.
+
+    Raises OSError if it does not begin with its header.
+    """
+    stream.seek(0, io.SEEK_END)
+    length = stream.tell()
+    stream.seek(len(SIGNATURE))
+    spans = [(0, len(SIGNATURE))]
+    header = b""
+    chunks: dict[bytes, bytes] = {}
+    texts: list[tuple[str, str]] = []
+    room = MAX_CHUNK
+    unknown = set()
+    position = len(SIGNATURE)
+    while position + 8 <= length:
+        stream.seek(position)
+        size, kind = struct.unpack(">I4s", stream.read(8))
+        stop = position + size + 12
+        palette_alpha = kind == b"tRNS" and header[9:10] == bytes([PALETTE])
+        if kind in PIXEL_CHUNKS or palette_alpha:
+            header = header or stream.read(13)
+            if spans[-1][1] == position:  # behind the last one
+                position, _ = spans.pop()
+            spans.append((position, min(stop, length)))
+        elif kind in READ_CHUNKS or kind in TEXT_CHUNKS:
+            data = read_chunk(stream, kind, size, notices)
+            if kind in TEXT_CHUNKS and data is not None:
+                try:
+                    texts.append(png_text(kind, data, room))
+                    room = max(room - sum(map(len, texts[-1])), 0)
+                except ValueError as error:
+                    notices.append(str(error))
+            elif data is not None:
+                chunks[kind] = data
+        elif kind not in IMMATERIAL_CHUNKS:
+            unknown.add(kind.decode("latin-1"))
+        if kind == b"IEND":
+            break
+        position = stop
+    if unknown:
+        notices.append(f"its chunks {', '.join(sorted(unknown)[:5])} are not kept")
+    if len(header) < 13 or spans[0][1] < len(SIGNATURE) + 25:
+        raise OSError("a damaged PNG file: it does not begin with its header")
+    return PngFile(stream, spans, header[8], header[9], chunks, texts)
+
+
+def read_chunk(stream: BinaryIO, kind: bytes, size: int, notices: list[str]) -> bytes | None:
+    """The content of a chunk at the stream's position; None, and a notice, if it is too long, or
+    its CRC does not match."""
+    name = kind.decode()
+    if size > MAX_CHUNK:
+        notices.append(f"its {name} chunk has more than {MAX_CHUNK} bytes: dropped")
+        return None
+    data, crc = stream.read(size), stream.read(4)
+    if len(data) < size or crc != struct.pack(">I", zlib.crc32(kind + data)):
+        notices.append(f"its {name} chunk is damaged: dropped")
+        return None
+    return data

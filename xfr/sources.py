@@ -1,0 +1,324 @@
+"""Files of pictures: opened with Pillow, and read here where Pillow leaves something out.
+
+``open_picture`` puts what each format says beside the pixels under the same names into the image's
+``info``: icc_profile, exif, xmp and iptc in bytes, texts in pairs of keyword and text, and dpi.
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from xfr.boxes import add_boxes, check_components, component_bits
+from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
+from xfr.formats import normalize_extension, open_with_pillow
+from xfr.metadata import DESCRIPTIVE
+from xfr.png import PngFile, is_png, read_png
+from xfr.samples import Samples
+from xfr.text import COMMENT, IPTC_RESOURCE, RAW_PROFILE, iptc_of, raw_profile
+from xfr.tiff import (
+    EXTRA_SAMPLES,
+    IPTC,
+    PHOTOMETRIC,
+    PHOTOSHOP,
+    PRIMARIES,
+    PROFILE,
+    TRANSFER,
+    WHITE,
+    WHITE_IS_ZERO,
+    Directory,
+    check_layout,
+    choose_page,
+    is_tiff,
+    palette,
+    read_directories,
+    unkept_tags,
+)
+
+XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
+LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
+EXIF_PREFIX = b"Exif\0\0"
+# Segments of JPEG files that are read, or say how the pixels are stored.
+JPEG_SEGMENTS = (
+    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
+    ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", b"Photoshop 3.0\0"),
+    ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
+)  # fmt: skip
+PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
+PSD_MULTICHANNEL, PSD_DUOTONE = 7, 8
+GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
+MAX_BLOCK = 1 << 24  # bytes of metadata
+UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
+
+
+def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image.Image, Samples]:
+    """Open a seekable stream; its pixels are not loaded. What is not kept is added to ``notices``.
+
+    ``name`` of the file: its extension matters where the content does not tell the format. Raises
+    OSError or ValueError if the file cannot be read.
+    """
+    if is_png(stream):
+        return open_png(stream, notices)
+    if is_tiff(stream):
+        return open_tiff(stream, notices)
+    image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
+    if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
+        notices.append("only the first frame is kept")
+        image.seek(0)
+    readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
+        "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
+        "SGI": check_sgi,
+        "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes,
+    }  # fmt: skip
+    bits = 0
+    position = stream.tell()
+    if image.format == "JPEG2000":
+        components = component_bits(stream)
+        check_components(image, components)
+        bits = max(components)
+    if image.format in readers:
+        readers[image.format](image, stream, notices)
+    stream.seek(position)
+    return image, Samples(bits)
+
+
+# PNG
+
+
+def open_png(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples]:
+    """A PNG file; see ``open_picture``."""
+    png = read_png(stream, notices)
+
+    def open_pixels() -> Image.Image:
+        return Image.open(png.pixels(), formats=["PNG"])
+
+    image = open_pixels()
+    if png.frames > 1:
+        notices.append("only the first frame is kept")
+    image.info |= png_texts(png, notices)
+    grey = png.colour_type in (0, 4)
+    icc = png_profile(png, grey, notices)
+    if icc is not None:
+        image.info["icc_profile"] = icc
+    if b"eXIf" in png.chunks:
+        image.info["exif"] = png.chunks[b"eXIf"]
+    across, down, unit = png.pixels_per_unit
+    if unit == 1:
+        image.info["dpi"] = across * 0.0254, down * 0.0254
+    elif across != down:
+        notices.append(f"its pixels are not square ({across}:{down}), which is not kept")
+    return image, Samples(png.bits, png.transparent, reopen=open_pixels)
+
+
+def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
+    """The profile of a PNG file's colours, by what has precedence: cICP, iCCP, sRGB, gAMA and
+    cHRM."""
+    icc = None
+    try:
+        icc = png.profile
+    except ValueError as error:
+        notices.append(str(error))
+    code = png.chunks.get(b"cICP", b"")
+    if len(code) >= 4 and code[:2] != bytes([UNSPECIFIED, UNSPECIFIED]):
+        try:
+            return coded_profile(code[0], code[1], code[3] == 1, grey)
+        except ValueError as error:
+            notices.append(str(error))
+    if icc or b"sRGB" in png.chunks:
+        return icc
+    gamma, numbers = png.number(b"gAMA", ">I", 0), png.chromaticities
+    if not gamma and numbers is None:
+        return None
+    curve = (100_000 / gamma,) if gamma else SRGB_CURVE
+    try:
+        return profile(numbers or SRGB_PRIMARIES, curve, grey)
+    except ValueError:
+        notices.append("its gAMA and cHRM chunks mean nothing: dropped")
+        return None
+
+
+def png_texts(png: PngFile, notices: list[str]) -> dict[Any, Any]:
+    """The ``info`` of the texts of a PNG file."""
+    info: dict[Any, Any] = {}
+    texts = []
+    for keyword, text in png.texts:
+        if keyword == "XML:com.adobe.xmp":
+            info["xmp"] = text.encode()
+        elif keyword.startswith(RAW_PROFILE):
+            kind = keyword.removeprefix(RAW_PROFILE).lower()
+            label = {"exif": "EXIF", "app1": "EXIF", "xmp": "XMP", "iptc": "IPTC"}.get(kind, kind)
+            try:
+                if not add_raw_profile(info, kind, raw_profile(text)):
+                    notices.append(f"its text of {label[:20]} is not kept")
+            except ValueError:
+                notices.append(f"its {label[:20]} is damaged: dropped")
+        else:
+            texts.append((keyword, text))
+    if texts:
+        info["texts"] = texts
+    return info
+
+
+def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
+    """Add metadata that ImageMagick has written as text; False if they are of no kind that is
+    kept."""
+    if kind == "app1":
+        kind = "xmp" if data.startswith(XMP_PREFIX) else "exif"
+    name = {"xmp": "xmp", "exif": "exif", "icc": "icc_profile", "icm": "icc_profile"}.get(kind)
+    if name is not None:
+        info[name] = data.removeprefix(XMP_PREFIX)
+    elif kind in ("iptc", "8bim") and iptc_of(data):
+        info["iptc"] = iptc_of(data)
+    else:
+        return False
+    return True
+
+
+# TIFF
+
+
+def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples]:
+    """A TIFF file; see ``open_picture``. Pillow turns its pixels itself."""
+    pages = read_directories(stream)
+    number = choose_page(pages, notices)
+    page = pages[number]
+    check_layout(page)
+
+    def open_page() -> Image.Image:
+        stream.seek(0)
+        try:
+            image = Image.open(stream, formats=["TIFF"])
+            image.seek(number)
+        except (UnidentifiedImageError, SyntaxError, EOFError):
+            raise ValueError(f"TIFF files of {page.kind} are not read") from None
+        return image
+
+    image = open_page()
+    colours = palette(page) if image.mode in ("P", "PA") else None
+    resources = page.content(PHOTOSHOP, MAX_BLOCK) or b""
+    iptc = page.content(IPTC, MAX_BLOCK) or iptc_of(resources)
+    if iptc:
+        image.info["iptc"] = iptc
+    notices += tiff_losses(image, page)
+    inverted = page.value(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+    bits = max(page.bits, default=1)
+    return image, Samples(bits, None, inverted, page.is_associated, colours, open_page)
+
+
+def tiff_losses(image: Image.Image, page: Directory) -> list[str]:
+    """Notices of what is not kept of a page."""
+    notices = []
+    if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
+        notices.append("its channels beyond colour and alpha are not kept")
+    if UNKEPT_TIFF & page.tags.keys():
+        notices.append("its TIFF tags of primaries and transfer function are not kept")
+    if PROFILE in page.tags and not image.info.get("icc_profile"):
+        notices.append("its colour profile is damaged: dropped")
+    other = unkept_tags(page, DESCRIPTIVE | {PHOTOSHOP})
+    if other:
+        notices.append(f"its TIFF tags {other} are not kept")
+    across, down = image.info.get("resolution", (1, 1))
+    if across != down and "dpi" not in image.info:
+        notices.append("its pixels are not square, which is not kept")
+    return notices
+
+
+# Others
+
+
+def add_jpeg(image: Any, stream: BinaryIO, notices: list[str]) -> None:
+    """Comments, IPTC and what is wrong or not kept of a JPEG file."""
+    texts = [decoded(data) for kind, data in image.applist if kind == "COM"]
+    if texts:
+        image.info["texts"] = [(COMMENT, text) for text in texts]
+    iptc = image.info.get("photoshop", {}).get(IPTC_RESOURCE)
+    if iptc:
+        image.info["iptc"] = iptc
+    if "icc_profile" in image.info and not image.info["icc_profile"]:
+        notices.append("its colour profile is damaged: dropped")
+    if any(data.startswith(LONG_XMP_PREFIX) for _, data in image.applist):
+        notices.append("the second part of its XMP is not kept")
+    if b"hdrgm:" in (image.info.get("xmp") or b""):
+        notices.append("its gain map (HDR) is not kept")
+    unknown = {
+        kind for kind, data in image.applist
+        if not any(kind == known and data.startswith(start) for known, start in JPEG_SEGMENTS)
+        and not data.startswith(LONG_XMP_PREFIX)
+    }  # fmt: skip
+    if unknown:
+        notices.append(f"its segments {', '.join(sorted(unknown))} are not kept")
+    across, down = image.info.get("jfif_density", (1, 1))
+    if image.info.get("jfif_unit") == 0 and across != down:
+        notices.append(f"its pixels are not square ({across}:{down}), which is not kept")
+
+
+def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
+    """Comment and XMP of a GIF file."""
+    if image.info.get("comment"):
+        image.info["texts"] = [(COMMENT, decoded(image.info["comment"]))]
+    stream.seek(0)
+    data = stream.read(MAX_BLOCK)
+    start = data.find(GIF_XMP)
+    stop = data.find(GIF_XMP_END, start)
+    if 0 <= start < stop:
+        image.info["xmp"] = data[start + len(GIF_XMP) : stop]
+    stream.seek(0)
+    head = stream.read(13)
+    if head[12:] not in (b"\0", b"\x31"):  # 49: 1 to 1
+        notices.append("its pixels are not square, which is not kept")
+
+
+def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
+    """Metadata among the resources of Photoshop. ValueError for channels of no agreed colour."""
+    stream.seek(12)
+    channels, _, _, _, kind = struct.unpack(">HIIHH", stream.read(14))
+    if kind == PSD_MULTICHANNEL:
+        raise ValueError("Photoshop's multichannel pictures are not read")
+    if kind == PSD_DUOTONE:
+        notices.append("its duotone inks are not kept, but its grey")
+    if channels > len(image.getbands()):
+        notices.append("its channels beyond colour and alpha are not kept")
+    if image.n_frames:
+        notices.append("its layers are not kept, but what they show together")
+    for number, _, data in image.resources:
+        if number in PSD_RESOURCES:
+            image.info[PSD_RESOURCES[number]] = data
+        if number == IPTC_RESOURCE:
+            image.info["iptc"] = data
+
+
+def check_sgi(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
+    """ValueError for samples of two bytes, of which Pillow would cut the second off."""
+    stream.seek(3)
+    if stream.read(1) == b"\2":
+        raise ValueError("16-bit samples of SGI files are not read")
+
+
+def add_bmp(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
+    """Colours of a BMP file of version 4 or 5."""
+    stream.seek(0)
+    head = stream.read(14 + 124)
+    size = int.from_bytes(head[14:18], "little")
+    if size not in (108, 124) or len(head) < 14 + size:
+        return
+    kind = head[14 + 56 : 14 + 60][::-1]
+    if kind == b"MBED" and size == 124:
+        start = 14 + int.from_bytes(head[14 + 112 : 14 + 116], "little")
+        length = int.from_bytes(head[14 + 116 : 14 + 120], "little")
+        stream.seek(start)
+        data = stream.read(min(length, MAX_BLOCK))
+        if len(data) == length:
+            image.info["icc_profile"] = data
+    elif kind == b"LINK" or (kind == bytes(4) and any(head[14 + 60 : 14 + 108])):
+        notices.append("its colour space is not kept")
+
+
+def decoded(data: bytes) -> str:
+    """A comment, which is UTF-8 or Latin-1."""
+    data = data.rstrip(b"\0")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
