@@ -234,13 +234,23 @@ class Codec(nn.Module):
                 progress(1)
 
     @torch.inference_mode()
-    def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
-        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged."""
+    def decompress(
+        self,
+        payload: bytes,
+        height: int,
+        width: int,
+        quality: int,
+        report: Report = lambda _: None,
+    ) -> np.ndarray:
+        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged. ``report``
+        is called after each tile; an exception of it ends the decoding."""
+        count = len(list(self.grid(height, width)))
         parts = self.decoded_tiles(payload, height, width, quality)
         first = next(parts)  # before memory is allocated for the others
         image = torch.empty(height, width, 3, dtype=torch.uint8)
-        for tile, pixels in chain([first], parts):
+        for done, (tile, pixels) in enumerate(chain([first], parts), start=1):
             image[tile.place].copy_(pixels)
+            report(done / count)
         return image.numpy()
 
     @torch.inference_mode()
