@@ -203,8 +203,11 @@ class HyperpriorCodec(Codec):
     def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
         """Measure the probability tables of the symbols, and the ranges of the synthesis in
         integers."""
-        histogram, ranges = self.coder.histogram([]), Ranges()
         trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
+        if trained and not trained.calibrated:
+            samples = list(samples)
+            self.start_integers(trained, samples)
+        histogram, ranges = self.coder.histogram([]), Ranges()
         for image, quality in samples:
             q = self.quality_tensor(quality)
             for latents in self.tile_latents(image, q):
@@ -215,6 +218,17 @@ class HyperpriorCodec(Codec):
         self.coder.fit(histogram)
         if trained:
             trained.choose_steps(ranges)
+
+    def start_integers(
+        self, trained: TrainedSynthesis, samples: list[tuple[np.ndarray, int]]
+    ) -> None:
+        """Choose the steps of a synthesis that has none yet, and could correct no latent."""
+        ranges = Ranges()
+        for image, quality in samples:
+            q = self.quality_tensor(quality)
+            for view in self.grid(*image.shape[:2]).views(image, self.device):
+                trained.observe(self.analysis.used(view.x, q).round(), q, ranges)
+        trained.choose_steps(ranges)
 
     def zone_share(self, quality: Tensor) -> Tensor:
         """The share of the bits that the dead zone counts at quality [B]: [B]."""
