@@ -51,12 +51,12 @@ class TrainedSynthesis(SynthesisTransform):
         for name, size in step_sizes(config).items():
             self.steps.register_buffer(name, torch.ones(size))
         self.register_buffer("calibrated", torch.zeros(1, dtype=torch.int32))
-        # In a list, as its numbers are not part of the state.
+        # In lists, as their numbers are not part of the state.
         self.shapes = [IntegerSynthesis(config)]
-        self.made: IntegerSynthesis | None = None
+        self.made: list[IntegerSynthesis] = []
 
     def train(self, mode: bool = True) -> "TrainedSynthesis":
-        self.made = None  # the weights are about to change, or have just changed
+        self.made = []  # the weights are about to change, or have just changed
         return super().train(mode)
 
     def step(self, name: str) -> Tensor:
@@ -78,12 +78,12 @@ class TrainedSynthesis(SynthesisTransform):
     def integers(self) -> IntegerSynthesis:
         """The transform in integers. It is made when it is first asked for, and after training.
         ValueError if a sum would not be exact."""
-        if self.made is None:
+        if not self.made:
             made = IntegerSynthesis(self.config).to(self.step("range").device)
             made.load_state_dict(self.values())
             made.check()
-            self.made = made.eval()
-        return self.made
+            self.made = [made.eval()]
+        return self.made[0]
 
     # Steps
 
@@ -109,7 +109,7 @@ class TrainedSynthesis(SynthesisTransform):
             else:
                 self.step(name).copy_(most / INPUT_LIMIT)
         self.calibrated.fill_(1)
-        self.made = None
+        self.made = []
 
     def activations(self, y_hat: Tensor, quality: Tensor) -> Iterable[tuple[str, Tensor]]:
         """The activations that are rounded, [B, C, h, w] each, by the names of their steps, as they

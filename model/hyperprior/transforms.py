@@ -18,6 +18,7 @@ ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
 FINE_CHANNELS = 128  # first channels of y, whose values are too large for bfloat16 in training too
 CHANNELS_AT_ONCE = 128  # channels of y that the encoder computes before it asks whether to go on
 CONTEXT_SHARE = 0.2  # bits of a symbol with its context, relative to its bits without
+INTEGER_STEP = 8  # of channels: libraries refuse other matrices of 8-bit integers, or are wrong
 INVERSE_DAMPING = 0.3  # beside the linear synthesis's singular values, about 1 to 2.5
 
 
@@ -40,6 +41,8 @@ class HyperpriorConfig:
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
         check_range("integer", self.integer, 0, 1)
+        if self.integer and (self.channels8 % INTEGER_STEP or self.channels16 % INTEGER_STEP):
+            raise ValueError(f"the configuration's channels are not multiples of {INTEGER_STEP}")
         if self.latent % CHANNEL_STEP or self.latent > 3 * BLOCK_SIDE**2:
             multiple = f"a multiple of {CHANNEL_STEP} up to {3 * BLOCK_SIDE**2}"
             raise ValueError(f"the configuration's latent is not {multiple}")

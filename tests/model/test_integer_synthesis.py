@@ -152,6 +152,16 @@ def test_every_weight_has_a_gradient_and_the_first_batch_chooses_the_steps():
     assert codec.synthesis.calibrated and (x_hat - x).square().mean() < 0.2
 
 
+def test_training_goes_on_from_its_state(trained):
+    codec = trained[0]
+    codec.integer_synthesis()  # leaves nothing in the state
+    checkpoint = {**trained[1], "weights": codec.state_dict()}
+    resumed = codec_class(codec.arch).from_checkpoint(checkpoint).eval()
+    assert resumed.synthesis.calibrated
+    found, expected = resumed.shipped_weights(), codec.shipped_weights()
+    assert set(found) == set(expected) and all(found[n].equal(expected[n]) for n in found)
+
+
 def test_gradients_are_close_to_those_of_floating_point(trained):
     codec, plain = trained[0], random_codec(integer=0).eval()
     latent, q = 3 * torch.randn(1, 32, 4, 4), codec.quality_tensor(50)
@@ -249,6 +259,12 @@ def test_numbers_that_would_not_be_exact_are_refused(trained, name, value):
     weights[f"synthesis.{name}"].view(-1)[0] = value
     with pytest.raises(ValueError, match="weights do not fit"):
         load_codec({**trained[1], "weights": weights})
+
+
+@pytest.mark.parametrize("changes", [{"channels8": 1}, {"channels16": 20}, {"integer": 2}])
+def test_configurations_that_could_not_be_exact_are_refused(changes):
+    with pytest.raises(ValueError, match="the configuration's (channels|integer)"):
+        replace(CONFIG, **changes)
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.float32])
