@@ -33,7 +33,9 @@ NEEDLESS = [
     "xfr.encoder", "xfr.candidates", "xfr.palette", "xfr.targets",
     "utils", "matplotlib", "skimage", "ssimulacra2",
 ]  # fmt: skip
-IMPORTED_BY_THE_CODEC = ["model.hyperprior.search", "model.distortion", "model.ssimulacra2"]
+IMPORTED_BY_THE_CODEC = [
+    "model.hyperprior.search", "model.distortion", "model.ssimulacra2", "model.cvvdp",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
