@@ -24,7 +24,7 @@ from utils.files import atomic_write
 from utils.measures import MEASURES
 from xfr.images import read_picture
 
-CODECS = ["jpeg", "webp", "avif", "avif-psnr", "jpegxl"]
+CODECS = ["jpeg", "webp", "avif", "avif-psnr", "avif-ssimulacra2", "jpegxl"]
 LABEL, GAP = 36, 8  # pixels of the figure
 
 
