@@ -74,7 +74,7 @@ def parse_args() -> Namespace:
         help="efforts of our codecs, as for encode.py; each is a separate curve")
     add("--anchor", nargs="+", action="extend", metavar="CODEC",
         help="what BD-rates are relative to: codecs, checkpoints or published curves, by their "
-        "names (default: jpeg)")
+        "names (default: jpeg, or else the first codec that is not ours)")
     add("--range", nargs=3, action="append", metavar=("MEASURE", "LOW", "HIGH"),
         help="range that BD-rates are averaged over, may be repeated (default: what all curves "
         f"reach of {', '.join(f'{m.name} {m.low:g} {m.high:g}' for m in MEASURES.values())}); in "
@@ -116,6 +116,12 @@ def choose_measures(args: Namespace) -> Measures:
     return chosen
 
 
+def default_anchor(codecs: list[Measured]) -> list[str]:
+    """JPEG, or without it the first codec that is not ours, if there is one."""
+    peers = [codec.name for codec in codecs if codec.kind == "peer"]
+    return ["jpeg"] if "jpeg" in peers else [*peers, codecs[0].name][:1]
+
+
 def main(args: Namespace) -> int:
     if not (args.pictures or args.stored):
         raise ValueError("what is to be measured? Name a folder of pictures, or see --from")
@@ -126,7 +132,8 @@ def main(args: Namespace) -> int:
     results = Results(args.stored) if args.stored else None
     codecs = choose_stored(args, results) if results else choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
-    for anchor in args.anchor or ["jpeg"]:
+    args.anchor = args.anchor or default_anchor(codecs)
+    for anchor in args.anchor:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
     if results:
@@ -150,17 +157,16 @@ def write_report(
     published: dict[str, Series],
 ) -> None:
     """Print the tables of the pictures in ``folders``, and write them and the plots to --out."""
-    anchors = args.anchor or ["jpeg"]
     parts, series = [preamble(args.stored, args.published)], {}
     for folder, names in folders.items():
         title = printable(f"{len(names)} pictures of {folder}" if len(names) > 1 else names[0])
         measured = {codec.name: make_series(results, codec, names, measures) for codec in codecs}
         series[title] = measured | published
-        parts.append(report(title, series[title], anchors, measures, args.at_bpp or []))
+        parts.append(report(title, series[title], args.anchor, measures, args.at_bpp or []))
         for one in measures:
             plot(args.out / f"{folder}-{one.name}.png", series[title].values(), one, title)
     if len(folders) > 1:
-        parts.append(folder_report(series, anchors, measures))
+        parts.append(folder_report(series, args.anchor, measures))
     text = "\n\n".join(parts) + "\n"
     with atomic_write(args.out / "rd.md") as stream:
         stream.write(text.encode())

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from shutil import which
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -167,23 +168,35 @@ def ssimulacra2(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     return float(compute_ssimulacra2(*files))
 
 
-def lowest_of_tiles(
+class WorstTile(NamedTuple):
+    """The lowest score of any tile of a picture, and the tile's first row and column of pixels."""
+
+    score: float
+    top: int
+    left: int
+
+
+def find_worst_tile(
     score: "Callable[[np.ndarray, np.ndarray], float]",
     original: "np.ndarray",
     reconstruction: "np.ndarray",
-) -> float:
-    """The lowest score of any tile of TILE_SIDE x TILE_SIDE pixels, or less in a smaller picture.
-    The last tiles of rows and columns overlap others where a side is no multiple."""
+) -> WorstTile:
+    """The worst of the tiles of TILE_SIDE x TILE_SIDE pixels, or less in a smaller picture. The
+    last tiles of rows and columns overlap others where a side is no multiple."""
     tops, lefts = (
         [min(start, max(side - TILE_SIDE, 0)) for start in range(0, side, TILE_SIDE)]
         for side in original.shape[:2]
     )
-    tiles = [
-        (slice(top, top + TILE_SIDE), slice(left, left + TILE_SIDE))
-        for top in tops
-        for left in lefts
-    ]
-    return min(score(original[tile], reconstruction[tile]) for tile in tiles)
+    tiles = []
+    for top, left in product(tops, lefts):
+        place = slice(top, top + TILE_SIDE), slice(left, left + TILE_SIDE)
+        tiles.append(WorstTile(score(original[place], reconstruction[place]), top, left))
+    return min(tiles)
+
+
+def lowest_score(score: Callable, original: "np.ndarray", reconstruction: "np.ndarray") -> float:
+    """The score of the worst tile."""
+    return find_worst_tile(score, original, reconstruction).score
 
 
 def worst_tile(measure: Measure, low: float, high: float) -> Measure:
@@ -192,7 +205,7 @@ def worst_tile(measure: Measure, low: float, high: float) -> Measure:
         measure,
         name=f"{measure.name}_worst",
         label=f"{measure.label} of the worst tile",
-        function=partial(lowest_of_tiles, measure.function),
+        function=partial(lowest_score, measure.function),
         low=low,
         high=high,
         help=f"also score the worst tile of {TILE_SIDE}x{TILE_SIDE} pixels by {measure.label}",

@@ -151,6 +151,14 @@ def test_pictures_of_one_name_and_folder_name_are_refused(rd):
     assert not Path("results").exists()
 
 
+def test_without_jpeg_the_anchor_is_the_first_codec_that_is_not_ours(rd, checkpoints):
+    models = ["--model", checkpoints["binary"], "--qualities", 1, 100, "--every", 4]
+    done = rd(*models, codecs=["ours", "webp"])
+    assert done.code == 0, done.err
+    assert "| BD-rate to WebP |" in done.out
+    assert rd(*models, codecs=["ours"]).code == 0
+
+
 def test_what_is_not_installed_is_said(rd, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.round_trip", lambda name, *_, **__: name != "JXL" or None)
     monkeypatch.setattr("utils.measures.find_spec", lambda name: None)
