@@ -19,8 +19,8 @@ DEFAULT_FORMAT = "bmp"  # of decoded pictures
 MAX_KINDS = 5  # of files, in a message
 RENAME = "rename one of them"
 KEEP_EXTENSION = (
-    "--keep_extension names the results of all pictures photo.jpg.xfr, photo.tif.xfr and so on; "
-    "test.py takes it, too"
+    "rename one, or keep both with --keep_extension, in encode.py and test.py: all results are then "
+    "named as in photo.jpg.xfr"
 )
 
 
@@ -184,13 +184,14 @@ def find_all(
     recursive: bool,
     tally: Tally,
     option: str,
-    leave: Callable[[list[Path]], None] = lambda others: None,
+    leave: Callable[[list[Path]], bool] = lambda others: False,
 ) -> dict[Path, Path]:
     """The files of ``find_files`` in several sources, each with its path within the folder.
 
-    ``leave`` is called with all others. ``option`` names a single source on the command line, ""
-    one that is named without an option. FileNotFoundError if a source does not exist, or nothing is
-    found in any; a source in which nothing is found, of several, is noted.
+    ``leave`` is called with all others, and says whether one of them has failed. ``option`` names a
+    single source on the command line, "" one that is named without an option. FileNotFoundError if
+    a source does not exist, or nothing is found in any; a source in which nothing is found, of
+    several, is noted.
     """
     label = f" ({option})" if option else ""
     for source in sources:
@@ -204,10 +205,10 @@ def find_all(
         for path in found:
             names.setdefault(path, relative_name(path, source))
         empty += [] if found else [source]
-    leave([path for path in dict.fromkeys(others) if path not in names])
+    failed = leave([path for path in dict.fromkeys(others) if path not in names])
     for source in empty:
         message = nothing_found(source, extensions, f"{source}{label}")
-        if not names and not tally.failed:
+        if not names and not failed and not tally.failed:
             raise FileNotFoundError(message)
         if len(sources) > 1:
             tally.notice(source, message)
@@ -224,9 +225,10 @@ def find_pictures(
     return find_all(sources, extensions, recursive, tally, option, leave)
 
 
-def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> None:
+def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
     """Count what ``find_files`` has not found, but for .xfr files. Pictures of known kinds that are
-    not read have failed, unless one ``file_format`` is looked for; all else is left alone."""
+    not read have failed, unless one ``file_format`` is looked for; all else is left alone. Returns
+    whether one has failed."""
     failed: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
     kinds: Counter[str] = Counter()
@@ -251,6 +253,7 @@ def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> N
         more = len(kinds) - MAX_KINDS
         counts += [f"{more} more kinds"] if more > 0 else []
         tally.leave(kinds.total(), f"{', '.join(counts)}: {reason}")
+    return bool(failed)
 
 
 def image_extensions(file_format: str | None) -> set[str]:
