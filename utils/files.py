@@ -19,8 +19,8 @@ DEFAULT_FORMAT = "bmp"  # of decoded pictures
 MAX_KINDS = 5  # of files, in a message
 RENAME = "rename one of them"
 KEEP_EXTENSION = (
-    "rename one, or keep both with --keep_extension, in encode.py and test.py: all results are then "
-    "named as in photo.jpg.xfr"
+    "rename one, or keep both with --keep_extension, in encode.py and test.py, which names all "
+    "results as in photo.jpg.xfr"
 )
 
 

@@ -203,9 +203,8 @@ def test_pictures_of_one_name_in_two_inputs_are_told_apart_by_their_folders(scri
 
 def test_an_input_that_does_not_exist_is_told_before_any_work(script, photos):
     result = script("encode", "photos", "nowhere.png")
-    assert (
-        result.code == 1 and result.err == "encode.py: error: no such file or folder: nowhere.png"
-    )
+    error = "encode.py: error: no such file or folder: nowhere.png"
+    assert result.code == 1 and result.err == error
     assert not Path("out").exists()
 
 

@@ -230,12 +230,12 @@ def test_pictures_that_are_not_read_have_failed_and_all_else_is_counted(script, 
     assert result.code == 1 and result.out.startswith("2 encoded, 3 failed, 6 left alone: ")
     lines = result.err.splitlines()
     raw = "a camera's raw file: develop it first, as with the package rawpy"
-    assert f"failed: out/original/c.nef, out/original/d.CR3: {raw}" in lines[:2]
-    assert "failed: out/original/e.xcf: not a format that is read: export a png" in lines[:2]
-    assert lines[2:] == [
+    assert lines == [
+        f"failed: out/original/c.nef, out/original/d.CR3: {raw}",
+        "failed: out/original/e.xcf: not a format that is read: export a png",
         "left alone: out/original/sub: sub-folders, see --recursive",
         "left alone: 2 .txt, 1 README, 1 .dng, 1 .mov: no pictures",
-    ] or sorted(lines[3].split(": ")[1].split(", ")) == ["1 .dng", "1 .mov", "1 README", "2 .txt"]
+    ]
 
 
 def test_a_picture_that_needs_a_package_names_it(script, originals, monkeypatch):

@@ -200,7 +200,10 @@ def test_two_processes_share_a_folder_and_give_one_summary(script, project):
         save_png(project / f"out/original/{index}.png", colour(50, 60, index))
     Path("out/original/damaged.png").write_bytes(b"damaged")
     shared = torchrun(ROOT / "encode.py", "--out_folder", "shared")
-    assert shared.out.startswith("11 encoded, 1 failed: ") and shared.out.count("\n") == 1
+    assert (
+        shared.out.startswith("11 encoded, 1 failed, 1 left alone: ")
+        and shared.out.count("\n") == 1
+    )
     assert shared.code == 0 and shared.err.count("failed: out/original/damaged.png") == 1
     assert "Traceback" not in shared.err and "note: the exit code is 0" in shared.err
     script("encode", "--out_folder", "alone")
@@ -235,7 +238,7 @@ def test_what_a_killed_process_leaves_a_second_run_completes(script, project):
 
     result = torchrun(ROOT / "encode.py", "--out_folder", "killed", "--skip_existing")
     assert result.code == 0
-    assert result.out.startswith(f"{101 - len(left)} encoded, {len(left)} skipped: ")
+    assert result.out.startswith(f"{101 - len(left)} encoded, {len(left)} skipped, 1 left alone: ")
     script("encode", "--out_folder", "alone")
     assert files("killed") == files("alone") and len(files("alone")) == 101
     assert all(Path("killed", f).read_bytes() == Path("alone", f).read_bytes()
