@@ -1,4 +1,4 @@
-"""Every kept encoding decodes to what it always did: each quality, target, effort and grid of tiles.
+"""Every kept encoding decodes to what it always did: each quality, target, effort, tile layout.
 
 golden/decoded/latents.txt has a line for each file of golden/encoded/ that a codec decodes: the
 SHA-256 of its latent as little-endian int32. That is exact on every machine; a pixel may differ by
@@ -30,7 +30,8 @@ SHAPE = 70, 90
 def codecs() -> dict:
     """By the first word of an encoding's name; visual differs from hyperprior in encoding only."""
     codecs = {
-        arch: load_codec(load_checkpoint(GOLDEN / f"{arch}.tar")) for arch in ("binary", "hyperprior")
+        arch: load_codec(load_checkpoint(GOLDEN / f"{arch}.tar"))
+        for arch in ("binary", "hyperprior")
     }
     return codecs | {"visual": codecs["hyperprior"]}
 
