@@ -19,6 +19,7 @@ TENSOR, DICTIONARY = "torch._utils _rebuild_tensor_v2", "collections OrderedDict
 STORAGES = {
     "torch HalfStorage": torch.float16,
     "torch FloatStorage": torch.float32,
+    "torch CharStorage": torch.int8,
     "torch IntStorage": torch.int32,
     "torch LongStorage": torch.int64,
 }

@@ -2,7 +2,8 @@
 
 A checkpoint is a dictionary of ``format`` (1), ``arch``, ``config`` (the codec's
 hyper-parameters), ``distortion`` (that it was trained for; mse if it is missing), ``weights``
-(float16 or float32, and int32 for tables) and ``history``. A training state also has ``epoch``,
+(float16 or float32, int32 for tables, int8 and
+int32 for layers of integers) and ``history``. A training state also has ``epoch``,
 ``progress`` within the next, ``best`` (the lowest loss so far), ``average`` (of the weights),
 ``optimizer`` and ``run`` (the settings that a resumed run must share). The ``fingerprint`` of the
 weights, where it is stored, must be theirs; older checkpoints do not store it.
@@ -19,7 +20,7 @@ from torch import Tensor
 from model.archive import read_archive
 
 CHECKPOINT_FORMAT = 1
-WEIGHT_TYPES = (torch.float16, torch.float32, torch.int32)
+WEIGHT_TYPES = (torch.float16, torch.float32, torch.int32, torch.int8)
 REQUIRED_KEYS = {"format": int, "arch": str, "config": dict, "weights": dict, "history": dict}
 MAX_WEIGHT = 4096.0  # magnitude; those of trained codecs stay below 20
 
@@ -94,8 +95,9 @@ def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> No
         raise ValueError(f"the checkpoint's weights do not fit: {odd!r:.80}")
     for name, weight in expected.items():
         found = weights[name]
-        fits = found.is_floating_point() == weight.is_floating_point() and found.is_cpu
-        if found.shape != weight.shape or not fits:
+        # Floating-point weights may be stored in half precision.
+        kinds = [w.is_floating_point() or w.dtype for w in (found, weight)]
+        if found.shape != weight.shape or kinds[0] != kinds[1] or not found.is_cpu:
             raise ValueError(
                 f"the checkpoint's weights do not fit: {name} is {found.dtype} "
                 f"{list(found.shape)}, not {weight.dtype} {list(weight.shape)}"

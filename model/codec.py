@@ -55,6 +55,7 @@ class Codec(nn.Module):
     arch: str  # name in model.ARCHITECTURES and in checkpoints
     FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
+    ADDED_FIELDS: frozenset[str] = frozenset()  # of Config, that older checkpoints lack
     LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
     STRIDE: int  # heights and widths of the networks' input are multiples of it
     LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
@@ -74,23 +75,47 @@ class Codec(nn.Module):
         The network is first built without allocating memory for weights, which shows what the
         checkpoint has to hold: a hostile configuration cannot ask for more than the file contains.
         """
-        names = {field.name for field in fields(cls.Config)}
-        if set(checkpoint["config"]) != names:
-            raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
-        config = cls.Config(**checkpoint["config"])
+        config, weights = cls.checked_config(checkpoint["config"]), checkpoint["weights"]
         with torch.device("meta"):
-            expected = cls(config).state_dict()
-        check_weights(checkpoint["weights"], expected)
-        codec = cls(config)
-        codec.load_state_dict(checkpoint["weights"])
+            expected = cls.for_weights(config, weights).state_dict()
+        check_weights(weights, expected)
+        codec = cls.for_weights(config, weights)
+        codec.load_state_dict(weights)
         codec.distortion = checkpoint.get("distortion", cls.distortion)
         if codec.distortion not in DISTORTIONS:
             raise ValueError(f"the checkpoint's distortion is not one of {DISTORTIONS}")
         return codec
 
+    @classmethod
+    def checked_config(cls, values: dict) -> Any:
+        """The configuration of a checkpoint, which may lack ADDED_FIELDS; ValueError if it does not
+        fit."""
+        names = {field.name for field in fields(cls.Config)}
+        if not names - cls.ADDED_FIELDS <= set(values) <= names:
+            raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
+        return cls.Config(**values)
+
+    @classmethod
+    def for_weights(cls, config: Any, weights: dict[str, Tensor]) -> "Codec":
+        """A codec that is to load ``weights``, of which only the names may be relied on."""
+        return cls(config)
+
     def config_dict(self) -> dict:
-        """The configuration for a checkpoint."""
-        return asdict(self.config)
+        """The configuration for a checkpoint, without ADDED_FIELDS that have their defaults: what
+        is in older checkpoints stays as it is."""
+        defaults = asdict(type(self.config)())
+        return {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in self.ADDED_FIELDS or value != defaults[name]
+        }
+
+    def shipped_weights(self) -> dict[str, Tensor]:
+        """The weights for a checkpoint to be shipped: in half precision."""
+        return {
+            name: weight.half() if weight.is_floating_point() else weight
+            for name, weight in self.state_dict().items()
+        }
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +155,12 @@ class Codec(nn.Module):
     def synthesise(self, latent: Tensor, quality: Tensor) -> Tensor:
         """A decoded latent [1, C, h, w] to x_hat [1, 3, H, W]."""
         raise NotImplementedError
+
+    def pixels(self, latent: Tensor, quality: Tensor, around: Tile, tile: Tile) -> Tensor:
+        """The pixels of a ``tile`` [h, w, 3], whole numbers in 0 to 255, from the decoded latent of
+        what is ``around`` it."""
+        x_hat = self.synthesise(latent, quality)
+        return tile.crop(x_hat, around)[0].mul_(255).round_().clamp_(0, 255).permute(1, 2, 0)
 
     # The rate-distortion cost
 
@@ -203,13 +234,23 @@ class Codec(nn.Module):
                 progress(1)
 
     @torch.inference_mode()
-    def decompress(self, payload: bytes, height: int, width: int, quality: int) -> np.ndarray:
-        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged."""
+    def decompress(
+        self,
+        payload: bytes,
+        height: int,
+        width: int,
+        quality: int,
+        report: Report = lambda _: None,
+    ) -> np.ndarray:
+        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged. ``report``
+        is called after each tile; an exception of it ends the decoding."""
+        count = len(list(self.grid(height, width)))
         parts = self.decoded_tiles(payload, height, width, quality)
         first = next(parts)  # before memory is allocated for the others
         image = torch.empty(height, width, 3, dtype=torch.uint8)
-        for tile, pixels in chain([first], parts):
+        for done, (tile, pixels) in enumerate(chain([first], parts), start=1):
             image[tile.place].copy_(pixels)
+            report(done / count)
         return image.numpy()
 
     @torch.inference_mode()
@@ -223,10 +264,9 @@ class Codec(nn.Module):
         latent = RowBuffer(rows, self.LATENT_STRIDE)
         for tile in grid:
             around = grid.around(tile)
-            x_hat = self.synthesise(latent.part(around).to(self.device), q)
-            pixels = tile.crop(x_hat, origin=around)[0].mul_(255).round_().clamp_(0, 255)
+            pixels = self.pixels(latent.part(around).to(self.device), q, around, tile)
             inside = Tile(tile.top, min(tile.bottom, height), tile.left, min(tile.right, width))
-            yield inside, pixels.permute(1, 2, 0)[: inside.shape[0], : inside.shape[1]]
+            yield inside, pixels[: inside.shape[0], : inside.shape[1]]
 
     @torch.inference_mode()
     def latent_rows(

@@ -5,6 +5,8 @@
   for multiples of 2^-bits; weights are rounded to multiples of a power of two, one for each output,
   so that no sum reaches 2^24. Up to there, float32 adds integers exactly: in any order, on any
   processor, with any number of threads. So encoder and decoder agree on every probability.
+  In memory, the channels of a position lie side by side: a 1x1 convolution is a product of
+  matrices [positions, channels].
 
 Ballé, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models",
 https://openreview.net/forum?id=S1zz2i0cY7; unlike there, the rounding is done after training.
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.integer_products import EXACT_UP_TO, depthwise_sums
 from model.layers import conv1x1, interpolated
 from model.limits import MAX_QUALITY, MIN_QUALITY
 
@@ -23,7 +26,6 @@ FRACTION_BITS = 6  # latents, means and scale logits are multiples of 2^-FRACTIO
 WEIGHT_BITS = 12  # the most fraction bits of a weight
 ACTIVATION_LIMIT = 2**11 - 1  # activations are clipped to +-ACTIVATION_LIMIT
 LATENT_LIMIT = 2**15 - 1  # latents, as inputs of the context model, are clipped to +-LATENT_LIMIT
-EXACT_UP_TO = 2**24  # float32 holds all integers up to here
 
 
 def activation_bits(quality: int) -> int:
@@ -42,17 +44,19 @@ def product_type(limit: int) -> torch.dtype:
     """The type in which products with inputs up to ``limit`` are exact: float32 for activations,
     unless this machine computes its products with less precision than it promises."""
     value = EXACT_UP_TO // 2**12 - 1
-    weight = (value + 2) * torch.eye(32)[:, :, None, None]
-    inputs = (torch.full((1, 32, side, side), float(value)) for side in (4, 32))
+    weight = (value + 2) * torch.eye(32)
+    inputs = (torch.full((rows, 32), float(value)) for rows in (16, 1024))
     # Small products take another way than large ones.
-    exact = all((exact_product(x, weight) == EXACT_UP_TO - 1).all() for x in inputs)
+    one = torch.ones(32)
+    exact = all((exact_product(x, weight, one) == EXACT_UP_TO).all() for x in inputs)
     return torch.float32 if limit <= ACTIVATION_LIMIT and exact else torch.float64
 
 
-def exact_product(x: Tensor, weight: Tensor) -> Tensor:
-    """``conv1x1``, not in bfloat16 even under autocast."""
+def exact_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [P, K] times the transpose of weight [D, K], plus bias [D]: [P, D]. Not in bfloat16 even
+    under autocast."""
     with torch.autocast("cpu", enabled=False):
-        return conv1x1(x, weight)
+        return torch.addmm(bias, x, weight.T)
 
 
 class FixedPointConv(nn.Conv2d):
@@ -117,35 +121,41 @@ class Pointwise(FixedPointConv):
         if bits is None:
             return conv1x1(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
         weight, bias = self.rounded(bits)
-        x = x.clamp(-self.limit, self.limit).to(weight.dtype)
-        total = exact_product(x, weight[:outputs, : x.shape[1]]).add_(bias[:outputs, None])
+        x = x.clamp(-self.limit, self.limit).to(weight.dtype).permute(0, 2, 3, 1)
+        weight = weight.flatten(1)[:outputs, : x.shape[3]]
+        total = exact_product(x.flatten(0, 2), weight, bias.flatten()[:outputs])
         if out_bits not in (None, bits):
             total.mul_(2.0 ** (out_bits - bits))
-        total.add_(0.5)  # then flooring is rounding
-        return total.floor_().float()
+        total.add_(0.5).floor_()  # rounded
+        return total.float().view(*x.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 class Depthwise(FixedPointConv):
     """Depthwise 3x3 convolution, [B, C, H, W] to the same shape. Beyond its borders, x goes on with
-    its last row and column. In fixed point it is the sum of nine shifted products."""
+    its last row and column."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, groups=channels)
         nn.init.dirac_(self.weight, groups=channels)
 
     def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         if bits is None:
-            return super().forward(padded)
+            return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
         weight, bias = self.rounded(bits)
-        padded = padded.clamp_(-self.limit, self.limit).to(weight.dtype)
-        height, width = x.shape[2:]
-        total = (bias[..., None] + 0.5).expand_as(x).clone()  # then flooring is rounding
-        for i in range(3):
-            for j in range(3):
-                shifted = padded[:, :, i : i + height, j : j + width]
-                total.addcmul_(shifted, weight[:, :, i, j, None])
-        return total.floor_().float()
+        padded = self.padded(x).to(weight.dtype)
+        total = depthwise_sums(padded, weight, bias.flatten() + 0.5)
+        return total.floor_().float()  # of half more: rounded
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W], clipped, between copies of its last rows and columns."""
+        batch, channels, height, width = x.shape
+        room = x.new_empty(batch, height + 2, width + 2, channels).permute(0, 3, 1, 2)
+        torch.clamp(x, -self.limit, self.limit, out=room[:, :, 1:-1, 1:-1])
+        for side, row in ((0, 1), (-1, -2)):
+            room[:, :, 1:-1, side] = room[:, :, 1:-1, row]
+        for side, row in ((0, 1), (-1, -2)):
+            room[:, :, side] = room[:, :, row]
+        return room
 
 
 class QualityBias(nn.Module):
@@ -164,9 +174,15 @@ class QualityBias(nn.Module):
     def bias(self, quality: Tensor, bits: int) -> Tensor:
         """``b`` in fixed point, [B, C, 1, 1], interpolated linearly in integers."""
         points = fixed_point(self.points, bits, EXACT_UP_TO // 4).long()
-        span = MAX_QUALITY - MIN_QUALITY
-        position = (quality.long() - MIN_QUALITY) * (len(points) - 1)
-        low = (position // span).clamp(max=len(points) - 2)
-        weight = (position - span * low)[:, None]
-        total = points[low] * (span - weight) + points[low + 1] * weight
-        return torch.div(total, span, rounding_mode="floor").float()[:, :, None, None]
+        return interpolated_integers(points, quality.long()).float()[:, :, None, None]
+
+
+def interpolated_integers(points: Tensor, quality: Tensor) -> Tensor:
+    """One vector per rate point, points int64 [P, C], interpolated linearly at quality int64 [B] in
+    1 to 100, and rounded down: int64 [B, C]."""
+    span = MAX_QUALITY - MIN_QUALITY
+    position = (quality - MIN_QUALITY) * (len(points) - 1)
+    low = (position // span).clamp(max=len(points) - 2)
+    weight = (position - span * low)[:, None]
+    total = points[low] * (span - weight) + points[low + 1] * weight
+    return torch.div(total, span, rounding_mode="floor")

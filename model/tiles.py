@@ -50,6 +50,11 @@ class Tile:
             min(self.right + margin, width),
         )
 
+    def seen_from(self, other: "Tile") -> "Tile":
+        """The tile, counted from the first row and column of ``other``."""
+        top, left = other.top, other.left
+        return Tile(self.top - top, self.bottom - top, self.left - left, self.right - left)
+
     def bands(self, pixels: int, stride: int) -> list["Tile"]:
         """The tile in bands of about ``pixels`` or less, whose heights are multiples of ``stride``,
         as its own is."""

@@ -16,7 +16,7 @@ from PIL import Image
 from model import ARCHITECTURES, codec_class
 from model.binary.network import BinaryConfig
 from model.checkpoint import save_checkpoint
-from model.hyperprior.network import HyperpriorConfig
+from model.hyperprior.transforms import HyperpriorConfig
 from model.tiles import padded
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -50,11 +50,12 @@ def setting(text: str) -> tuple[str, Any]:
 
 def default_settings(arch: str) -> str:
     """The fields of an architecture's configuration with their defaults, as ``setting`` reads them.
-    They are read from the source of the class whose name ends in Config."""
-    source = Path(find_spec(ARCHITECTURES[arch].split(":")[0]).origin).read_text("utf-8")
+    They are read from the source of the class whose name ends in Config, in the codec's folder."""
+    folder = Path(find_spec(ARCHITECTURES[arch].split(":")[0]).origin).parent
     lines = [
         f"{line.target.id}={ast.unparse(line.value).strip('()').replace(' ', '')}"
-        for node in ast.parse(source).body
+        for path in sorted(folder.glob("*.py"))
+        for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
         for line in node.body
         if isinstance(line, ast.AnnAssign)

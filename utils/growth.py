@@ -34,13 +34,15 @@ def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]
         return codec_type(changed(codec_type.Config(), arch, settings)), None
     if checkpoint["arch"] != arch:
         raise ValueError(f"{path} holds a {checkpoint['arch']} codec, not {arch}")
-    codec = codec_type.from_checkpoint(checkpoint)
+    # Training in integers goes on from the weights of a codec in floating point.
+    integer = {name: value for name, value in settings.items() if name == "integer"}
+    codec = codec_type.from_checkpoint({**checkpoint, "config": checkpoint["config"] | integer})
     config = changed(codec.config, arch, settings)
-    if config == codec.config:
+    if config == codec_type.checked_config(checkpoint["config"]):
         return codec, checkpoint
     if "optimizer" in checkpoint:
         raise ValueError(f"{path} is a training state: grow its best.tar instead")
-    return grow(codec, config), checkpoint
+    return codec if config == codec.config else grow(codec, config), checkpoint
 
 
 @torch.no_grad()

@@ -304,15 +304,12 @@ class Trainer:
                 self.board.add_scalar(name, column[-1], self.epoch)
 
     def averaged_weights(self, validation: DataLoader) -> dict[str, Tensor]:
-        """The codec as it is shipped: averaged weights in half precision, tables that are measured
-        on the validation pictures."""
+        """The codec as it is shipped: averaged weights, tables and ranges that are measured on the
+        validation pictures."""
         with self.average.applied():
             self.codec.eval()
             self.calibrate(validation)
-            return {
-                name: weight.half() if weight.is_floating_point() else weight
-                for name, weight in self.codec.state_dict().items()
-            }
+            return self.codec.shipped_weights()
 
     def save(self, validation: DataLoader) -> None:
         """After an epoch, save last.tar, a plot, and, if the epoch was the best, best.tar."""

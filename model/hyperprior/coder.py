@@ -69,41 +69,44 @@ class Border:
     Without them, the entropy networks would predict less well at the border of a tile, and a step
     of the reconstruction would show between two tiles of a smooth sky.
 
-    Tiles of a picture come row by row; the picture's latent has ``width`` positions in a row. A
-    tile with fewer than ``channels`` is zero in the others.
+    Tiles of a picture come row by row, on a grid; the picture's latent has ``width`` positions in a
+    row. A tile's channels beyond its own are zero. Memory is taken for decoded tiles alone.
     """
 
-    def __init__(self, channels: int, width: int, depth: int):
+    def __init__(self, width: int, depth: int):
         self.depth, self.width, self.column = depth, width, 0
-        self.above: Tensor | None = None  # [1, C, depth, W], the row of tiles before
+        self.above: list[Tensor] = []  # the lowest rows of each tile of the row of tiles before
+        self.row: list[Tensor] = []  # and of the row of tiles so far, [1, C, depth, w] each
         self.left: Tensor | None = None  # [1, C, h, depth]
-        self.bottom = torch.zeros(1, channels, depth, width)  # the row of tiles so far
 
     def window(self, channels: int, height: int, width: int) -> tuple[Tensor, int, int]:
         """Room for the next tile, beside the values known above it and to its left:
         [1, channels, top + height, left + width], top and left."""
-        top = 0 if self.above is None else self.depth
+        top = self.depth if self.above else 0
         left = 0 if self.left is None else self.depth
         values = torch.zeros(1, channels, top + height, left + width)
-        if self.above is not None:
-            columns = slice(self.column - left, self.column + width)
-            values[:, :, :top] = self.above[:, :channels, :, columns]
+        if self.above:
+            fill(values[:, :, :top, left:], self.above[len(self.row)])
+        if self.above and left:
+            fill(values[:, :, :top, :left], self.above[len(self.row) - 1][..., -left:])
         if self.left is not None:
-            values[:, :, top:, :left] = self.left[:, :channels]
+            fill(values[:, :, top:, :left], self.left)
         return values, top, left
 
     def add(self, tile: Tensor) -> None:
         """Go on after ``tile``, [1, channels, height, width]."""
-        channels, width = tile.shape[1], tile.shape[3]
-        place = self.bottom[..., self.column : self.column + width]
-        place[:, :channels] = tile[:, :, -self.depth :]
-        place[:, channels:] = 0
-        self.left = tile.new_zeros(1, self.bottom.shape[1], tile.shape[2], self.depth)
-        self.left[:, :channels] = tile[..., -self.depth :]
-        self.column += width
+        self.row.append(tile[:, :, -self.depth :].clone())
+        self.left = tile[..., -self.depth :].clone()
+        self.column += tile.shape[3]
         if self.column == self.width:
-            self.above, self.bottom = self.bottom, torch.zeros_like(self.bottom)
+            self.above, self.row = self.row, []
             self.left, self.column = None, 0
+
+
+def fill(place: Tensor, values: Tensor) -> None:
+    """Copy ``values`` [1, C, h, w] to ``place`` [1, K, h, w], as far as both have channels."""
+    count = min(place.shape[1], values.shape[1])
+    place[:, :count] = values[:, :count]
 
 
 class TilePasses:
@@ -164,8 +167,8 @@ class HyperpriorTileCoder:
         self.model, self.quality = model, quality
         self.bits = activation_bits(round(quality.item()))
         self.channels, self.z_channels = model.context.latent_channels, model.z_scale.channels
-        self.y_border = Border(self.channels, width // Y_STRIDE, Y_DEPTH)
-        self.z_border = Border(self.z_channels, width // Z_STRIDE, Z_DEPTH)
+        self.y_border = Border(width // Y_STRIDE, Y_DEPTH)
+        self.z_border = Border(width // Z_STRIDE, Z_DEPTH)
 
     def encode(self, latents: HyperpriorLatents) -> bytes:
         segments, certain = self.symbols(latents)

@@ -31,7 +31,8 @@ class ContextBlock(nn.Module):
         self.project = Pointwise(channels, channels)
 
     def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
-        return x + self.project(F.relu(self.expand(self.depthwise(x, bits), bits)), bits)
+        y = self.expand(self.depthwise(x, bits), bits)
+        return x + self.project(F.relu(y, inplace=True), bits)
 
 
 class HyperSynthesis(nn.Module):
@@ -50,30 +51,40 @@ class HyperSynthesis(nn.Module):
     def forward(self, z_hat: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
         x = self.head(z_hat, None if bits is None else 0, bits)
         x = self.block1(self.quality(x, quality, bits), bits)
-        x = self.block2(F.relu(F.pixel_shuffle(self.up1(x, bits), 2)), bits)
-        return self.block3(F.relu(F.pixel_shuffle(self.up2(x, bits), 2)), bits)
+        x = self.block2(F.relu(upsampled(self.up1(x, bits)), inplace=True), bits)
+        return self.block3(F.relu(upsampled(self.up2(x, bits)), inplace=True), bits)
 
 
-def split_phases(x: Tensor) -> Tensor:
-    """[B, C, H, W] to [B, 4, C, H/2, W/2]: the positions of each phase."""
-    x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # B C H/2 2 W/2 2
-    return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 2)
+def upsampled(x: Tensor) -> Tensor:
+    """``pixel_shuffle`` of x [B, 4 C, H, W] by 2, to [B, C, 2 H, 2 W], in x's order in memory."""
+    if x.is_contiguous():
+        return F.pixel_shuffle(x, 2)
+    x = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2, 2))  # B H W C 2 2
+    return x.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-def merge_phases(x: Tensor) -> Tensor:
-    """The inverse of ``split_phases``."""
-    x = x.unflatten(1, (2, 2)).permute(0, 3, 4, 1, 5, 2)
-    return x.flatten(4, 5).flatten(2, 3)
+def split_phases(x: Tensor) -> list[Tensor]:
+    """The positions of each phase of x [B, C, H, W]: views, [B, C, H/2, W/2] each."""
+    return [x[:, :, phase // 2 :: 2, phase % 2 :: 2] for phase in range(PHASES)]
+
+
+def merge_phases(phases: list[Tensor]) -> Tensor:
+    """The inverse of ``split_phases``. In memory, channels lie side by side."""
+    first, second, third, fourth = (x.permute(0, 2, 3, 1) for x in phases)
+    even, odd = torch.stack([first, second], dim=3), torch.stack([third, fourth], dim=3)
+    x = torch.stack([even, odd], dim=2)  # B H/2 2 W/2 2 C
+    return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def split_latent(y: Tensor) -> Tensor:
     """[B, K, H, W] to [B, 4, 4, K/4, H/2, W/2]: phases, then groups of channels."""
-    return split_phases(y).unflatten(2, (-1, GROUPS)).transpose(2, 3)
+    return torch.stack(split_phases(y), dim=1).unflatten(2, (-1, GROUPS)).transpose(2, 3)
 
 
 def merge_latent(y: Tensor) -> Tensor:
     """The inverse of ``split_latent``."""
-    return merge_phases(y.transpose(2, 3).flatten(2, 3))
+    y = y.unflatten(1, (2, 2)).permute(0, 4, 3, 5, 1, 6, 2)  # B K/4 4 H/2 2 W/2 2
+    return y.flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def coded_in(step: int) -> tuple[slice, list[int], list[int]]:
@@ -97,19 +108,21 @@ class ContextPass(nn.Module):
     def forward(
         self, features: Tensor, state: Tensor | None, count: int, bits: int | None
     ) -> tuple[Tensor, Tensor]:
-        """features [B, D, h, w] and state [B, 4, D, h/2, w/2], None in the first pass, to means and
-        scale logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
+        """features [B, D, h, w] and state [B, D, h, w], None in the first pass, to means and scale
+        logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
         x = features
         if self.around is not None and state is not None:
-            x = x + self.around(merge_phases(state), bits)
+            x = x + self.around(state, bits)
         x = self.block(x, bits)
-        x = split_phases(F.relu(self.hidden(F.relu(x), bits)))
+        x = F.relu(self.hidden(F.relu(x, inplace=True), bits), inplace=True)
         out_bits = None if bits is None else FRACTION_BITS
-        scales = [layer(x[:, p], bits, out_bits, count) for p, layer in enumerate(self.scales)]
+        phases = split_phases(x)
+        scales = [layer(x, bits, out_bits, count) for layer, x in zip(self.scales, phases)]
         if bits is None:
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
+            phases = split_phases(x)
         with torch.autocast(x.device.type, enabled=False):
-            means = [layer(x[:, p], bits, out_bits, count) for p, layer in enumerate(self.means)]
+            means = [layer(x, bits, out_bits, count) for layer, x in zip(self.means, phases)]
         return torch.stack(means, dim=1), torch.stack(scales, dim=1)
 
 
@@ -131,8 +144,8 @@ class ContextModel(nn.Module):
 
     Context in space and among channels at once, in four steps that are parallel in themselves: the
     quadtree partition of Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-    https://arxiv.org/abs/2302.14402. Between the passes there is a state, [B, 4, D, h/2, w/2]: at
-    each position, the sum of the projections of the channel groups that have been coded there.
+    https://arxiv.org/abs/2302.14402. Between the passes there is a state, [B, D, h, w]: at each
+    position, the sum of the projections of the channel groups that have been coded there.
     """
 
     def __init__(self, latent_channels: int, channels: int):
@@ -166,8 +179,8 @@ class ContextModel(nn.Module):
             return None  # there is no pass that could use it
         _, phases, groups = coded_in(step)
         in_bits = None if bits is None else FRACTION_BITS
-        new = torch.stack(
-            [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)], dim=1
+        new = merge_phases(
+            [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)]
         )
         return new if state is None else state + new
 

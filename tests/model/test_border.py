@@ -4,13 +4,16 @@ import torch
 from helpers import ROOT, colour, tiny_codec
 
 from model import load_codec
+from model.bytestream import pack_chunk
 from model.checkpoint import load_checkpoint
 from model.hyperprior.coder import Border
+from model.tiles import padded
+from tests.fuzz import memory_bound, virtual_bytes
 
 
 def test_a_tile_sees_what_was_coded_to_its_left_and_above_it():
     picture = torch.arange(2 * 6 * 8.0).view(1, 2, 6, 8)
-    border = Border(channels=3, width=8, depth=2)
+    border = Border(width=8, depth=2)
     for top, left in ((0, 0), (0, 4), (4, 0), (4, 4)):
         tile = picture[:, :, top : top + 4, left : left + 4]
         values, above, beside = border.window(2, *tile.shape[2:])
@@ -22,7 +25,7 @@ def test_a_tile_sees_what_was_coded_to_its_left_and_above_it():
 
 
 def test_channels_that_a_tile_has_not_coded_are_zero_to_the_next():
-    border = Border(channels=3, width=8, depth=1)
+    border = Border(width=8, depth=1)
     border.add(torch.ones(1, 3, 2, 4))
     border.add(torch.ones(1, 3, 2, 4))
     border.add(torch.ones(1, 1, 2, 4))
@@ -46,6 +49,14 @@ def test_the_entropy_networks_see_four_positions_of_the_tiles_before(monkeypatch
     # Rows of 8 and 4 positions, columns of 8, 8 and 4; and 4 more but for the first of each.
     assert shapes == {(8, 8), (8, 12)}
     assert codec.decompress(payload, 192, 320, 50).shape == image.shape
+
+
+@pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
+def test_a_wide_picture_is_refused_at_its_first_tile_before_memory_is_taken_for_others():
+    codec, width = tiny_codec("hyperprior"), 2_796_202
+    payload = pack_chunk(b"\0") * (padded(width, codec.TILE) // codec.TILE)
+    with memory_bound(16), pytest.raises(ValueError, match="number of channels"):
+        codec.decompress(payload, 64, width, 50)
 
 
 @pytest.mark.slow

@@ -29,13 +29,8 @@ from model.entropy import (
 from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.hyperprior.network import (
-    BLOCK_SIDE,
-    CORRECTED_FROM,
-    HALF_CORRECTED,
-    HyperpriorCodec,
-    used_channels,
-)
+from model.hyperprior.network import CORRECTED_FROM, HALF_CORRECTED, HyperpriorCodec
+from model.hyperprior.transforms import BLOCK_SIDE, used_channels
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE

@@ -1,0 +1,247 @@
+"""The synthesis in integers while it is trained: the integers are made of floating-point weights.
+
+Each step of training rounds the weights anew, with gradients that pass straight through (Bengio,
+Léonard, Courville 2013, https://arxiv.org/abs/1308.3432), and computes with ``IntegerSynthesis``
+itself: a codec is trained for the numbers that it will have. Jacob et al. 2018, "Quantization and
+training of neural networks for efficient integer-arithmetic-only inference",
+https://arxiv.org/abs/1712.05877.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from model.gains import LOG_BITS
+from model.hyperprior.integer_synthesis import WHITE, IntegerSynthesis
+from model.hyperprior.transforms import (
+    BLOCK_SIDE,
+    SYNTHESIS_BOUND,
+    HyperpriorConfig,
+    SynthesisTransform,
+)
+from model.integer_layers import WIDE_LIMIT, to_limit
+from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO, INPUT_LIMIT, WEIGHT_LIMIT
+from model.layers import ResidualBlock
+from model.quantizers import round_straight_through
+
+Values = dict[str, Tensor]  # integers and scales, by their names in IntegerSynthesis
+Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
+STREAM_ROOM = 1.25  # of the streams, beyond the largest values that calibration has seen
+STAGES = 16, 8  # pixels of a position of the two residual streams
+
+
+class TrainedSynthesis(SynthesisTransform):
+    """Weights of a ``SynthesisTransform``, and the steps in which activations are rounded.
+
+    steps: float32 [C] each, by the name of the activation, from their largest values; those of the
+    first batch of training, until ``choose_steps`` is told of others.
+    """
+
+    calibrated: Tensor  # int32: 1 if steps have been chosen
+
+    def __init__(self, config: HyperpriorConfig):
+        super().__init__(config)
+        self.config = config
+        self.steps = nn.Module()
+        for name, size in step_sizes(config).items():
+            self.steps.register_buffer(name, torch.ones(size))
+        self.register_buffer("calibrated", torch.zeros(1, dtype=torch.int32))
+        # In a list, as its numbers are not part of the state.
+        self.shapes = [IntegerSynthesis(config)]
+        self.made: IntegerSynthesis | None = None
+
+    def train(self, mode: bool = True) -> "TrainedSynthesis":
+        self.made = None  # the weights are about to change, or have just changed
+        return super().train(mode)
+
+    def step(self, name: str) -> Tensor:
+        return cast(Tensor, getattr(self.steps, name))
+
+    def stage(self, stage: int) -> list[ResidualBlock]:
+        return cast(list[ResidualBlock], list(self.get_submodule(f"blocks{stage}").children()))
+
+    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """y_hat [B, K, H/16, W/16] and quality [B] to x_hat [B, 3, H, W], both differentiable."""
+        if self.training and not self.calibrated:
+            largest: Ranges = {}
+            self.observe(y_hat.detach(), quality, largest)
+            self.choose_steps(largest)
+        shapes = self.shapes[0].train(self.training)
+        return functional_call(shapes, self.values(), (y_hat, quality))
+
+    @torch.no_grad()
+    def integers(self) -> IntegerSynthesis:
+        """The transform in integers. It is made when it is first asked for, and after training.
+        ValueError if a sum would not be exact."""
+        if self.made is None:
+            made = IntegerSynthesis(self.config).to(self.step("range").device)
+            made.load_state_dict(self.values())
+            made.check()
+            self.made = made.eval()
+        return self.made
+
+    # Steps
+
+    @torch.no_grad()
+    def observe(self, y_hat: Tensor, quality: Tensor, largest: Ranges) -> None:
+        """Note the ``largest`` values of each channel of the activations, without any rounding, of
+        y_hat [B, K, h, w] and quality [B]."""
+        with torch.autocast(y_hat.device.type, enabled=False):
+            for name, x in self.activations(y_hat.float(), quality):
+                most = x.abs().amax((0, 2, 3))
+                largest[name] = torch.maximum(largest.get(name, most), most)
+
+    @torch.no_grad()
+    def choose_steps(self, largest: Ranges) -> None:
+        """Choose the steps in which the ``largest`` values are just not clipped."""
+        for name, most in largest.items():
+            most = most.clamp(min=max(1e-3 * most.max().item(), 1e-6))
+            if name == "range":
+                halvings = (2 * most / (WIDE_LIMIT / 2**10)).log2().ceil().clamp(min=0)
+                self.step(name).copy_(2.0**halvings)
+            elif name.startswith("stream"):
+                self.step(name).copy_(most * STREAM_ROOM / DEPTHWISE_LIMIT)
+            else:
+                self.step(name).copy_(most / INPUT_LIMIT)
+        self.calibrated.fill_(1)
+        self.made = None
+
+    def activations(self, y_hat: Tensor, quality: Tensor) -> Iterable[tuple[str, Tensor]]:
+        """The activations that are rounded, [B, C, h, w] each, by the names of their steps, as they
+        are without rounding."""
+        count = y_hat.shape[1]
+        y = y_hat * self.gain(quality)[:, :count].exp()
+        yield "range", F.pad(y, (0, 0, 0, 0, 0, len(self.step("range")) - count))
+        x = self.latent(y)
+        yield "stream16", x
+        for stage in STAGES:
+            if stage == 8:
+                x = x * self.gain16(quality).exp()
+                yield "up8", x
+                x = self.up8(x)
+                yield "stream8", x
+            for i, block in enumerate(self.stage(stage)):
+                inner = block.depthwise(x)
+                yield f"depthwise{stage}_{i}", inner
+                a, b = block.expand(inner).chunk(2, dim=1)
+                gated = (F.hardswish(a) * b).clamp(-SYNTHESIS_BOUND, SYNTHESIS_BOUND)
+                yield f"gate{stage}_{i}", gated
+                x = x + block.project(gated)
+                yield f"stream{stage}", x
+        yield "up1", x
+
+    # Integers, as floating-point tensors with gradients
+
+    def values(self) -> Values:
+        """The numbers of the transform in integers, of the current weights and steps."""
+        stream16, stream8, c8 = self.step("stream16"), self.step("stream8"), len(self.step("up1"))
+        values = self.first() | {
+            "gain": log2_points(self.gain.points),
+            "gain16": log2_points(self.gain16.points),
+            "ranges": self.step("range"),
+            "into8": stream16 / self.step("up8"),
+            "into1": stream8 / self.step("up1"),
+        }
+        for stage in STAGES:
+            for i, block in enumerate(self.stage(stage)):
+                values |= self.block(block, stage, i)
+
+        def in_places(x: Tensor) -> Tensor:
+            return x.unflatten(0, (c8, 2, 2)).movedim(0, 2).flatten(0, 2)
+
+        up8, up1 = self.up8.conv, self.up1.conv
+        weight, bias = in_places(up8.weight.flatten(1)), in_places(up8.bias)
+        values |= pointwise("up8", weight, bias, self.step("up8"), stream8.repeat(4))
+        weight, bias = in_blocks(up1.weight.flatten(1), 8), in_blocks(up1.bias, 8)
+        level = torch.full_like(bias, 1 / WHITE)
+        return values | pointwise("up1", weight, bias, self.step("up1"), level)
+
+    def first(self) -> Values:
+        """The first layers, to the stream at 1/16 and to the linear part of the pixels."""
+        stream, linear = self.step("stream16"), self.linear.conv
+        pixels = in_blocks(linear.weight.flatten(1), BLOCK_SIDE) * (WHITE / BLOCK_SIDE)
+        weight = torch.cat([self.latent.weight.flatten(1) / stream[:, None], pixels])
+        weight = weight * self.step("range")
+        step = row_steps(weight, WEIGHT_LIMIT + 0.3)  # fine weights reach beyond coarse ones
+        weight = weight / step[:, None]
+        coarse = to_limit(weight.detach(), WEIGHT_LIMIT)  # the gradient goes through fine alone
+        fine = to_limit((weight - coarse) * 128, WEIGHT_LIMIT)
+        grey = in_blocks(linear.bias, BLOCK_SIDE) * WHITE + WHITE / 2
+        bias = torch.cat([self.latent.bias / stream, grey])
+        return {"first.coarse": coarse, "first.fine": fine, "first.scale": step, "first_bias": bias}
+
+    def block(self, block: ResidualBlock, stage: int, i: int) -> Values:
+        name, stream = f"blocks{stage}.{i}", self.step(f"stream{stage}")
+        inner, gate = self.step(f"depthwise{stage}_{i}"), self.step(f"gate{stage}_{i}")
+        weight, bias = depthwise(block.depthwise, stream, inner)
+        values = {f"{name}.weight": weight, f"{name}.bias": bias}
+        outputs = torch.cat([torch.ones_like(gate), 6 * gate])  # of a and b: 6 is hardswish's own
+        expand, project = block.expand, block.project
+        values |= pointwise(f"{name}.expand", expand.weight.flatten(1), expand.bias, inner, outputs)
+        weight = project.weight.flatten(1)
+        return values | pointwise(f"{name}.project", weight, project.bias, gate, stream)
+
+
+def step_sizes(config: HyperpriorConfig) -> dict[str, int]:
+    """The number of channels of the activations that are rounded, by the names of their steps."""
+    c16, c8 = config.channels16, config.channels8
+    sizes = {"stream16": c16, "stream8": c8, "up8": c16, "up1": c8, "range": config.latent}
+    for stage, size, count in zip(STAGES, (c16, c8), config.synthesis_blocks):
+        for i in range(count):
+            sizes[f"depthwise{stage}_{i}"] = sizes[f"gate{stage}_{i}"] = size
+    return sizes
+
+
+def unchosen_steps(config: HyperpriorConfig) -> Values:
+    """The part of a state that a codec in floating point lacks: steps that are to be chosen."""
+    steps = {f"steps.{name}": torch.ones(size) for name, size in step_sizes(config).items()}
+    return steps | {"calibrated": torch.zeros(1, dtype=torch.int32)}
+
+
+def row_steps(weight: Tensor, limit: float) -> Tensor:
+    """The steps [D] at which the largest weight of each row of ``weight`` [D, K] is ``limit``."""
+    return weight.detach().abs().amax(1).clamp(min=1e-12) / limit
+
+
+def pointwise(name: str, weight: Tensor, bias: Tensor, inputs: Tensor, outputs: Tensor) -> Values:
+    """A 1x1 convolution with weights [D, K], of inputs in steps [K] to outputs in steps [D]."""
+    weight = weight * inputs
+    step = row_steps(weight, WEIGHT_LIMIT)
+    return {
+        f"{name}.weight": round_straight_through(weight / step[:, None]),
+        f"{name}.bias": round_straight_through(bias / step),
+        f"{name}.scale": step / outputs,
+    }
+
+
+def depthwise(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [C, 1, 3, 3] and biases [C] of a depthwise convolution, of inputs in steps [C] to
+    outputs in steps [C]: for each channel multiples of a power of two that keeps sums exact."""
+    weight = layer.weight * (inputs / outputs)[:, None, None, None]
+    bias = cast(Tensor, layer.bias) / outputs
+    with torch.no_grad():
+        most = DEPTHWISE_LIMIT * weight.double().abs().sum((1, 2, 3)) + bias.double().abs()
+        room = EXACT_UP_TO - 4.5 * DEPTHWISE_LIMIT - 1  # rounding may add half a unit to each
+        bits = (room / most).log2().floor().clamp(max=24)
+        unit = (2.0**-bits).float()
+    units = unit[:, None, None, None]
+    return round_straight_through(weight / units) * units, round_straight_through(
+        bias / unit
+    ) * unit
+
+
+def log2_points(points: Tensor) -> Tensor:
+    """Natural logarithms [P, C] to a table for ``gains``."""
+    return round_straight_through(points * (2**LOG_BITS / math.log(2)))
+
+
+def in_blocks(x: Tensor, side: int) -> Tensor:
+    """Outputs [3 side^2, ...] of a pixel-shuffle in the order of ``IntegerSynthesis``: [side / 8,
+    side / 8, 8, 8, 3] for each position."""
+    x = x.unflatten(0, (3, side // 8, 8, side // 8, 8))
+    return x.movedim((1, 3, 2, 4, 0), (0, 1, 2, 3, 4)).flatten(0, 4)
