@@ -1,7 +1,6 @@
 """The pictures in .xfr files."""
 
 from contextlib import nullcontext
-from itertools import chain
 from pathlib import Path
 from threading import Lock
 
@@ -58,13 +57,7 @@ class Decoder:
         if xfr.arch != codec.FILE_NUMBER:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
         with fast_precision(self.device) if self.fast else nullcontext():
-            parts = codec.decoded_tiles(xfr.payload, xfr.height, xfr.width, xfr.quality)
-            first = next(parts)  # before memory is taken for the others
-            rgb = np.empty((*xfr.shape, 3), np.uint8)
-            count = len(list(codec.grid(*xfr.shape)))
-            for done, (tile, pixels) in enumerate(chain([first], parts), 1):
-                rgb[tile.place] = pixels.byte().cpu().numpy()
-                report(done / count)
+            rgb = codec.decompress(xfr.payload, *xfr.shape, xfr.quality, report)
         if rgb.size > LARGE_PICTURE:
             return_freed_memory()
         return rgb
