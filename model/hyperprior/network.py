@@ -23,6 +23,7 @@ from model.hyperprior.coder import (
     HyperpriorTileCoder,
     last_used,
 )
+from model.hyperprior.compensation import Compensation
 from model.hyperprior.context import ContextModel, HyperSynthesis, scale_index, split_latent
 from model.hyperprior.integer_synthesis import IntegerSynthesis
 from model.hyperprior.trained_synthesis import Ranges, TrainedSynthesis, unchosen_steps
@@ -207,6 +208,7 @@ class HyperpriorCodec(Codec):
         if trained and not trained.calibrated:
             samples = list(samples)
             self.start_integers(trained, samples)
+            trained = None  # its weights are rounded to the steps that it has now
         histogram, ranges = self.coder.histogram([]), Ranges()
         for image, quality in samples:
             q = self.quality_tensor(quality)
@@ -222,13 +224,21 @@ class HyperpriorCodec(Codec):
     def start_integers(
         self, trained: TrainedSynthesis, samples: list[tuple[np.ndarray, int]]
     ) -> None:
-        """Choose the steps of a synthesis that has none yet, and could correct no latent."""
-        ranges = Ranges()
+        """Choose the steps of a synthesis that has none yet, and could correct no latent; and round
+        its weights to them."""
+        latents = []
         for image, quality in samples:
             q = self.quality_tensor(quality)
-            for view in self.grid(*image.shape[:2]).views(image, self.device):
-                trained.observe(self.analysis.used(view.x, q).round(), q, ranges)
+            views = self.grid(*image.shape[:2]).views(image, self.device)
+            latents += [(self.analysis.used(view.x, q).round(), q) for view in views]
+        ranges = Ranges()
+        for y_hat, q in latents:
+            trained.observe(y_hat, q, ranges)
         trained.choose_steps(ranges)
+        compensation = Compensation(trained)
+        for y_hat, q in latents:
+            compensation.observe(y_hat, q)
+        compensation.apply()
 
     def zone_share(self, quality: Tensor) -> Tensor:
         """The share of the bits that the dead zone counts at quality [B]: [B]."""

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import ROOT, TINY, colour, drawing, tiny_codec
 
 from model import codec_class, integer_layers, load_codec
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.gains import exp2
 from model.geometry import check_geometry
+from model.hyperprior.compensation import compensated
 from tests import reference_synthesis
 from tests.integer_pixels import cases, everything
 
@@ -177,6 +179,33 @@ def test_a_checkpoint_in_floating_point_is_trained_on_in_integers():
             codec.decompress(payload, 90, 150, quality).astype(int) for codec in (plain, converted)
         )
         assert abs(first - second).mean() < 3  # of silu and hardswish
+
+
+def test_compensated_weights_are_integers_that_lose_less_than_the_nearest_ones():
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(40, 40, generator=generator) / 4 + torch.eye(40)
+    x = F.pad(torch.randn(500, 40, generator=generator) @ mixed, (0, 1), value=1).double()
+    numbers = 20 * torch.randn(8, 41, generator=generator).double()
+    numbers *= 63 / numbers[:, :40].abs().amax(1, keepdim=True)
+    found = compensated(numbers, x.T @ x)
+    weights, nearest = found[:, :40], numbers[:, :40].round()
+    assert weights.equal(weights.round()) and weights.abs().max() == 63
+    largest = numbers[:, :40].abs().argmax(1, keepdim=True)
+    assert weights.gather(1, largest).equal(nearest.gather(1, largest))
+    errors = [
+        (x @ (numbers - torch.cat([one, bias[:, None]], dim=1)).T).square().sum()
+        for one, bias in ((weights, found[:, 40]), (nearest, numbers[:, 40]))
+    ]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_weights_in_floating_point_are_rounded_once_when_they_become_integers():
+    codec = random_codec().eval()
+    codec.calibrate([(picture(), quality) for quality in QUALITIES])
+    block, step = codec.synthesis.blocks16[0], codec.synthesis.step("depthwise16_0")
+    weight = block.expand.weight.flatten(1) * step
+    numbers = 63 * weight / weight.abs().amax(1, keepdim=True)
+    assert (numbers - numbers.round()).abs().max() < 1e-3
 
 
 # Checkpoints
