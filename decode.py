@@ -2,9 +2,10 @@
 
 examples:
   python decode.py
-  python decode.py --file_format png --out_folder ./unpacked/
-  python decode.py --compressed_folder ./photo.xfr --out_folder ./photo-decoded.png
-  python decode.py --verify --compressed_folder ./packed/
+  python decode.py packed/ --file_format png --out_folder unpacked/
+  python decode.py photo.xfr --out_folder photo-decoded.png
+  python decode.py --file_format jpg --output_quality 85
+  python decode.py packed/ more/photo.xfr --verify
 
 A file is decoded with the checkpoint that made it: --model, or another .tar file in its folder.
 """
@@ -13,86 +14,79 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from utils.console import add_shared_arguments, add_skip_existing, make_parser, run
+from utils.console import (
+    add_inputs,
+    add_shared_arguments,
+    add_skip_existing,
+    make_parser,
+    number,
+    parse_with_inputs,
+    run,
+)
 
+COMPRESSED = Path("./out/compressed/")
 RECONSTRUCTED = Path("./out/reconstructed/")  # pictures in there are this script's to replace
 
 
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
+    # fmt: off
+    add_inputs(parser, "--compressed_folder", COMPRESSED, ".xfr files")
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
-    add(
-        "--compressed_folder",
-        type=Path,
-        default=Path("./out/compressed/"),
-        help="directory of .xfr files, or one file",
-    )
-    add(
-        "--out_folder",
-        type=Path,
-        default=RECONSTRUCTED,
-        help="directory for the decoded images; for one .xfr file, the image",
-    )
-    add(
-        "--file_format",
+    add("--out_folder", type=Path, default=RECONSTRUCTED,
+        help="directory for the decoded images; for one .xfr file, the image")
+    add("--file_format",
         help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes "
-        "(default: that of the image that --out_folder names, or bmp)",
-    )
-    add(
-        "--precision",
-        choices=("float32", "fast"),
-        default="float32",
-        help="float32 gives the same picture on every machine, to within 1 of 255; fast may not",
-    )
-    add(
-        "--verify",
-        action="store_true",
-        help="write nothing; report which files are good, damaged, or of an unknown checkpoint",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/",
-    )
+        "(default: that of the image that --out_folder names, or bmp)")
+    add("--output_quality", type=number(int, 1, 100),
+        help="of jpg, webp and avif, 1 to 100 (default: 95, and webp without loss)")
+    add("--precision", choices=("float32", "fast"), default="float32",
+        help="float32 gives the same picture on every machine, to within 1 of 255; fast may not")
+    add("--verify", action="store_true",
+        help="write nothing; report which files are good, damaged, or of an unknown checkpoint")
+    add("--overwrite", action="store_true",
+        help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/")
+    # fmt: on
     add_shared_arguments(parser)
     add_skip_existing(parser, "intact pictures of the right size, no older than their .xfr files")
-    return parser.parse_args()
+    return parse_with_inputs(parser, "--compressed_folder", COMPRESSED)
 
 
 def main(args: Namespace) -> int:
     from utils.files import (
         atomic_write,
         check_output,
+        find_all,
         find_checkpoint,
-        find_inputs,
         output_format,
         plan_outputs,
     )
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
     from xfr.file import Xfr, needs_checkpoint, read_file, unpack
-    from xfr.images import Picture, is_intact, writable_format, write_picture
+    from xfr.images import Picture, check_quality, is_intact, writable_format, write_picture
 
-    extension = output_format(args.file_format, args.out_folder)
+    out, quality = args.out_folder, args.output_quality
+    extension = output_format(args.file_format, out)
     writable_format(extension)  # a format that cannot be written fails here, not later
-    tally = Tally("verified" if args.verify else "decoded", decodes=True)
-    source = args.compressed_folder
-    paths = find_inputs(source, {"xfr"}, args.recursive, tally, "--compressed_folder")
-    model = find_checkpoint(args.model) if any(map(needs_checkpoint, paths)) else None
+    check_quality(extension, quality)
+    tally = Tally("verified", decodes=True) if args.verify else Tally("decoded", True, out)
+    names = find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option)
+    model = find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
     if args.verify:
-        outputs = dict.fromkeys(paths)
+        outputs = dict.fromkeys(names)
     else:
-        outputs = plan_outputs(paths, source, args.out_folder, extension, tally)
-        check_output(args.out_folder)
+        outputs = plan_outputs(names, args.inputs, out, extension, tally)
+        check_output(out)
 
-    # These load torch, which takes a second: what can be refused without it has been.
+    # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device
     from xfr.decoder import Decoder
 
     device = pick_device(args.device)
     decoder = Decoder(model, device, fast=args.precision == "fast")
-    own = args.out_folder.resolve().is_relative_to(RECONSTRUCTED.resolve())
+    own = out.resolve().is_relative_to(RECONSTRUCTED.resolve())
     replace = args.overwrite or own
 
     def load(path: Path) -> tuple[Xfr, int]:
@@ -104,24 +98,27 @@ def main(args: Namespace) -> int:
             raise FileExistsError(f"{outputs[path]} exists: see --overwrite and --skip_existing")
         return xfr, len(data)
 
-    def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, int]:
+    def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, Xfr, int]:
         xfr, bytes_in = loaded
-        return decoder.decode(xfr), bytes_in
+        with tally.progress(path) as report:
+            return decoder.decode(xfr, report), xfr, bytes_in
 
-    def save(path: Path, result: tuple[Picture, int]) -> None:
-        picture, bytes_in = result
+    def save(path: Path, result: tuple[Picture, Xfr, int]) -> None:
+        picture, xfr, bytes_in = result
         bytes_out = 0
         if args.verify:
             tally.report(path, "good")
         else:
             with atomic_write(outputs[path]) as stream:
-                for notice in write_picture(picture, stream, extension):
+                for notice in write_picture(picture, stream, extension, quality):
                     tally.notice(path, notice)
                 bytes_out = stream.seek(0, os.SEEK_END)  # some formats end elsewhere
         height, width = picture.shape
         tally.add(bytes_in, bytes_out, height * width)
+        tally.made_by(xfr.fingerprint, xfr.quality, xfr.graphic)
 
-    run_job(outputs, tally, load, compute, save, compute_pool(device, len(outputs)))
+    computers = compute_pool(device, len(outputs))
+    run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded[0].pixel_bytes)
     return tally.finish()
 
 

@@ -12,7 +12,7 @@ examples:
 from argparse import Namespace
 from pathlib import Path
 
-from utils.console import add_shared_arguments, make_parser, run
+from utils.console import add_keep_extension, add_shared_arguments, make_parser, run
 from utils.measures import MEASURES
 
 SCORES = Path("./out/scores/")
@@ -42,6 +42,7 @@ def parse_args() -> Namespace:
     add("--folder_path_second", type=Path,
         help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
         "report is written that lays both beside each other")
+    add_keep_extension(parser)
     add_shared_arguments(parser)
     # fmt: on
     return parser.parse_args()
@@ -53,6 +54,7 @@ def main(args: Namespace) -> int:
     from utils.matching import PictureFiles, match_files
     from utils.processes import processes
     from utils.tally import Tally
+    from xfr.file import peek
 
     table = Path(args.out_file_name)
     if table.name == args.out_file_name:
@@ -69,9 +71,9 @@ def main(args: Namespace) -> int:
     root, unpacked = args.folder_path_original, args.folder_path_reconstructed
     folders = PictureFiles(root, args.folder_path_compressed, unpacked, args.folder_path_second)
     extension = output_format(args.file_format, unpacked)
-    files = match_files(folders, extension, args.recursive, tally)
+    files = match_files(folders, extension, args.recursive, tally, args.keep_extension)
 
-    # These load torch, which takes a second: what can be refused without it has been.
+    # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device
     from utils.report import write_report
     from utils.scores import Result, average_line, gather_results, score_picture, write_scores
@@ -81,7 +83,11 @@ def main(args: Namespace) -> int:
     computers = compute_pool(pick_device("cpu"), len(files))  # where all measures are computed
     results: list[Result] = []
 
-    def compute(path: Path, _: None) -> Result:
+    def load(path: Path) -> int:
+        header = peek(files[path].compressed)
+        return 0 if header is None else 3 * header.width * header.height
+
+    def compute(path: Path, _: int) -> Result:
         name = relative_name(path, root).as_posix()
         return score_picture(name, files[path], args.max_pixels, wanted)
 
@@ -89,8 +95,11 @@ def main(args: Namespace) -> int:
         results.append(result)
         score = result.score
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
+        header = peek(files[path].compressed)
+        if header is not None:
+            tally.made_by(header.fingerprint, header.quality, header.graphic)
 
-    run_job(files, tally, lambda path: None, compute, save, computers)
+    run_job(files, tally, load, compute, save, computers, lambda pixel_bytes: 2 * pixel_bytes)
     code = tally.finish()
     results = gather_results(results)
     if processes()[0] > 0:

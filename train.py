@@ -79,7 +79,8 @@ def parse_args() -> Namespace:
     add(
         "--distortion",
         choices=DISTORTIONS,
-        help="what to train for: squared error or SSIMULACRA 2, which is closer to what people see "
+        help="what to train for: squared error, SSIMULACRA 2, which is closer to what people see, "
+        "or visual, a mixture of that and CVVDP "
         "(default: that of the checkpoint, or mse without one)",
     )
     add(

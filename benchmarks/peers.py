@@ -71,7 +71,7 @@ class Ours:
         return self.encoder.codec.SEARCHES
 
     def at_effort(self, effort: int) -> "Ours":
-        """This codec with ``effort`` above 0."""
+        """A copy of the codec with ``effort`` above 0."""
         other = copy(self)
         other.effort = effort
         other.name, other.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
@@ -204,7 +204,7 @@ def make_peers(threads: int | None = None) -> list[Peer]:
     # every picture. That flatters its averages a little: the others spend most bits on difficult
     # pictures, where bits improve PSNR least.
     ratios = [240, 160, 120, 80, 60, 48, 40, 32, 24, 20, 16, 12, 8]
-    # Newer versions of Pillow tune AVIF for the eye, unless they are told to tune it for PSNR.
+    # Newer versions of Pillow tune AVIF for the eye, unless they are told another aim.
     avif, jxl = ({name: threads} if threads else {} for name in ("max_threads", "num_threads"))
     avif |= {"subsampling": "4:4:4", "speed": 6}
     return [
@@ -216,6 +216,8 @@ def make_peers(threads: int | None = None) -> list[Peer]:
              lambda q: {"quality": q, **avif}),
         Peer("avif-psnr", "AVIF 4:4:4, tune=psnr", "AVIF", "avif", [1, *qualities],
              lambda q: {"quality": q, **avif, "advanced": {"tune": "psnr"}}),
+        Peer("avif-ssimulacra2", "AVIF 4:4:4, tune=ssimulacra2", "AVIF", "avif", [1, *qualities],
+             lambda q: {"quality": q, **avif, "advanced": {"tune": "ssimulacra2"}}),
         Peer("jpeg2000", "JPEG 2000", "JPEG2000", "jp2", ratios,
              lambda r: {"irreversible": True, "quality_mode": "rates", "quality_layers": [r]}),
         Peer("jpegxl", "JPEG XL", "JXL", "jxl", [1, *qualities],

@@ -9,6 +9,8 @@ examples:
   python -m benchmarks.rd photos/ screens/ --codecs ours avif-psnr webp --anchor avif-psnr webp
   python -m benchmarks.rd kodak/ --model a.tar --model b.tar --codecs ours avif --anchor avif \\
       --measures ssimulacra2 fsim vsi haarpsi mdsi --at_bpp 0.15 0.3 0.6
+  python -m benchmarks.rd kodak/ --codecs ours avif avif-ssimulacra2 --anchor avif \\
+      --measures cvvdp butteraugli butteraugli_max flip psnr_hvs_m
 
 Every picture is written to a file, read back and decoded; rates count whole files. The pictures of
 each folder have their own tables and plots. What is in OUT/rd.csv already is not measured again, so
@@ -17,11 +19,14 @@ and pictures. Remove that file to measure everything again, for example after an
 From it, or from a copy, --from prints all tables and draws all plots again, without the pictures.
 
 All rows of a table are compared over one range: that of --range, or what all curves reach.
-AVIF is measured as Pillow writes it, which newer versions tune for the eye, and tuned for PSNR
-(avif-psnr). JPEG XL and the measures fsim, vsi, haarpsi and mdsi, which no codec here was made for,
-need: pip install -r benchmarks/requirements.txt
+AVIF is measured as Pillow writes it, which newer versions tune for the eye (tune=iq), and tuned for
+PSNR (avif-psnr) and for SSIMULACRA 2 (avif-ssimulacra2). JPEG XL, and the measures that no codec
+here was made for, need: pip install -r benchmarks/requirements.txt; butteraugli and butteraugli_max
+need libjxl's program butteraugli_main (libjxl-devtools). What is not installed is left out, with a
+note.
 """
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -42,7 +47,7 @@ from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, printable, run
 from utils.files import atomic_write
 
-CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "jpeg2000", "jpegxl"]
+CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "avif-ssimulacra2", "jpeg2000", "jpegxl"]
 
 
 def parse_args() -> Namespace:
@@ -69,11 +74,11 @@ def parse_args() -> Namespace:
         help="efforts of our codecs, as for encode.py; each is a separate curve")
     add("--anchor", nargs="+", action="extend", metavar="CODEC",
         help="what BD-rates are relative to: codecs, checkpoints or published curves, by their "
-        "names (default: jpeg)")
+        "names (default: jpeg, or else the first codec that is not ours)")
     add("--range", nargs=3, action="append", metavar=("MEASURE", "LOW", "HIGH"),
         help="range that BD-rates are averaged over, may be repeated (default: what all curves "
         f"reach of {', '.join(f'{m.name} {m.low:g} {m.high:g}' for m in MEASURES.values())}); in "
-        "dB for all measures but ssimulacra2")
+        "dB for all measures but those of ssimulacra2 and cvvdp")
     add("--at_bpp", nargs="+", type=number(float, 0.001), metavar="BPP",
         help="also print what all measures give at these rates")
     add("--published", type=Path, metavar="CSV",
@@ -87,12 +92,16 @@ def parse_args() -> Namespace:
 
 
 def choose_measures(args: Namespace) -> Measures:
-    """The measures with the ranges that were asked for. ValueError if one is not available."""
+    """The measures with the ranges that were asked for. Those that are not installed are named on
+    stderr and left out; ValueError if none is left."""
     chosen: Measures = {}
     for one in (MEASURES[name] for name in args.measures):
-        if not (one.available or args.stored):
-            raise ValueError(f"--measures {one.name} needs a package: pip install {one.package}")
-        chosen[one] = None
+        if one.available or args.stored:
+            chosen[one] = None
+        else:
+            print(f"note: {one.name}: not installed: {one.remedy}", file=sys.stderr)
+    if not chosen:
+        raise ValueError("there is no measure to score by")
     for name, *limits in args.range or []:
         if name not in args.measures:
             raise ValueError(f"--range {name} is not one of {', '.join(args.measures)}")
@@ -102,8 +111,15 @@ def choose_measures(args: Namespace) -> Measures:
             raise ValueError(f"--range {name}: {' and '.join(limits)} are no numbers") from None
         if not low < high:
             raise ValueError(f"--range {name} takes the lower value first")
-        chosen[MEASURES[name]] = low, high
+        if MEASURES[name] in chosen:
+            chosen[MEASURES[name]] = low, high
     return chosen
+
+
+def default_anchor(codecs: list[Measured]) -> list[str]:
+    """JPEG, or without it the first codec that is not ours, if there is one."""
+    peers = [codec.name for codec in codecs if codec.kind == "peer"]
+    return ["jpeg"] if "jpeg" in peers else [*peers, codecs[0].name][:1]
 
 
 def main(args: Namespace) -> int:
@@ -116,7 +132,8 @@ def main(args: Namespace) -> int:
     results = Results(args.stored) if args.stored else None
     codecs = choose_stored(args, results) if results else choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
-    for anchor in args.anchor or ["jpeg"]:
+    args.anchor = args.anchor or default_anchor(codecs)
+    for anchor in args.anchor:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
     if results:
@@ -140,17 +157,16 @@ def write_report(
     published: dict[str, Series],
 ) -> None:
     """Print the tables of the pictures in ``folders``, and write them and the plots to --out."""
-    anchors = args.anchor or ["jpeg"]
     parts, series = [preamble(args.stored, args.published)], {}
     for folder, names in folders.items():
         title = printable(f"{len(names)} pictures of {folder}" if len(names) > 1 else names[0])
         measured = {codec.name: make_series(results, codec, names, measures) for codec in codecs}
         series[title] = measured | published
-        parts.append(report(title, series[title], anchors, measures, args.at_bpp or []))
+        parts.append(report(title, series[title], args.anchor, measures, args.at_bpp or []))
         for one in measures:
             plot(args.out / f"{folder}-{one.name}.png", series[title].values(), one, title)
     if len(folders) > 1:
-        parts.append(folder_report(series, anchors, measures))
+        parts.append(folder_report(series, args.anchor, measures))
     text = "\n\n".join(parts) + "\n"
     with atomic_write(args.out / "rd.md") as stream:
         stream.write(text.encode())

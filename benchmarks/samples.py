@@ -1,13 +1,14 @@
 """A figure of pictures: the original, and what each codec makes of it at about equal bytes.
 
 examples:
-  python -m benchmarks.samples out/original/chelsea.png
+  python -m benchmarks.samples out/original/chelsea.png --worst
   python -m benchmarks.samples kodak/kodim01.png kodak/kodim09.png kodak/kodim17.png --zoom 1 2 \\
       --codecs avif --model out/visual.tar --bpp 0.2 --out comparison.png
 
 Every codec writes and reads a file: the others at the highest quality that stays within --bpp,
 ours at the highest that then takes no more bytes than any of them. The middle of each picture is
-shown, so that no part is chosen because it looks good.
+shown, so that no part is chosen because it looks good, or with --worst what our last checkpoint
+does worst.
 """
 
 from argparse import Namespace
@@ -21,10 +22,10 @@ from benchmarks.peers import Ours, Peer, add_model_argument, chosen_models, make
 from utils.console import make_parser, number, run
 from utils.devices import pick_device
 from utils.files import atomic_write
-from utils.measures import MEASURES
+from utils.measures import MEASURES, TILE_SIDE, find_worst_tile, ssimulacra2
 from xfr.images import read_picture
 
-CODECS = ["jpeg", "webp", "avif", "avif-psnr", "jpegxl"]
+CODECS = ["jpeg", "webp", "avif", "avif-psnr", "avif-ssimulacra2", "jpegxl"]
 LABEL, GAP = 36, 8  # pixels of the figure
 
 
@@ -41,6 +42,9 @@ def parse_args() -> Namespace:
         help="size of each part of the figure")
     add("--zoom", type=number(int, 1, 8), nargs="+", default=[1],
         help="times that pixels are enlarged; each is a row for every picture")
+    add("--worst", action="store_true",
+        help=f"show the tile of {TILE_SIDE}x{TILE_SIDE} pixels where our last checkpoint has the "
+        "lowest SSIMULACRA 2, in place of the middle")
     add("--out", type=Path, default=Path("./out/scores/samples.png"), help="the figure")
     # fmt: on
     return parser.parse_args()
@@ -72,12 +76,31 @@ def reconstruct(codecs: list[Ours | Peer], path: Path, bpp: float) -> list[tuple
     return versions
 
 
-def panel(label: str, pixels: np.ndarray, crop: list[int], zoom: int) -> Image.Image:
-    """The label, and below it the middle of ``pixels`` [H, W, 3], each ``zoom`` times as wide and
-    high, on a ``crop`` of (width, height)."""
+def middle(pixels: np.ndarray) -> tuple[float, float]:
+    """The column and the row of the middle of ``pixels`` [H, W, 3]."""
+    return pixels.shape[1] / 2, pixels.shape[0] / 2
+
+
+def middle_of_worst(versions: list[tuple[str, np.ndarray]]) -> tuple[float, float]:
+    """The column and the row of the middle of the last version's worst tile."""
+    original, ours = versions[0][1], versions[-1][1]
+    _, top, left = find_worst_tile(ssimulacra2, original, ours)
+    tile = original[top : top + TILE_SIDE, left : left + TILE_SIDE]
+    x, y = middle(tile)
+    return left + x, top + y
+
+
+def panel(
+    label: str, pixels: np.ndarray, crop: list[int], zoom: int, centre: tuple[float, float]
+) -> Image.Image:
+    """The label, and below it ``pixels`` [H, W, 3] around the ``centre``, a column and a row, each
+    ``zoom`` times as wide and high, on a ``crop`` of (width, height)."""
     picture = Image.fromarray(pixels)
     part = [min(side, size // zoom) for side, size in zip(picture.size, crop)]
-    left, top = ((side - length) // 2 for side, length in zip(picture.size, part))
+    left, top = (
+        min(max(int(at - length / 2), 0), side - length)
+        for at, side, length in zip(centre, picture.size, part)
+    )
     shown = picture.crop((left, top, left + part[0], top + part[1])).resize(
         [zoom * length for length in part], Image.Resampling.NEAREST
     )
@@ -99,8 +122,9 @@ def main(args: Namespace) -> int:
     rows = []
     for path in args.pictures:
         versions = reconstruct(codecs, path, args.bpp)
+        centre = middle_of_worst(versions) if args.worst else middle(versions[0][1])
         for zoom in args.zoom:
-            rows.append([panel(label, pixels, args.crop, zoom) for label, pixels in versions])
+            rows.append([panel(*version, args.crop, zoom, centre) for version in versions])
     wide, high = rows[0][0].size
     size = len(rows[0]) * (wide + GAP) - GAP, len(rows) * (high + GAP) - GAP
     figure = Image.new("RGB", size, "white")

@@ -198,8 +198,8 @@ def preamble(stored: Path | None, published: Path | None) -> str:
         "BD-rates are average changes in bytes at equal quality, of average curves over all "
         "pictures: all rows of a table over the levels in its heading. The means of the pictures' "
         "own are each over the levels that all codecs reach on that picture. "
-        "SSIM, MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score), MDSI is "
-        f"-10 log10(score). {source}"
+        "SSIM, MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score); MDSI, "
+        f"Butteraugli and FLIP are -10 log10(score). {source}"
     )
     if published:
         text += (

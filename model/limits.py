@@ -2,5 +2,5 @@
 
 MIN_QUALITY, MAX_QUALITY, DEFAULT_QUALITY = 1, 100, 50
 MAX_EFFORT = 9  # most effort of the encoder's search; 0 is none
-DISTORTIONS = ("mse", "ssimulacra2")  # names of the records in model/distortion.py
+DISTORTIONS = ("mse", "ssimulacra2", "visual")  # names of the records in model/distortion.py
 MAX_PIXELS = 178_956_970  # a picture's, unless --max_pixels says otherwise; Pillow's own limit

@@ -1,14 +1,18 @@
 """The command lines of the scripts. Nothing heavy is imported, so that --help answers at once."""
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 from model.limits import MAX_PIXELS
 
+SIZE = re.compile(r"(?P<number>[\d_]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 
 
@@ -43,12 +47,13 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
 
 
 def size(text: str) -> int:
-    """A number of bytes: 20000, 20k or 1.5M, where k is 1,000 and M a million; in any case."""
-    factor = {"k": 10**3, "m": 10**6}.get(text[-1:].lower())
-    if factor is None:
-        return int(text)
-    value = round(float(text[:-1]) * factor, 3)
-    if not value.is_integer():
+    """A number of bytes: 20000, 20k, 1.5 MB or 64KiB, where k is 1,000, M a million and Ki 1,024;
+    in any case."""
+    match = SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text} is no number of bytes")
+    value = Decimal(match["number"]) * UNITS[match["unit"]]
+    if value != int(value):
         raise ValueError(f"{text} is no whole number of bytes")
     return int(value)
 
@@ -70,6 +75,43 @@ def add_skip_existing(parser: argparse.ArgumentParser, kept: str) -> None:
     """Add --skip_existing; ``kept`` says which results it keeps."""
     parser.add_argument(
         "--skip_existing", action="store_true", help=f"keep {kept}, and make only the others"
+    )
+
+
+def add_keep_extension(parser: argparse.ArgumentParser) -> None:
+    """Add --keep_extension, of the scripts that go from originals to .xfr files."""
+    parser.add_argument(
+        "--keep_extension",
+        action="store_true",
+        help="a.jpg becomes a.jpg.xfr instead of a.xfr, and a.tif beside it a.tif.xfr",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser, option: str, default: Path, kind: str) -> None:
+    """Add the inputs: any number of files of a ``kind`` and folders, or one behind ``option``."""
+    parser.add_argument("inputs", type=Path, nargs="*", help=f"{kind}, and directories of them")
+    parser.add_argument(option, type=Path, help=f"one of these (default, if none: {default}/)")
+
+
+def parse_with_inputs(
+    parser: argparse.ArgumentParser, option: str, default: Path
+) -> argparse.Namespace:
+    """The arguments, whose ``inputs`` are those of ``add_inputs``, or else the ``default``;
+    ``input_option`` is the option that names a single one, "" where there may be others."""
+    args = parser.parse_intermixed_args()
+    named = getattr(args, option.removeprefix("--"))
+    args.input_option = "" if args.inputs else option
+    args.inputs += [] if named is None else [named]
+    args.inputs = args.inputs or [default]
+    return args
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short: a MemoryError, or one of the RuntimeErrors of torch."""
+    short = ("out of memory", "not enough memory", "can't allocate memory")
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in short)
     )
 
 
@@ -113,6 +155,10 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         sys.exit(main(args))
     except (OSError, ValueError) as error:
         sys.exit(f"{name}: error: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(f"{name}: error: not enough memory")
     except KeyboardInterrupt:
         start = "\n" if sys.stderr.isatty() else ""  # below the ^C of a terminal
         print(f"{start}{name}: interrupted; finished files are kept", file=sys.stderr)

@@ -3,36 +3,47 @@
 import errno
 import os
 import secrets
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from utils.console import SCRIPTS, printable
-from utils.tally import Tally
-from xfr.formats import normalize_extension, readable_extensions
+from utils.tally import Tally, listed
+from xfr.formats import normalize_extension, readable_extensions, unreadable_reason
 
 DEFAULT_FORMAT = "bmp"  # of decoded pictures
-SAME_RESULT = "rename one, or encode each format on its own (--file_format, --out_folder)"
+MAX_KINDS = 5  # of files, in a message
+RENAME = "rename one of them"
+KEEP_EXTENSION = (
+    "rename one, or keep both with --keep_extension, in encode.py and test.py, which names all "
+    "results as in photo.jpg.xfr"
+)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator:
     """A binary stream whose content appears at ``path`` complete, or not at all.
 
-    A temporary file in the same folder is written, synced, and renamed to ``path``. On any
-    exception, Ctrl-C included, the temporary file is removed and ``path`` stays as it was; a killed
-    process leaves the temporary file, hidden, as .<digits>.part. An OSError names ``path``.
+    A temporary file in the same folder is written, synced, and renamed to ``path``; then the folder
+    is synced. A file that is replaced hands its mode on. On any exception, Ctrl-C included, the
+    temporary file is removed and ``path`` stays as it was; a killed process leaves the temporary
+    file, hidden, as .<digits>.part. An OSError names ``path``.
     """
     with suppress(FileExistsError):  # a folder; if it is a file, the next step says so
         path.parent.mkdir(parents=True)
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         with temporary.open("x+b") as stream:
+            keep_mode(path, temporary)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -40,6 +51,22 @@ def atomic_write(path: Path) -> Iterator:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def keep_mode(path: Path, temporary: Path) -> None:
+    """Give the mode of the file at ``path``, if there is one, to the file that will replace it."""
+    with suppress(OSError):  # no such file, or a file system without modes
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last through a power failure, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_replaceable(path: Path, beginning: bytes) -> None:
@@ -73,10 +100,15 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def find_files(
-    source: Path, extensions: set[str], recursive: bool, tally: Tally | None = None
+    source: Path,
+    extensions: set[str],
+    recursive: bool,
+    tally: Tally | None = None,
+    others: list[Path] | None = None,
 ) -> list[Path]:
     """The files in the folder ``source`` that have one of the (normalized) ``extensions``, sorted;
-    or ``source`` itself, if it is a file.
+    or ``source`` itself, if it is a file. Files of other extensions, and folders that are not gone
+    into, are added to ``others``.
 
     Raises FileNotFoundError if there is no such folder or file. Folders that cannot be listed,
     pipes and devices count as failed in ``tally``; without a tally they are an OSError. Symbolic
@@ -93,17 +125,23 @@ def find_files(
             raise error
         tally.fail_for_all(Path(error.filename), error.strerror)
 
-    found = []
+    found, left = [], []
     for folder, folders, names in os.walk(source, onerror=unusable):
+        shown = [Path(folder, name) for name in folders if not name.startswith(".")]
+        left += [path for path in shown if not recursive or path.is_symlink()]
         folders[:] = sorted(folders) if recursive else []
         for name in names:
             path = Path(folder, name)
-            if normalize_extension(path.suffix) not in extensions or name.startswith("."):
+            if name.startswith("."):
                 continue
-            if path.exists() and not path.is_file():  # reading a pipe would wait forever
+            if normalize_extension(path.suffix) not in extensions:
+                left.append(path)
+            elif path.exists() and not path.is_file():  # reading a pipe would wait forever
                 unusable(OSError(errno.EINVAL, "not a regular file", str(path)))
             else:
                 found.append(path)
+    if others is not None:
+        others += sorted(left)
     return sorted(found)
 
 
@@ -118,6 +156,12 @@ def find_inputs(
     found = find_files(source, extensions, recursive, tally)
     if found or (tally and tally.failed):
         return found
+    raise FileNotFoundError(nothing_found(source, extensions, f"{source} ({option})"))
+
+
+def nothing_found(source: Path, extensions: set[str], label: str) -> str:
+    """A message that says what was looked for in the folder ``source``, which the message calls
+    ``label``, and what would help."""
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
     deeper: list[Path] = []
     with suppress(OSError):  # a folder that cannot be listed
@@ -127,10 +171,89 @@ def find_inputs(
     if deeper:
         reason = f"its sub-folders hold {len(deeper)}, see --recursive"
     elif kinds:
-        reason = f"it holds only {', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''}"
+        more = ", ..." if len(kinds) > MAX_KINDS else ""
+        reason = f"it holds only {', '.join(kinds[:MAX_KINDS])}{more}"
     else:
         reason = "it holds no files"
-    raise FileNotFoundError(f"no {wanted} in {source} ({option}): {reason}")
+    return f"no {wanted} in {label}: {reason}"
+
+
+def find_all(
+    sources: Sequence[Path],
+    extensions: set[str],
+    recursive: bool,
+    tally: Tally,
+    option: str,
+    leave: Callable[[list[Path]], bool] = lambda others: False,
+) -> dict[Path, Path]:
+    """The files of ``find_files`` in several sources, each with its path within the folder.
+
+    ``leave`` is called with all others, and says whether one of them has failed. ``option`` names a
+    single source on the command line, "" one that is named without an option. FileNotFoundError if
+    a source does not exist, or nothing is found in any; a source in which nothing is found, of
+    several, is noted.
+    """
+    label = f" ({option})" if option else ""
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(f"no such file or folder: {source}{label}")
+    names: dict[Path, Path] = {}
+    others: list[Path] = []
+    empty = []
+    for source in sources:
+        found = find_files(source, extensions, recursive, tally, others)
+        for path in found:
+            names.setdefault(path, relative_name(path, source))
+        empty += [] if found else [source]
+    failed = leave([path for path in dict.fromkeys(others) if path not in names])
+    for source in empty:
+        message = nothing_found(source, extensions, f"{source}{label}")
+        if not names and not failed and not tally.failed:
+            raise FileNotFoundError(message)
+        if len(sources) > 1:
+            tally.notice(source, message)
+    return names
+
+
+def find_pictures(
+    sources: Sequence[Path], file_format: str | None, recursive: bool, tally: Tally, option: str
+) -> dict[Path, Path]:
+    """The files of ``find_all`` that are pictures, of one format if ``file_format`` is given. All
+    other files are counted."""
+    leave = partial(leave_others, file_format=file_format, tally=tally)
+    extensions = image_extensions(file_format)
+    return find_all(sources, extensions, recursive, tally, option, leave)
+
+
+def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
+    """Count what ``find_files`` has not found, but for .xfr files. Pictures of known kinds that are
+    not read have failed, unless one ``file_format`` is looked for; all else is left alone. Returns
+    whether one has failed."""
+    failed: dict[str, list[Path]] = {}
+    folders: dict[str, list[Path]] = {}
+    kinds: Counter[str] = Counter()
+    for path in others:
+        reason = None
+        if path.is_file() and file_format is None:  # a pipe would be waited for
+            reason = unreadable_reason(path)
+        if reason is not None:
+            failed.setdefault(reason, []).append(path)
+        elif path.is_dir():
+            kind = "links to folders" if path.is_symlink() else "sub-folders, see --recursive"
+            folders.setdefault(kind, []).append(path)
+        elif normalize_extension(path.suffix) != "xfr":
+            kinds[printable(path.suffix.lower() or path.name)] += 1
+    for reason, paths in failed.items():
+        tally.fail_alike(paths, reason)
+    for reason, paths in folders.items():
+        tally.leave(len(paths), f"{listed(paths)}: {reason}")
+    if kinds:
+        reason = f"not .{normalize_extension(file_format)}" if file_format else "no pictures"
+        counts = [f"{count} {kind}" for kind, count in kinds.most_common(MAX_KINDS)]
+        more = len(kinds) - MAX_KINDS
+        counts += [f"{more} more kinds"] if more > 0 else []
+        tally.leave(kinds.total(), f"{', '.join(counts)}: {reason}")
+    return bool(failed)
 
 
 def image_extensions(file_format: str | None) -> set[str]:
@@ -162,32 +285,50 @@ def relative_name(path: Path, source: Path) -> Path:
     return path.relative_to(source) if path != source else Path(path.name)
 
 
+def output_name(name: Path, extension: str, keep_extension: bool = False) -> Path:
+    """The name of the result of a file ``name``.
+
+    >>> output_name(Path("a/b.jpg"), "xfr").as_posix(), output_name(Path("b.jpg"), "xfr", True).name
+    ('a/b.xfr', 'b.jpg.xfr')
+    """
+    if keep_extension:
+        return name.with_name(f"{name.name}.{extension}")
+    return name.with_suffix(f".{extension}")
+
+
 def plan_outputs(
-    paths: Iterable[Path], source: Path, out: Path, extension: str, tally: Tally
+    names: Mapping[Path, Path],
+    sources: Sequence[Path],
+    out: Path,
+    extension: str,
+    tally: Tally,
+    keep_extension: bool = False,
 ) -> dict[Path, Path]:
-    """The output of each file: ``out/sub/photo.<extension>`` for ``source/sub/photo.png``; ``out``
-    itself, if it names a file, as ``source`` does then. ValueError if only one of them does.
+    """The output of each file by its name within ``sources``: ``out/sub/photo.<extension>`` for
+    sub/photo.png; ``out`` itself, if it names a file, as the only source does then. ValueError if
+    only one of them does.
 
     Files that have the same output all count as failed: the one that is meant is not known.
     """
     if names_file(out):
-        if not source.is_file():
-            raise ValueError(f"{out} is the name of a file, but {source} is a folder")
+        if len(sources) > 1 or not sources[0].is_file():
+            many = "there are several inputs" if len(sources) > 1 else f"{sources[0]} is a folder"
+            raise ValueError(f"{out} is the name of a file, but {many}")
         if normalize_extension(out.suffix) != extension:
             raise ValueError(f"the name of {out} should end in .{extension}")
-        return dict.fromkeys(paths, out)
-    sources: dict[Path, list[Path]] = {}
-    for path in paths:
-        output = out / relative_name(path, source).with_suffix(f".{extension}")
-        sources.setdefault(output, []).append(path)
+        return dict.fromkeys(names, out)
+    alike: dict[Path, list[Path]] = {}
+    for path, name in names.items():
+        alike.setdefault(out / output_name(name, extension, keep_extension), []).append(path)
     planned = {}
-    for output, alike in sources.items():
-        if len(alike) == 1:
-            planned[alike[0]] = output
+    for output, paths in alike.items():
+        if len(paths) == 1:
+            planned[paths[0]] = output
             continue
-        names = " and ".join(path.name for path in alike)
-        error = ValueError(f"{names} have the same result, {output.name}")
-        error.add_note(SAME_RESULT)
-        for path in alike:
+        differ = len({path.name for path in paths}) == len(paths)
+        shown = [path.name if differ else str(path) for path in paths]
+        error = ValueError(f"{' and '.join(shown)} have the same result, {output.name}")
+        error.add_note(KEEP_EXTENSION if differ and extension == "xfr" else RENAME)
+        for path in paths:
             tally.fail_for_all(path, error)
     return planned

@@ -1,14 +1,14 @@
 """Work on many files: reading, computing and writing overlap; failures stay with their file."""
 
+import errno
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from utils.processes import draw, processes
+from utils.progress import LOG_SECONDS, Progress
 from utils.tally import Tally
 
 if TYPE_CHECKING:  # slow to load
@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # slow to load
 # The most pictures that are in memory: being read, computed or written, or waiting for the next of
 # these. Two of them are left for what is read and written while the others are computed.
 IN_FLIGHT = 6
+# Bytes of pixels of the pictures that are computed or written at a time, if these are several: four
+# of 24 megapixels. One more picture may have been read.
+PIXEL_BYTES_IN_FLIGHT = 300_000_000
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Skip(Exception):
@@ -44,22 +48,43 @@ class Pipeline:
     """The files in flight, each with the future of the stage that it is in.
 
     ``stages``: an executor and a function each. The first takes a path; the others also take the
-    result of the stage before.
+    result of the stage before. ``pixel_bytes`` of a result of the first stage: those that it holds
+    or will be decoded to.
     """
 
-    def __init__(self, stages: list[tuple[Executor, Callable]], tally: Tally, bar: tqdm):
-        self.stages, self.tally, self.bar = stages, tally, bar
+    def __init__(
+        self,
+        stages: list[tuple[Executor, Callable]],
+        pixel_bytes: Callable[..., int],
+        tally: Tally,
+        progress: Progress,
+    ):
+        self.stages, self.pixel_bytes = stages, pixel_bytes
+        self.tally, self.progress = tally, progress
         self.in_flight: dict[Future, tuple[Path, int]] = {}
+        self.loading: Path | None = None  # the file in the first stage, or waiting behind it
+        self.loaded: Future | None = None  # its future, if it is waiting
+        self.sizes: dict[Path, int] = {}  # bytes of pixels of the files in the other stages
 
-    def submit(self, path: Path, stage: int, *loaded: object) -> None:
-        """Put a file into a stage."""
+    @property
+    def is_full(self) -> bool:
+        """Whether another file has to wait."""
+        return self.loading is not None or len(self.in_flight) >= IN_FLIGHT
+
+    def begin(self, path: Path) -> None:
+        """Put a file into the first stage."""
+        self.loading = path
+        self.submit(path, 0)
+
+    def submit(self, path: Path, stage: int, *result: object) -> None:
+        """Put a file into a stage, with its result of the stage before."""
         executor, function = self.stages[stage]
-        self.in_flight[executor.submit(function, path, *loaded)] = path, stage
+        self.in_flight[executor.submit(function, path, *result)] = path, stage
 
     def advance(self) -> None:
         """Wait until stages are done with files, and put these into the next ones. A file that is
         quick overtakes a very large picture."""
-        wait(self.in_flight, return_when=FIRST_COMPLETED)
+        wait(self.in_flight, LOG_SECONDS, return_when=FIRST_COMPLETED)
         for future in [future for future in self.in_flight if future.done()]:
             path, stage = self.in_flight.pop(future)
             try:
@@ -67,12 +92,39 @@ class Pipeline:
             except Skip:
                 self.tally.skipped += 1
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    reason = f"{error.strerror}; finished files are kept"
+                    raise OSError(error.errno, reason, error.filename) from None
                 self.tally.fail(path, error)
             else:
+                if stage == 0:
+                    self.loaded = future
+                    continue
                 if stage + 1 < len(self.stages):
                     self.submit(path, stage + 1, result)
                     continue
-            self.bar.update()
+            self.finish(path)
+        self.admit()
+        self.progress.log()
+
+    def finish(self, path: Path) -> None:
+        """Count a file as done, and make room for others."""
+        self.sizes.pop(path, None)
+        if path == self.loading:
+            self.loading = None
+        self.progress.advance()
+
+    def admit(self) -> None:
+        """Put the file that is loaded, if there is one, into the second stage once its pixels have
+        room beside those of the others."""
+        if self.loading is None or self.loaded is None:
+            return
+        result = self.loaded.result()
+        size = self.pixel_bytes(result)
+        if not self.sizes or sum(self.sizes.values()) + size <= PIXEL_BYTES_IN_FLIGHT:
+            self.sizes[self.loading] = size
+            self.submit(self.loading, 1, result)
+            self.loading = self.loaded = None
 
 
 def run_job(
@@ -82,34 +134,35 @@ def run_job(
     compute: Callable,
     save: Callable,
     computers: Executor,
+    pixel_bytes: Callable[..., int] = lambda loaded: 0,
 ) -> None:
-    """``save(path, compute(path, load(path)))`` for every path, on a terminal with a progress bar.
+    """``save(path, compute(path, load(path)))`` for every path, on a terminal with a progress bar,
+    elsewhere with a line now and then.
 
     ``compute`` runs in the threads of ``computers``; ``load`` and ``save`` each run in a thread of
-    their own. Where one of them raises an exception, that file has failed, and the others go on. At
-    most IN_FLIGHT files are begun and not finished. On Ctrl-C, what is being read or written is
-    finished, and all else is dropped.
+    their own. Where one of them raises an exception, that file has failed, and the others go on;
+    but a full disk ends the job with its OSError. At most IN_FLIGHT files are begun and not
+    finished, and several are computed at a time only within PIXEL_BYTES_IN_FLIGHT, by the
+    ``pixel_bytes`` of what was loaded. On Ctrl-C, what is being read or written is finished, and
+    all else is dropped.
     """
     start = time.perf_counter()
-    rank, world = processes()
-    # None: only on a terminal. In a log file, it would be thousands of carriage returns.
-    hidden = rank > 0 or not paths or None
-    bar = tqdm(total=len(paths) // world, unit="picture", disable=hidden)
+    progress = Progress(len(paths) // processes()[1], tally.at_work)
     readers, writers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     stages = [(readers, load), (computers, compute), (writers, save)]
-    pipeline = Pipeline(stages, tally, bar)
+    pipeline = Pipeline(stages, pixel_bytes, tally, progress)
     try:
         for path in draw(list(paths)):
-            pipeline.submit(path, 0)
-            while len(pipeline.in_flight) == IN_FLIGHT:
+            pipeline.begin(path)
+            while pipeline.is_full:
                 pipeline.advance()
         while pipeline.in_flight:
             pipeline.advance()
     except BaseException:
-        tally.stopped.set()
+        tally.at_work.stopped.set()
         raise
     finally:
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
-        bar.close()
+        progress.close()
         tally.seconds = time.perf_counter() - start

@@ -1,10 +1,10 @@
 """Files that belong together: an original, its .xfr file and its reconstructions."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.files import find_inputs, plan_outputs, relative_name
+from utils.files import find_inputs, output_name, plan_outputs, relative_name
 from utils.processes import processes
 from utils.tally import Tally
 from xfr.formats import readable_extensions
@@ -34,19 +34,26 @@ class PictureFiles(NamedTuple):
 
 
 def match_files(
-    folders: PictureFiles, extension: str, recursive: bool, tally: Tally
+    folders: PictureFiles,
+    extension: str,
+    recursive: bool,
+    tally: Tally,
+    keep_extension: bool = False,
 ) -> dict[Path, PictureFiles]:
     """The PictureFiles of each original in ``folders``, which may be single files too.
 
-    ``extension``: that of the reconstructions; those of a second run may have any. Results that are
+    ``extension``: that of the reconstructions; those of a second run may have any.
+    ``keep_extension``: that of an original is part of the names of its results. Results that are
     missing are listed nevertheless; those without an original are noted, once. An original for
     which the second run has several pictures counts as failed and is left out. FileNotFoundError if
     one of the folders has no results at all.
     """
     kinds, root = readable_extensions(), folders.original
     paths = find_inputs(root, kinds, recursive, tally, "--folder_path_original")
-    packed = plan_outputs(paths, root, folders.compressed, "xfr", tally)
-    unpacked = plan_outputs(packed, root, folders.reconstructed, extension, tally)
+    names = {path: relative_name(path, root) for path in paths}
+    packed = plan_outputs(names, [root], folders.compressed, "xfr", tally, keep_extension)
+    results = {path: output_name(names[path], "xfr", keep_extension) for path in packed}
+    unpacked = plan_outputs(results, [root], folders.reconstructed, extension, tally)
     option = "--folder_path_compressed"
     found = find_inputs(folders.compressed, {"xfr"}, recursive, tally, option)
     option = "--folder_path_reconstructed, --file_format"
@@ -57,7 +64,8 @@ def match_files(
         tally.notice(strays[0], f"it has no original: left out{more}")
     second: dict[Path, Path | None] = dict.fromkeys(unpacked)
     if folders.second is not None:
-        second = match_second(unpacked, root, folders.second, recursive, tally)
+        results = {path: results[path] for path in unpacked}
+        second = match_second(results, root, folders.second, recursive, tally)
     return {
         path: PictureFiles(path, packed[path], unpacked[path], other)
         for path, other in second.items()
@@ -65,10 +73,11 @@ def match_files(
 
 
 def match_second(
-    originals: Iterable[Path], root: Path, second: Path, recursive: bool, tally: Tally
+    results: Mapping[Path, Path], root: Path, second: Path, recursive: bool, tally: Tally
 ) -> dict[Path, Path | None]:
     """The reconstruction of each original of the folder ``root`` in the second run, None where that
-    has none. FileNotFoundError if it has none of any.
+    has none. ``results``: the names of the .xfr files. FileNotFoundError if the second run has none
+    of any.
 
     Originals that have several count as failed and are left out: the one that is meant is not
     known.
@@ -77,13 +86,13 @@ def match_second(
     if second.is_file():
         if not root.is_file():
             raise ValueError(f"{second} is a file, but {root} is a folder")
-        return dict.fromkeys(originals, second)
+        return dict.fromkeys(results, second)
     by_name: dict[Path, list[Path]] = {}
     for path in found:
         by_name.setdefault(path.relative_to(second).with_suffix(""), []).append(path)
     matches: dict[Path, Path | None] = {}
-    for path in originals:
-        candidates = by_name.get(relative_name(path, root).with_suffix(""), [])
+    for path, result in results.items():
+        candidates = by_name.get(result.with_suffix(""), [])
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
             tally.fail_for_all(path, f"{second} (--folder_path_second) has {names}: keep one")

@@ -8,9 +8,12 @@ for SSIMULACRA 2, in double precision: a score is the same on every machine.
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from itertools import product
+from shutil import which
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -18,6 +21,7 @@ if TYPE_CHECKING:  # heavy, and --help needs only the names
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW_SIDE, WINDOW_SIGMA = 11, 1.5
 UNIFORM_SIDE = 7  # of the window for pictures that are smaller than the Gaussian one
+TILE_SIDE = 128  # pixels of the tiles of which the worst is found
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Measure:
     ``low`` to ``high``: the levels that BD-rates are over, unless others are asked for, where
     ``level`` turns a score into what curves are drawn over: it rises with quality. ``help``: of the
     flag without which a slow measure is not scored. ``trained``: the shipped checkpoints that were
-    trained for it. ``package``: what it needs beyond requirements.txt.
+    trained for it. ``needs``: a module or a program beyond requirements.txt; ``remedy``: how to
+    install that.
     """
 
     name: str
@@ -42,7 +47,8 @@ class Measure:
     smallest_side: int = 1
     help: str = ""
     trained: tuple[str, ...] = ()
-    package: str | None = None
+    needs: str | None = None
+    remedy: str = ""
 
     def score(self, original: "np.ndarray", reconstruction: "np.ndarray") -> float | None:
         """The score; None if a side is shorter than ``smallest_side`` pixels."""
@@ -66,8 +72,8 @@ class Measure:
 
     @property
     def available(self) -> bool:
-        """Whether its package is installed."""
-        return self.package is None or find_spec(self.package) is not None
+        """Whether what it needs is installed."""
+        return self.needs is None or bool(find_spec(self.needs) or which(self.needs))
 
 
 def decibels(distance: float) -> float:
@@ -162,6 +168,50 @@ def ssimulacra2(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     return float(compute_ssimulacra2(*files))
 
 
+class WorstTile(NamedTuple):
+    """The lowest score of any tile of a picture, and the tile's first row and column of pixels."""
+
+    score: float
+    top: int
+    left: int
+
+
+def find_worst_tile(
+    score: "Callable[[np.ndarray, np.ndarray], float]",
+    original: "np.ndarray",
+    reconstruction: "np.ndarray",
+) -> WorstTile:
+    """The worst of the tiles of TILE_SIDE x TILE_SIDE pixels, or less in a smaller picture. The
+    last tiles of rows and columns overlap others where a side is no multiple."""
+    tops, lefts = (
+        [min(start, max(side - TILE_SIDE, 0)) for start in range(0, side, TILE_SIDE)]
+        for side in original.shape[:2]
+    )
+    tiles = []
+    for top, left in product(tops, lefts):
+        place = slice(top, top + TILE_SIDE), slice(left, left + TILE_SIDE)
+        tiles.append(WorstTile(score(original[place], reconstruction[place]), top, left))
+    return min(tiles)
+
+
+def lowest_score(score: Callable, original: "np.ndarray", reconstruction: "np.ndarray") -> float:
+    """The score of the worst tile."""
+    return find_worst_tile(score, original, reconstruction).score
+
+
+def worst_tile(measure: Measure, low: float, high: float) -> Measure:
+    """The measure of a picture's worst tile, which an average over the picture does not show."""
+    return replace(
+        measure,
+        name=f"{measure.name}_worst",
+        label=f"{measure.label} of the worst tile",
+        function=partial(lowest_score, measure.function),
+        low=low,
+        high=high,
+        help=f"also score the worst tile of {TILE_SIDE}x{TILE_SIDE} pixels by {measure.label}",
+    )
+
+
 # All ranges but that of PSNR are about where SSIMULACRA 2 gives photographs 30 to 80.
 MEASURES = {
     measure.name: measure
@@ -176,3 +226,10 @@ MEASURES = {
                 "per megapixel", trained=("visual",)),
     )
 }  # fmt: skip
+MEASURES |= {
+    measure.name: measure
+    for measure in (
+        worst_tile(MEASURES["psnr"], 20, 32),
+        worst_tile(MEASURES["ssimulacra2"], 10, 75),
+    )
+}

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from model import ARCHITECTURES, codec_class
 from utils.files import atomic_write
 from utils.matching import PictureFiles
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
-from xfr.file import unpack
+from xfr.checkpoints import describe
+from xfr.file import read_file, unpack
 from xfr.formats import normalize_extension
 from xfr.images import Picture, read_picture
 
@@ -118,13 +118,11 @@ def score_pair(
 def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
     """How an .xfr file was made; None if it is not intact."""
     try:
-        xfr = unpack(compressed.read_bytes(), max_pixels)
+        xfr = unpack(read_file(compressed, max_pixels), max_pixels)
     except ValueError:
         return None
-    arch = [arch for arch in ARCHITECTURES if codec_class(arch).FILE_NUMBER == xfr.arch]
-    checkpoint = " ".join([*arch, f"{xfr.fingerprint:016x}"[:8]])
     target = "{} {:g}".format(*xfr.target) if xfr.target else ""
-    return Origin(checkpoint, xfr.quality, xfr.graphic, target)
+    return Origin(describe(xfr.fingerprint), xfr.quality, xfr.graphic, target)
 
 
 def gather_results(results: list[Result]) -> list[Result]:

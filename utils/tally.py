@@ -2,50 +2,54 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 
 from tqdm import tqdm
 
-from utils.console import SCRIPTS, printable
+from utils.console import SCRIPTS, is_out_of_memory, printable
 from utils.processes import gather, processes
+from utils.progress import AtWork
+from xfr.checkpoints import describe
 
-COUNTS = ("done", "skipped", "failed", "bytes_in", "bytes_out", "pixels", "larger")
-PATIENCE = 3.0  # seconds that a picture takes before it has a progress bar of its own
+COUNTS = ("done", "skipped", "failed", "left_alone", "bytes_in", "bytes_out", "pixels", "larger")
+NAMED_FILES = 3  # of many that share a reason
 
 
 @dataclass
 class Tally:
     """The outcome of a job: counts for its summary, failures for its exit code.
 
-    ``decodes``: the .xfr files come in; otherwise they come out, of originals.
+    ``decodes``: the .xfr files come in; otherwise they come out, of originals. ``place``: where
+    results are written.
     """
 
     verb: str
     decodes: bool = False
+    place: Path | None = None
     done: int = 0
     skipped: int = 0
     failed: int = 0
+    left_alone: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     pixels: int = 0
     larger: int = 0  # .xfr files that are larger than their pictures
+    models: set[str] = field(default_factory=set)  # checkpoints of the .xfr files, for messages
+    qualities: set[int] = field(default_factory=set)  # of the .xfr files
+    settings: list[str] = field(default_factory=list)  # other ones that they were made with
     notices: set[str] = field(default_factory=set)
+    remarks: list[str] = field(default_factory=list)  # lines before the summary
     seconds: float = 0.0  # that the job took
-    stopped: Event = field(default_factory=Event)  # set on Ctrl-C
+    at_work: AtWork = field(default_factory=AtWork)
 
     def fail(self, path: Path, error: BaseException | str) -> None:
         """Count ``path`` as failed and report why, in one line on stderr. The notes of an exception
         say what to do, and are reported once."""
         self.failed += 1
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, Exception) and not isinstance(error, (OSError, ValueError)):
-            reason = f"{defect(error)}: {reason}"
-        tqdm.write(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
+        tell(f"failed: {printable(path)}: {reason_of(error)}")
         for note in getattr(error, "__notes__", ()):
             self.notice(path, note)
 
@@ -54,34 +58,34 @@ class Tally:
         if processes()[0] == 0:
             self.fail(path, reason)
 
+    def fail_alike(self, paths: Sequence[Path], reason: str) -> None:
+        """Count files as failed for the same reason, and report it in one line. Every process of a
+        job finds the same."""
+        if processes()[0] == 0:
+            self.failed += len(paths)
+            tell(f"failed: {listed(paths)}: {reason}")
+
+    def leave(self, count: int, what: str) -> None:
+        """Count so many files as left alone, which is no failure, and say before the summary which
+        they are. Every process of a job finds the same."""
+        if processes()[0] == 0:
+            self.left_alone += count
+            self.remarks.append(f"left alone: {what}")
+
     def notice(self, path: Path, notice: str) -> None:
         """Report ``notice`` on stderr, with the first file that it is about."""
         if notice not in self.notices:
             self.notices.add(notice)
-            tqdm.write(f"note: {printable(path)}: {notice} (reported once)", file=sys.stderr)
+            tell(f"note: {printable(path)}: {notice} (reported once)")
 
     def report(self, path: Path, verdict: str) -> None:
         """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
-    @contextmanager
-    def progress(self, path: Path) -> Iterator[Callable[[float], None]]:
-        """A function to call with the share of ``path``'s computing that is done, 0 to 1, which a
-        terminal shows below the bar of the job. After Ctrl-C the call raises CancelledError, which
-        ends the computing."""
-        hidden = processes()[0] > 0 or None
-        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        with tqdm(
-            total=1, desc=printable(path.name), bar_format=layout, disable=hidden, leave=False,
-            delay=PATIENCE, miniters=0,
-        ) as bar:  # fmt: skip
-
-            def report(share: float) -> None:
-                if self.stopped.is_set():
-                    raise CancelledError
-                bar.update(share - bar.n)
-
-            yield report
+    def progress(self, path: Path) -> AbstractContextManager[Callable[[float], None]]:
+        """A function to call with the share of ``path``'s computing that is done, 0 to 1. When the
+        job ends early, the call raises CancelledError, which ends the computing."""
+        return self.at_work.progress(path)
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
         """Count a file as done."""
@@ -90,6 +94,11 @@ class Tally:
         self.bytes_out += bytes_out
         self.pixels += pixels
 
+    def made_by(self, fingerprint: int, quality: int, graphic: bool) -> None:
+        """Note how an .xfr file was made, for the summary."""
+        self.models |= set() if graphic else {describe(fingerprint)}
+        self.qualities.add(quality)
+
     def finish(self) -> int:
         """Print the summary of all processes of the job, and return the exit code.
 
@@ -97,12 +106,17 @@ class Tally:
         torchrun would take any other code for a crash, stop the rest and print a long traceback.
         """
         gathered = gather("tally", [self.seconds, *(getattr(self, name) for name in COUNTS)])
+        made = gather("made", [sorted(self.models), sorted(self.qualities)])
         if not gathered:
             return 0
         seconds, *counts = zip(*gathered)
         self.seconds = max(seconds)
         for name, values in zip(COUNTS, counts):
             setattr(self, name, sum(values))
+        self.models = {model for models, _ in made for model in models}
+        self.qualities = {quality for _, qualities in made for quality in qualities}
+        for remark in self.remarks:
+            print(remark, file=sys.stderr)
         print(self.summary())
         if self.failed and len(gathered) > 1:
             print("note: the exit code is 0, as torchrun takes others for crashes", file=sys.stderr)
@@ -116,6 +130,7 @@ class Tally:
         counts = [f"{self.done} {self.verb}"]
         counts += [f"{self.skipped} skipped"] if self.skipped else []
         counts += [f"{self.failed} failed"] if self.failed else []
+        counts += [f"{self.left_alone} left alone"] if self.left_alone else []
         if not self.done:
             return ", ".join(counts)
         compressed = self.bytes_in if self.decodes else self.bytes_out
@@ -124,8 +139,44 @@ class Tally:
         return (
             f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
             f"bpp {8 * compressed / self.pixels:.3f}, "
-            f"{self.seconds / self.done:.2f} s per picture{larger}"
+            f"{self.seconds / self.done:.2f} s per picture, {self.seconds:.1f} s{larger}"
+            f"{self.made_with()}{self.destination()}"
         )
+
+    def made_with(self) -> str:
+        """The checkpoints, qualities and other settings of the .xfr files."""
+        made = [" and ".join(sorted(self.models))] if self.models else []
+        if self.qualities:
+            low, high = min(self.qualities), max(self.qualities)
+            made.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
+        made += self.settings
+        return f", with {', '.join(made)}" if made else ""
+
+    def destination(self) -> str:
+        """The folder or file that results were written to."""
+        return "" if self.place is None else f" -> {printable(self.place)}"
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr, above the bars of a terminal."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def listed(paths: Sequence[Path]) -> str:
+    """Files by name up to NAMED_FILES, and by number beyond."""
+    names = ", ".join(printable(path) for path in paths[:NAMED_FILES])
+    more = len(paths) - NAMED_FILES
+    return f"{names} and {more:,} more" if more > 0 else names
+
+
+def reason_of(error: BaseException | str) -> str:
+    """The reason of a failure, in one line."""
+    if isinstance(error, BaseException) and is_out_of_memory(error):
+        return "not enough memory for this picture"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, Exception) and not isinstance(error, (OSError, ValueError)):
+        reason = f"{defect(error)}: {reason}"
+    return printable(reason)
 
 
 def defect(error: BaseException) -> str:

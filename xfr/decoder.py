@@ -9,7 +9,7 @@ import torch
 
 from model import load_codec
 from model.checkpoint import fingerprint, load_checkpoint
-from model.codec import Codec
+from model.codec import Codec, Report
 from model.precision import fast_precision
 from xfr.checkpoints import describe
 from xfr.file import Xfr
@@ -42,18 +42,22 @@ class Decoder:
             self.codecs[self.fingerprint] = load_codec(checkpoint, device)
             self.unread += sorted(set(model.parent.glob("*.tar")) - {model})
 
-    def decode(self, xfr: Xfr) -> Picture:
-        """The picture in a file. ValueError if its checkpoint is missing or its payload damaged."""
-        rgb = decompress(xfr.payload, *xfr.shape) if xfr.graphic else self.decode_learned(xfr)
+    def decode(self, xfr: Xfr, report: Report = lambda _: None) -> Picture:
+        """The picture in a file. ValueError if its checkpoint is missing or its payload damaged.
+        ``report`` is called with the share that is done, 0 to 1; what it raises ends the work."""
+        if xfr.graphic:
+            rgb = decompress(xfr.payload, *xfr.shape)
+        else:
+            rgb = self.decode_learned(xfr, report)
         return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
 
-    def decode_learned(self, xfr: Xfr) -> np.ndarray:
+    def decode_learned(self, xfr: Xfr, report: Report) -> np.ndarray:
         """The uint8 pixels [H, W, 3] of a learned payload."""
         codec = self.codec(xfr.fingerprint)
         if xfr.arch != codec.FILE_NUMBER:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
         with fast_precision(self.device) if self.fast else nullcontext():
-            rgb = codec.decompress(xfr.payload, xfr.height, xfr.width, xfr.quality)
+            rgb = codec.decompress(xfr.payload, *xfr.shape, xfr.quality, report)
         if rgb.size > LARGE_PICTURE:
             return_freed_memory()
         return rgb

@@ -16,7 +16,7 @@ from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, M
 from model.precision import fast_precision
 from xfr.candidates import Graphic
 from xfr.checkpoints import SHIPPED, shipped_name
-from xfr.file import Xfr, pack, read_file, unpack
+from xfr.file import Xfr, checksum, pack, read_file, unpack
 from xfr.graphics import decompress
 from xfr.images import Picture, to_picture
 from xfr.targets import (
@@ -57,6 +57,11 @@ class EncodingSettings:
         if self.target is not None and self.target[0] not in TARGETS:
             raise ValueError(f"{self.target[0]!r:.40} is none of the targets, {', '.join(TARGETS)}")
 
+    def __str__(self) -> str:
+        """The quality or the target, and the effort, for messages."""
+        chosen = "{} {:g}".format(*self.target) if self.target else f"quality {self.quality}"
+        return f"{chosen}, effort {self.effort}" if self.effort else chosen
+
     def match(self, xfr: Xfr) -> bool:
         """Whether a file was encoded with these settings, or with more effort, as far as it tells:
         not whether there were metadata to strip."""
@@ -71,12 +76,14 @@ class EncodingSettings:
 
 
 class Encoder:
-    """Encodes pictures with the checkpoint at ``model``; threads may share it."""
+    """Encodes pictures with the checkpoint at ``model``; threads may share it. ``name`` of the
+    checkpoint, for messages: main, hyperprior, visual or its path, and its fingerprint."""
 
     def __init__(self, model: Path, device: torch.device | str = "cpu"):
         checkpoint = load_checkpoint(model)
         self.codec = load_codec(checkpoint, device)
         self.fingerprint = fingerprint(checkpoint)
+        self.name = f"{shipped_name(self.fingerprint) or model} ({self.fingerprint:016x})"
 
     def check(self, settings: EncodingSettings) -> None:
         """ValueError if the codec has no search, for which the settings ask."""
@@ -89,15 +96,20 @@ class Encoder:
             )
 
     def encode(
-        self, picture: Picture, settings: EncodingSettings, report: Report = lambda _: None
+        self,
+        picture: Picture,
+        settings: EncodingSettings,
+        report: Report = lambda _: None,
+        source: int | None = None,
     ) -> bytes:
         """The bytes of the .xfr file. ValueError if no quality keeps the size that is the target.
 
         The file holds a graphic where that costs less than the learned payload, in bits and
         distortion. ``report`` is called with the share that is done, 0 to 1; what it raises ends
-        the work. With a target it starts again for every quality that is tried.
+        the work. With a target it starts again for every quality that is tried. ``source``: the
+        checksum of the picture's own file, for ``has_encoded``.
         """
-        encoding = Encoding(self, picture, settings, report)
+        encoding = Encoding(self, picture, settings, report, source)
         if settings.target is None:
             return encoding.file_at(settings.quality, settings.effort)
         name, value = settings.target
@@ -113,16 +125,19 @@ class Encoder:
         settings: EncodingSettings,
         max_pixels: int = MAX_PIXELS,
     ) -> bool:
-        """Whether ``output`` is an intact .xfr file, no older than the picture ``source``, of this
-        checkpoint and these settings."""
+        """Whether ``output`` is an intact .xfr file of the picture in the file ``source``, of this
+        checkpoint and these settings. A file that does not say what it was made from has to be no
+        older than the picture."""
         try:
-            if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
-                return False
             xfr = unpack(read_file(output, max_pixels), max_pixels)
+            made_by = xfr.arch, xfr.fingerprint
+            if made_by != (self.codec.FILE_NUMBER, self.fingerprint) or not settings.match(xfr):
+                return False
+            if xfr.source is None:
+                return output.stat().st_mtime_ns >= source.stat().st_mtime_ns
+            return xfr.source == checksum(source)
         except (OSError, ValueError):
             return False
-        made_by = xfr.arch, xfr.fingerprint
-        return made_by == (self.codec.FILE_NUMBER, self.fingerprint) and settings.match(xfr)
 
 
 class Content(NamedTuple):
@@ -140,11 +155,16 @@ class Encoding:
     """
 
     def __init__(
-        self, encoder: Encoder, picture: Picture, settings: EncodingSettings, report: Report
+        self,
+        encoder: Encoder,
+        picture: Picture,
+        settings: EncodingSettings,
+        report: Report,
+        source: int | None,
     ):
         self.encoder, self.codec = encoder, encoder.codec
         self.picture, self.rgb, self.grey = picture, picture.rgb, picture.pixels.ndim == 2
-        self.settings, self.report = settings, report
+        self.settings, self.report, self.source = settings, report, source
         self.graphic = Graphic(picture)
         self.room = math.inf  # the most bytes that a graphic may take
         self.payloads: dict[tuple[int, int], bytes] = {}
@@ -220,6 +240,7 @@ class Encoding:
                 target=self.settings.target,
                 graphic=content.graphic,
                 effort=self.settings.effort,
+                source=self.source,
             )
         )
 

@@ -6,11 +6,12 @@
     1      architecture, the FILE_NUMBER of its codec class
     8      fingerprint of the checkpoint, big-endian
     n      flags, a number: 1 grey, 2 alpha, 4 ICC profile, 8 target, 16 EXIF, 32 XMP,
-           64 resolution, 128 graphic, 256 effort, 512 IPTC, 1024 texts
+           64 resolution, 128 graphic, 256 effort, 512 IPTC, 1024 texts, 2048 source
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
     5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
     1      effort of the encoder's search, if flagged: 1 to 9
+    4      source, if flagged: CRC-32 of the bytes of the picture's own file, big-endian
     n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
            whole; else 0, and both as float32 big-endian
     n      ICC profile, EXIF, XMP, IPTC, texts (see xfr/text.py), each if flagged: its length, that
@@ -20,7 +21,7 @@
     4      CRC-32 (ISO-HDLC, as in zlib) of everything before it, big-endian
 
 Numbers are LEB128, and lzma streams are raw LZMA2: see model/bytestream.py. For an ordinary picture
-this adds 25 or 26 bytes to the payload.
+this adds 25 or 26 bytes to the payload, and encode.py adds 5 more for the source.
 """
 
 import struct
@@ -38,12 +39,13 @@ from xfr.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))
-IPTC, TEXTS = 1 << 9, 1 << 10
+IPTC, TEXTS, SOURCE = 1 << 9, 1 << 10, 1 << 11
 # In this order in the file.
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP, "iptc": IPTC, "texts": TEXTS}
 TARGETS = ("target_bpp", "max_bytes", "target_psnr")  # kinds 1, 2, 3; see xfr/targets.py
 LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF, XMP, IPTC or texts
+CHECKSUM_BLOCK = 1 << 20  # bytes of a file that are read at a time
 HEADER_BYTES = 34  # at most, up to the length of the payload
 # Bounds on a file, so that a huge one is refused before it is read: five times the bytes of the
 # pixels themselves, which no encoder comes near, and room for profile and metadata.
@@ -57,7 +59,8 @@ class Xfr:
     ``arch``, ``fingerprint``: of the checkpoint that made it. ``alpha``: uint8 [height, width].
     ``target``: the name of the target that the quality was chosen for, one of TARGETS, and its
     value. ``graphic``: whether the payload is lossless WebP, for which no checkpoint is needed.
-    ``effort``: of the encoder's search, 0 if there was none.
+    ``effort``: of the encoder's search, 0 if there was none. ``source``: the ``checksum`` of the
+    file that the picture was read from, where that is known.
     """
 
     arch: int
@@ -72,11 +75,17 @@ class Xfr:
     target: tuple[str, float] | None = None
     graphic: bool = False
     effort: int = 0
+    source: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
         return self.height, self.width
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of the decoded pixels and transparency."""
+        return (3 if self.alpha is None else 4) * self.height * self.width
 
 
 # Writing
@@ -98,6 +107,8 @@ def pack(xfr: Xfr) -> bytes:
         out += struct.pack(">Bf", TARGETS.index(name) + 1, value)
     if xfr.effort:
         out.append(xfr.effort)
+    if xfr.source is not None:
+        out += struct.pack(">I", xfr.source)
     out += pack_metadata(xfr.metadata)
     if xfr.alpha is not None:
         out += pack_chunk(lzma_compress(xfr.alpha.tobytes(), preset=LZMA_PRESET))
@@ -109,7 +120,7 @@ def flags_of(xfr: Xfr) -> int:
     """The number in which each bit says whether a field is there, or what the picture is."""
     flags = GREY * xfr.grey | ALPHA * (xfr.alpha is not None) | TARGET * (xfr.target is not None)
     flags |= DPI * (xfr.metadata.dpi is not None) | GRAPHIC * xfr.graphic
-    flags |= EFFORT * (xfr.effort > 0)
+    flags |= EFFORT * (xfr.effort > 0) | SOURCE * (xfr.source is not None)
     for name, flag in STREAMS.items():
         flags |= flag * (getattr(xfr.metadata, name) is not None)
     return flags
@@ -146,6 +157,11 @@ class Header(NamedTuple):
     height: int
     payload_length: int
 
+    @property
+    def graphic(self) -> bool:
+        """Whether the payload is a graphic, for which no checkpoint is needed."""
+        return bool(self.flags & GRAPHIC)
+
 
 def read_header(reader: Reader) -> Header:
     """The header of a file that ``reader`` is at the start of. ValueError if it is no .xfr file, of
@@ -163,14 +179,29 @@ def read_header(reader: Reader) -> Header:
     )
 
 
+def peek(path: Path) -> Header | None:
+    """The header of the file at ``path``; None if it is no .xfr file, or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return read_header(Reader(stream.read(HEADER_BYTES), "file"))
+    except (OSError, ValueError):
+        return None
+
+
 def needs_checkpoint(path: Path) -> bool:
     """Whether the file at ``path`` begins as an .xfr file that only a checkpoint can decode. False
     for one that holds a graphic, or cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return not read_header(Reader(stream.read(HEADER_BYTES), "file")).flags & GRAPHIC
-    except (OSError, ValueError):
-        return False
+    header = peek(path)
+    return header is not None and not header.graphic
+
+
+def checksum(path: Path) -> int:
+    """The CRC-32 of the bytes of a file. OSError if it cannot be read."""
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(CHECKSUM_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -201,6 +232,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     header = read_header(reader)
     target = reader.unpack(">Bf") if header.flags & TARGET else None
     (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
+    (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
     dpi = read_resolution(reader) if header.flags & DPI else None
     flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
@@ -223,8 +255,9 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         alpha=unpack_alpha(alpha, header.height, header.width),
         metadata=unpack_metadata(streams, dpi),
         target=None if target is None else (TARGETS[target[0] - 1], target[1]),
-        graphic=bool(header.flags & GRAPHIC),
+        graphic=header.graphic,
         effort=effort or 0,
+        source=source,
     )
 
 
@@ -241,7 +274,7 @@ def check_fields(
     dpi: tuple[float, float] | None,
 ) -> None:
     """ValueError for a field out of its range."""
-    if header.flags >= 2 * TEXTS:
+    if header.flags >= 2 * SOURCE:
         raise ValueError(f"damaged file: unknown flags {header.flags:#x}")
     if not MIN_QUALITY <= header.quality <= MAX_QUALITY:
         raise ValueError(f"damaged file: quality {header.quality} is out of range")

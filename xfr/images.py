@@ -79,6 +79,11 @@ class Picture:
         return self.pixels.shape[:2]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of pixels and transparency."""
+        return self.pixels.nbytes + (0 if self.alpha is None else self.alpha.nbytes)
+
+    @property
     def rgb(self) -> np.ndarray:
         """uint8 [H, W, 3], grey repeated."""
         if self.pixels.ndim == 3:
@@ -127,7 +132,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
         raise ValueError(f"more pixels than the limit of {max_pixels} (--max_pixels)") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow may raise nearly anything on a damaged file
         raise ValueError(f"not readable as a picture ({type(error).__name__}: {error})") from None

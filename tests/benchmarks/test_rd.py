@@ -151,14 +151,27 @@ def test_pictures_of_one_name_and_folder_name_are_refused(rd):
     assert not Path("results").exists()
 
 
+def test_without_jpeg_the_anchor_is_the_first_codec_that_is_not_ours(rd, checkpoints):
+    models = ["--model", checkpoints["binary"], "--qualities", 1, 100, "--every", 4]
+    done = rd(*models, codecs=["ours", "webp"])
+    assert done.code == 0, done.err
+    assert "| BD-rate to WebP |" in done.out
+    assert rd(*models, codecs=["ours"]).code == 0
+
+
 def test_what_is_not_installed_is_said(rd, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.round_trip", lambda name, *_, **__: name != "JXL" or None)
     monkeypatch.setattr("utils.measures.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.measures.which", lambda name: None)
     done = rd(codecs=["jpeg", "jpegxl"])
     assert done.code == 0 and "| JPEG | anchor |" in done.out
     assert "jpegxl: not available in this Pillow: pip install pillow-jxl-plugin" in done.err
     done = rd(measures=["psnr", "vsi"])
-    assert done.code == 1 and "--measures vsi needs a package: pip install piq" in done.err
+    assert done.code == 0 and "## PSNR" in done.out and "VSI" not in done.out.split("## PSNR")[1]
+    assert "note: vsi: not installed: pip install piq" in done.err
+    done = rd(measures=["butteraugli"])
+    assert done.code == 1 and "butteraugli: not installed: install libjxl's tools" in done.err
+    assert "there is no measure to score by" in done.err
 
 
 @pytest.mark.parametrize("left", [-1, 30, 0])

@@ -8,7 +8,7 @@ from helpers import colour, save_png
 from PIL import Image
 
 from benchmarks.peers import Ours, make_peers
-from benchmarks.samples import GAP, LABEL, panel, reconstruct
+from benchmarks.samples import GAP, LABEL, middle, middle_of_worst, panel, reconstruct
 from xfr.images import read_picture
 
 
@@ -41,17 +41,30 @@ def test_a_rate_that_a_codec_cannot_reach_names_it(codecs, workplace):
 @pytest.mark.parametrize("zoom", [1, 2])
 def test_a_panel_shows_the_middle_pixel_by_pixel(zoom):
     pixels = colour(72, 96)
-    shown = np.asarray(panel("a label\nof two lines", pixels, [48, 32], zoom))[LABEL:]
+    shown = np.asarray(panel("a label\nof two lines", pixels, [48, 32], zoom, middle(pixels)))[
+        LABEL:
+    ]
     top, left = (72 - 32 // zoom) // 2, (96 - 48 // zoom) // 2
-    middle = pixels[top : top + 32 // zoom, left : left + 48 // zoom]
-    np.testing.assert_array_equal(shown, middle.repeat(zoom, 0).repeat(zoom, 1))
+    inner = pixels[top : top + 32 // zoom, left : left + 48 // zoom]
+    np.testing.assert_array_equal(shown, inner.repeat(zoom, 0).repeat(zoom, 1))
 
 
 def test_a_picture_smaller_than_the_crop_is_shown_whole():
     pixels = colour(20, 30)
-    shown = np.asarray(panel("small\n", pixels, [48, 32], 1))[LABEL:]
+    shown = np.asarray(panel("small\n", pixels, [48, 32], 1, middle(pixels)))[LABEL:]
     np.testing.assert_array_equal(shown[:20, :30], pixels)
     assert (shown[20:] == 255).all() and (shown[:, 30:] == 255).all()
+
+
+def test_the_worst_tile_is_shown_even_in_a_corner():
+    original = colour(256, 384)
+    another, ours = original.copy(), original // 8 * 8
+    another[:100, :100] = 255
+    ours[200:, 300:] = 255
+    centre = middle_of_worst([("original", original), ("another", another), ("ours", ours)])
+    assert centre == (384 - 64, 256 - 64)
+    shown = np.asarray(panel("ours\n", ours, [160, 160], 1, centre))[LABEL:]
+    np.testing.assert_array_equal(shown, ours[-160:, -160:])
 
 
 def test_the_figure_has_a_row_for_each_picture_and_zoom(script, workplace, checkpoints):
@@ -59,7 +72,7 @@ def test_the_figure_has_a_row_for_each_picture_and_zoom(script, workplace, check
         save_png(workplace / f"{seed}.png", colour(72, 96, seed))
     done = script("benchmarks/samples", "0.png", "1.png", "--model", checkpoints["hyperprior"],
                   "--codecs", "jpeg", "--bpp", 3, "--crop", 48, 32, "--zoom", 1, 2,
-                  "--out", "figure.png")  # fmt: skip
+                  "--worst", "--out", "figure.png")  # fmt: skip
     assert done.code == 0, done.err
     width, height = Image.open("figure.png").size
     assert (width, height) == (3 * 48 + 2 * GAP, 4 * (32 + LABEL) + 3 * GAP)

@@ -1,11 +1,30 @@
 """The distortions that a codec can be trained for, each in a record of its own."""
 
+import io
+from functools import cache
+
+import numpy as np
 import pytest
 import torch
-from helpers import as_tensor, colour, noise
+from helpers import ROOT, as_tensor, colour, noise
+from PIL import Image
+from torch import Tensor
 
-from model.distortion import RECORDS
+from model.cvvdp import cvvdp_distance, cvvdp_terms
+from model.distortion import CVVDP_EXPONENT, CVVDP_FACTOR, RECORDS, ssimulacra2_cost
 from model.limits import DISTORTIONS
+
+
+@cache
+def photograph(quality: int) -> tuple[Tensor, Tensor]:
+    """A part of a photograph after JPEG, and before: [1, 3, 192, 192]."""
+    original = (
+        Image.open(ROOT / "out/original/chelsea.png").convert("RGB").crop((130, 60, 322, 252))
+    )
+    file = io.BytesIO()
+    original.save(file, "jpeg", quality=quality, subsampling=0)
+    pair = (np.array(image) for image in (Image.open(file), original))
+    return tuple(as_tensor(pixels)[None] / 255 for pixels in pair)
 
 
 def test_every_distortion_has_a_name_for_the_command_line_and_a_record():
@@ -22,6 +41,58 @@ def test_a_distortion_is_zero_for_equal_pictures_and_grows_with_the_error_and_wi
     assert 0 < loss(little, x, low) < loss(much, x, low) < loss(much, x, high)
     (gradient,) = torch.autograd.grad(loss(much, x, high).sum(), much)
     assert gradient.isfinite().all() and (gradient * (much - x)).sum() > 0
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_distortion_does_not_depend_on_its_batch(name):
+    pairs, lmbda = (
+        [photograph(quality) for quality in (10, 30, 80)],
+        torch.tensor([0.001, 0.006, 0.03]),
+    )
+    together = RECORDS[name].loss(*map(torch.cat, zip(*pairs)), lmbda)
+    alone = [RECORDS[name].loss(*pair, lmbda[i : i + 1]) for i, pair in enumerate(pairs)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert together.unique().numel() == 3
+
+
+# JPEG at a quality, and the lmbda of a codec's files that look like it.
+ALIKE = pytest.mark.parametrize("quality, lmbda", [(10, 0.001), (30, 0.006), (80, 0.03)])
+
+
+@ALIKE
+def test_both_measures_of_the_visual_distortion_count_about_as_much(quality, lmbda):
+    pair, lmbda = photograph(quality), torch.tensor([lmbda])
+    cvvdp_cost = CVVDP_FACTOR * lmbda**CVVDP_EXPONENT * cvvdp_distance(*pair)
+    assert 0.5 < cvvdp_cost / ssimulacra2_cost(*pair, lmbda) < 2
+
+
+@ALIKE
+def test_distortions_cost_about_as_much_so_that_a_quality_has_about_as_many_bytes(quality, lmbda):
+    costs = [
+        record.loss(*photograph(quality), torch.tensor([lmbda])) for record in RECORDS.values()
+    ]
+    assert max(costs) < 1.6 * min(costs)
+
+
+def test_a_step_against_the_gradient_of_the_visual_distortion_lowers_all_that_it_consists_of():
+    x_hat, x = photograph(30)
+    lmbda = torch.tensor([0.006])
+    x_hat = x_hat.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(RECORDS["visual"].loss(x_hat, x, lmbda).sum(), x_hat)
+    step = x_hat.detach() - 1e-3 * gradient / gradient.abs().max()
+    for part in (*(RECORDS[name].loss for name in RECORDS), ssimulacra2_cost):
+        assert part(step, x, lmbda) < part(x_hat, x, lmbda)
+    for before, after in zip(cvvdp_terms(x_hat, x), cvvdp_terms(step, x)):
+        assert after < before
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_gradients_are_finite_at_equal_and_at_the_farthest_pictures(name):
+    black = torch.zeros(1, 3, 32, 32)
+    for x_hat, x in ((black, black), (black + 1, black), (black, black + 1), (black - 9, black)):
+        x_hat = x_hat.clone().requires_grad_()
+        RECORDS[name].loss(x_hat, x, torch.tensor([0.4])).sum().backward()
+        assert x_hat.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -1,15 +1,17 @@
 """What is told before any work, and where the scripts look for things."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, colour, run_process, save_png
+from helpers import ROOT, colour, noise, run_process, save_png
 from PIL import Image
 
 from utils.console import size
+from xfr.checkpoints import SHIPPED
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
 WITHOUT_TORCH = f"""
@@ -157,6 +159,69 @@ def test_a_file_that_cannot_be_is_refused_and_becomes_no_folder(script, photos, 
     assert sorted(photos.rglob("*")) == before
 
 
+# Inputs without an option
+
+
+def test_files_and_folders_are_named_without_an_option(script, photos, checkpoints):
+    save_png(photos / "one.png", colour(30, 30))
+    save_png(photos / "more/sub/c.png", colour(30, 30))
+    model = ["--model", checkpoints["binary"]]
+    encoded = script("encode", "photos/", "--quality", 40, "one.png", *model, "more", "--recursive")
+    assert encoded.code == 0 and encoded.out.startswith("4 encoded: ")
+    names = [path.relative_to("out/compressed") for path in Path("out/compressed").rglob("*.xfr")]
+    assert sorted(map(str, names)) == ["a.xfr", "b.xfr", "one.xfr", "sub/c.xfr"]
+    folders = ["out/compressed", "out/compressed/sub"]
+    decoded = script("decode", *model, *folders, "--out_folder", "plain", "--file_format", "png")
+    assert decoded.code == 0
+    names = sorted(path.name for path in Path("plain").iterdir())
+    assert names == ["a.png", "b.png", "c.png", "one.png"]
+
+
+def test_an_input_that_is_named_twice_is_encoded_once(script, photos, checkpoints):
+    model = ["--model", checkpoints["binary"]]
+    encoded = script("encode", "photos", "./photos/a.png", "--image_folder", "photos/b.png", *model)
+    assert encoded.code == 0 and encoded.out.startswith("2 encoded: ")
+
+
+def test_one_input_to_one_file(script, photos, checkpoints):
+    model = ["--model", checkpoints["binary"]]
+    assert script("encode", "photos/a.png", "--out_folder", "b.xfr", *model).code == 0
+    assert script("decode", "b.xfr", "--out_folder", "c.png", *model).code == 0
+    assert Image.open("c.png").size == (70, 48)
+    many = script("encode", "photos/a.png", "photos/b.png", "--out_folder", "d.xfr", *model)
+    error = "encode.py: error: d.xfr is the name of a file, but there are several inputs"
+    assert many.code == 1 and last_line(many) == error
+
+
+def test_pictures_of_one_name_in_two_inputs_are_told_apart_by_their_folders(script, photos):
+    save_png(photos / "more/a.png", colour(30, 30))
+    result = script("encode", "photos", "more")
+    assert result.code == 1 and result.out.startswith("1 encoded, 2 failed: ")
+    assert "photos/a.png and more/a.png have the same result, a.xfr" in result.err
+    assert "rename one" in result.err and "--keep_extension" not in result.err
+
+
+def test_an_input_that_does_not_exist_is_told_before_any_work(script, photos):
+    result = script("encode", "photos", "nowhere.png")
+    error = "encode.py: error: no such file or folder: nowhere.png"
+    assert result.code == 1 and result.err == error
+    assert not Path("out").exists()
+
+
+def test_an_empty_folder_among_others_is_noted(script, photos, checkpoints):
+    Path("empty").mkdir()
+    result = script("encode", "photos", "empty", "--model", checkpoints["binary"])
+    assert result.code == 0 and result.out.startswith("2 encoded: ")
+    note = (
+        "note: empty: no pictures that Pillow reads in empty: it holds no files (reported once)\n"
+    )
+    assert result.err == note
+    Path("photos/a.png").unlink()
+    Path("photos/b.png").unlink()
+    result = script("encode", "empty", "photos")
+    assert result.code == 1 and "no pictures that Pillow reads in empty: " in last_line(result)
+
+
 # Nothing to do
 
 
@@ -196,6 +261,17 @@ def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
 # Messages that say what to do
 
 
+def test_memory_that_is_short_before_the_first_picture_is_one_line(script, photos, monkeypatch):
+    for error in (MemoryError(), RuntimeError("[enforce fail] can't allocate memory: 9 bytes")):
+
+        def short(path, error=error):
+            raise error
+
+        monkeypatch.setattr("xfr.encoder.load_checkpoint", short)
+        result = script("encode", "--image_folder", "photos")
+        assert result.code == 1 and result.err == "encode.py: error: not enough memory"
+
+
 def test_effort_names_the_codec_that_has_it(script, photos):
     line = last_line(script("encode", "--image_folder", "photos", "--effort", 3))
     assert "--effort: main cannot use it" in line
@@ -208,9 +284,15 @@ def test_a_device_that_does_not_exist_is_told_which_do(script, photos):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("20000", 20000), ("20k", 20000), ("1.5M", 1_500_000), ("2.3m", 2_300_000)]
-)
-def test_sizes_may_have_a_suffix(text, value):
+    ("text", "value"),
+    [
+        ("20000", 20000), ("20k", 20000), ("1.5M", 1_500_000), ("2.3m", 2_300_000),
+        ("20kB", 20000), ("1.5MB", 1_500_000), ("20 k", 20000), (" 20 KB ", 20000), ("500b", 500),
+        ("500 B", 500), (".5 MB", 500_000), ("64KiB", 65536), ("1.5 MiB", 1_572_864),
+        ("1GB", 10**9), ("0.07k", 70),
+    ],
+)  # fmt: skip
+def test_sizes_may_have_a_unit(text, value):
     assert size(text) == value
 
 
@@ -241,6 +323,40 @@ def test_a_defect_of_a_codec_shows_its_type_and_place(
 
 
 # Totals
+
+
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [
+        ([], "quality 50"),
+        (["--quality", 7], "quality 7"),
+        (["--target_bpp", 2.5], "target_bpp 2.5"),
+        (["--model", "out/visual.tar", "--effort", 1], "quality 50, effort 1"),
+    ],
+)
+def test_the_last_line_says_how_files_were_made_where_they_are_and_how_long_it_took(
+    script, photos, flags, made
+):
+    result = script("encode", "photos", "--out_folder", "packed", *flags)
+    name = "visual" if "--effort" in flags else "main"
+    label = rf"{name} \({SHIPPED[name].fingerprint:016x}\)"
+    line = result.out.splitlines()[-1]
+    assert re.search(
+        rf", \d+\.\d\d s per picture, \d+\.\d s, .*with {label}, {made} -> packed$", line
+    )
+
+
+def test_the_last_lines_of_decode_and_test_say_how_the_files_were_made(script, photos):
+    for name in "ab":
+        save_png(photos / f"photos/{name}.png", noise(60, 60))  # no graphic
+    script("encode", "photos/a.png", "--quality", 20)
+    script("encode", "photos/b.png", "--model", "out/visual.tar")
+    names = [f"{name} ({SHIPPED[name].fingerprint:016x})" for name in ("main", "visual")]
+    made = f" s, with {' and '.join(names)}, qualities 20 to 50"
+    assert f"{made} -> out/reconstructed\n" in script("decode").out
+    tested = script("test", "--folder_path_original", "photos").out.splitlines()
+    assert tested[0].endswith(made) and tested[1].endswith(" -> out/scores/scores.csv")
+    assert script("decode", "--verify").out.endswith(f"{made}\n")
 
 
 def test_rates_are_of_all_pictures_together_and_agree_in_all_scripts(

@@ -5,16 +5,19 @@ import os
 import re
 import resource
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, colour, noise, save_png
+from PIL import Image
 
 from model.checkpoint import load_checkpoint
+from model.codec import Codec
 from utils.files import atomic_write
-from xfr.images import Picture, write_picture
+from xfr.images import Picture, read_picture, write_picture
 
 MODEL = ["--model", ROOT / "out/main.tar"]
 
@@ -61,6 +64,31 @@ def test_a_disk_that_is_full(script, originals):
         one_failed(script("encode", *MODEL), large.name, "2 encoded")
     assert Path("out/compressed/large.xfr").read_bytes() == b"XFR, old"
     assert everything("out/compressed") == ["a.xfr", "b.xfr", "large.xfr"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root alone mounts")
+@pytest.mark.parametrize("extension", ["bmp", "jp2"])
+def test_a_disk_that_is_full_ends_the_job_with_one_line(script, originals, extension):
+    for name in "cdefghij":
+        save_png(originals / f"{name}.png", noise(100, 100))
+    script("encode", *MODEL)
+    small = originals.parent / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        (small / "fill").write_bytes(bytes(50_000))
+        flags = ["--out_folder", small, "--file_format", extension]
+        result = script("decode", *MODEL, *flags)
+        assert result.code == 1 and result.out == ""
+        error = f"No space left on device; finished files are kept: '{small}"
+        (line,) = [line for line in result.err.splitlines() if "note: " not in line]
+        assert line.startswith("decode.py: error: ") and error in line
+        for path in set(small.iterdir()) - {small / "fill"}:
+            Image.open(path).load()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_disk_that_is_full_while_training(script, workplace):
@@ -152,12 +180,91 @@ def test_an_input_that_has_vanished(script, originals):
     one_failed(script("test"), "gone.png", "2 scored")
 
 
+def test_a_picture_that_vanishes_once_it_is_read_is_no_failure(script, originals, monkeypatch):
+    def read_and_remove(path: Path, max_pixels: int) -> Picture:
+        picture = read_picture(path, max_pixels)
+        path.unlink()
+        return picture
+
+    monkeypatch.setattr("xfr.images.read_picture", read_and_remove)
+    result = script("encode", *MODEL)
+    assert result.code == 0 and result.out.startswith("2 encoded: ") and result.err == ""
+    assert everything("out/compressed") == ["a.xfr", "b.xfr"]
+
+
+def test_memory_that_is_short_for_a_picture_is_told_as_that(script, originals, monkeypatch):
+    compress = Codec.compress
+
+    def short(self, image, *settings):
+        if image.shape[0] > 100:
+            raise MemoryError
+        return compress(self, image, *settings)
+
+    monkeypatch.setattr("model.codec.Codec.compress", short)
+    save_png(originals / "large.png", noise(101, 20))
+    result = script("encode", *MODEL)
+    one_failed(result, "large.png: not enough memory for this picture", "2 encoded")
+    monkeypatch.setattr("xfr.images.read_any", lambda *_: short(None, noise(101, 1)))
+    result = script("encode", originals / "a.png", *MODEL)
+    assert result.err == f"failed: {originals}/a.png: not enough memory for this picture\n"
+
+
 def test_links_that_go_in_circles(script, originals):
     (originals / "circle.png").symlink_to("circle.png")
     (originals / "up").symlink_to("..")
     (originals / "up2").symlink_to(".")
     one_failed(script("encode", *MODEL, "--recursive"), "circle.png", "2 encoded")
     assert everything("out/compressed") == ["a.xfr", "b.xfr"]
+
+
+def test_pictures_that_are_not_read_have_failed_and_all_else_is_counted(script, originals):
+    contents = {"c.nef": b"II*\0", "d.CR3": b"\0\0\0\x18ftypcrx ", "e.xcf": b"gimp xcf v011"}
+    contents |= {"v.mov": b"\0\0\0\x14ftypqt  ", "t.txt": b"text", "w.TXT": b"text", "README": b"-"}
+    for name, beginning in contents.items():
+        (originals / name).write_bytes(beginning + bytes(100))
+    (originals / ".hidden.nef").write_bytes(b"II*\0")
+    (originals / "old.xfr").write_bytes(b"XFR")
+    os.mkfifo(originals / "pipe.dng")
+    (originals / "sub").mkdir()
+    result = script("encode", *MODEL)
+    assert result.code == 1 and result.out.startswith("2 encoded, 3 failed, 6 left alone: ")
+    lines = result.err.splitlines()
+    raw = "a camera's raw file: develop it first, as with the package rawpy"
+    assert lines == [
+        f"failed: out/original/c.nef, out/original/d.CR3: {raw}",
+        "failed: out/original/e.xcf: not a format that is read: export a png",
+        "left alone: out/original/sub: sub-folders, see --recursive",
+        "left alone: 2 .txt, 1 README, 1 .dng, 1 .mov: no pictures",
+    ]
+
+
+def test_a_picture_that_needs_a_package_names_it(script, originals, monkeypatch):
+    monkeypatch.setattr("xfr.formats.is_installed", lambda name: False)
+    for path in originals.iterdir():
+        path.unlink()
+    for index in range(5):
+        (originals / f"{index}.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    result = script("encode", *MODEL)
+    assert result.code == 1 and result.out == "0 encoded, 5 failed\n"
+    names = ", ".join(f"out/original/{index}.heic" for index in range(3))
+    assert result.err == f"failed: {names} and 2 more: HEIF: needs the package pillow-heif\n"
+
+
+def test_other_files_are_no_failure_and_one_format_leaves_the_others_alone(script, originals):
+    (originals / "notes.txt").write_text("text")
+    (originals / "c.nef").write_bytes(b"II*\0")
+    Image.fromarray(colour(20, 20)).save(originals / "c.jpg")
+    result = script("encode", *MODEL, "--file_format", "jpg")
+    assert result.code == 0 and result.out.startswith("1 encoded, 4 left alone: ")
+    assert "left alone: 2 .png, 1 " in result.err and result.err.endswith(": not .jpg\n")
+
+
+def test_links_to_folders_are_left_alone_and_told(script, originals):
+    save_png(originals.parent / "elsewhere/c.png", colour(20, 20))
+    (originals / "link").symlink_to("../elsewhere")
+    result = script("encode", *MODEL, "--recursive")
+    assert result.code == 0 and result.out.startswith("2 encoded, 1 left alone: ")
+    assert result.err == "left alone: out/original/link: links to folders\n"
 
 
 def test_folders_that_cannot_be_listed(script, originals, monkeypatch):

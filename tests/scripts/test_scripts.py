@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from PIL import Image, ImageCms
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
 from utils.measures import psnr
-from xfr.file import unpack
+from xfr.file import pack, unpack
 from xfr.images import read_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -142,6 +143,26 @@ def test_decode_writes_the_format_that_is_asked_for(script, project, extension):
     assert tested.code == 0 and len(scores()) == 2
 
 
+@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
+def test_decode_writes_the_quality_that_is_asked_for(script, project, extension):
+    save_png(project / "out/original/photo.png", noise(48, 70))
+    script("encode", "--quality", 100)
+    flags = ["--file_format", extension, "--output_quality"]
+    sizes = []
+    for quality in (20, 60, 90):
+        assert script("decode", *flags, quality).code == 0
+        sizes.append(Path(f"out/reconstructed/photo.{extension}").stat().st_size)
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_an_output_quality_of_a_format_without_one_is_refused_before_any_work(script, project):
+    script("encode")
+    for flags in ([], ["--file_format", "png"], ["--out_folder", "a.tiff"]):
+        result = script("decode", *flags, "--output_quality", 90)
+        assert result.code == 1 and "only jpg, webp and avif have" in only_line(result.err)
+    assert not Path("out/reconstructed").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_not_utf_8_passes_through_all_scripts(script, project):
     strange = os.fsdecode(b"caf\xe9")
@@ -179,7 +200,10 @@ def test_two_processes_share_a_folder_and_give_one_summary(script, project):
         save_png(project / f"out/original/{index}.png", colour(50, 60, index))
     Path("out/original/damaged.png").write_bytes(b"damaged")
     shared = torchrun(ROOT / "encode.py", "--out_folder", "shared")
-    assert shared.out.startswith("11 encoded, 1 failed: ") and shared.out.count("\n") == 1
+    assert (
+        shared.out.startswith("11 encoded, 1 failed, 1 left alone: ")
+        and shared.out.count("\n") == 1
+    )
     assert shared.code == 0 and shared.err.count("failed: out/original/damaged.png") == 1
     assert "Traceback" not in shared.err and "note: the exit code is 0" in shared.err
     script("encode", "--out_folder", "alone")
@@ -214,7 +238,7 @@ def test_what_a_killed_process_leaves_a_second_run_completes(script, project):
 
     result = torchrun(ROOT / "encode.py", "--out_folder", "killed", "--skip_existing")
     assert result.code == 0
-    assert result.out.startswith(f"{101 - len(left)} encoded, {len(left)} skipped: ")
+    assert result.out.startswith(f"{101 - len(left)} encoded, {len(left)} skipped, 1 left alone: ")
     script("encode", "--out_folder", "alone")
     assert files("killed") == files("alone") and len(files("alone")) == 101
     assert all(Path("killed", f).read_bytes() == Path("alone", f).read_bytes()
@@ -284,7 +308,7 @@ def test_a_result_that_is_larger_than_the_original_is_noted_and_counted(script, 
         Path(f"out/original/dot{index}.ppm").write_bytes(b"P6 1 1 255 abc")
     result = script("encode")
     size = Path("out/compressed/dot0.xfr").stat().st_size
-    assert result.code == 0 and result.out.strip().endswith(", 3 larger than the original")
+    assert result.code == 0 and ", 3 larger than the original, " in result.out
     note = rf"dot[012]\.ppm: grows from 14 to {size} bytes: try a lower quality or target"
     note += r" \(reported once\)"
     assert re.search(note, result.err)  # for whichever is done first
@@ -309,8 +333,24 @@ def test_two_pictures_of_the_same_name_are_refused_by_name_and_the_others_are_do
     assert result.code == 1 and "1 encoded, 2 failed" in result.out
     for line, name in zip(failures(result), ("photo.jpg:", "photo.png:"), strict=True):
         assert name in line and "photo.jpg and photo.png" in line
-    assert "rename one" in result.err and "--file_format" in result.err
+    assert "rename one" in result.err and "--keep_extension" in result.err
     assert files("out/compressed") == ["other.xfr"]
+
+
+def test_pictures_of_one_name_in_two_formats_go_through_all_scripts(script, project):
+    for seed, name in enumerate(("photo.tif", "photo.JPG", "sub/a.b.png"), 1):
+        Image.fromarray(colour(48, 70, seed)).save(Path("out/original", name))
+    keep, recursive = "--keep_extension", "--recursive"
+    assert script("encode", keep, recursive).code == 0
+    stems = ["photo.JPG", "photo.png", "photo.tif", "sub/a.b.png", "sub/deep.png"]
+    assert files("out/compressed") == [f"{stem}.xfr" for stem in stems]
+    assert "5 skipped" in script("encode", keep, recursive, "--skip_existing").out
+    assert script("decode", recursive).code == 0
+    assert files("out/reconstructed") == [f"{stem}.bmp" for stem in stems]
+    second = ["--folder_path_second", "out/reconstructed"]
+    assert script("test", keep, recursive, *second).code == 0
+    assert [row["file"] for row in scores()[:-1]] == stems
+    assert all(float(row["psnr"]) > 25 and row["second_psnr"] == row["psnr"] for row in scores())
 
 
 def test_a_file_is_not_made_again_from_what_was_decoded_beside_it(script, project):
@@ -452,6 +492,33 @@ def test_encode_skips_what_is_intact_and_redoes_what_is_not(script, project):
     assert (packed / "intact.xfr").stat().st_mtime_ns == before
     assert (packed / "cut.xfr").read_bytes() == good
     assert unpack((packed / "other.xfr").read_bytes()).quality == DEFAULT_QUALITY
+
+
+@pytest.mark.parametrize("shape", [(48, 70), (40, 70)])
+@pytest.mark.parametrize("date", [0, 1e9, 4e9])
+def test_encode_redoes_a_picture_that_was_replaced_whatever_its_date(script, project, date, shape):
+    script("encode")
+    save_png(Path("out/original/photo.png"), colour(*shape, 7))
+    os.utime("out/original/photo.png", (date, date))
+    assert "1 encoded" in script("encode", "--skip_existing").out
+    assert unpack(Path("out/compressed/photo.xfr").read_bytes()).shape == shape
+    assert "1 skipped" in script("encode", "--skip_existing").out
+
+
+def test_encode_skips_a_picture_that_was_copied(script, project):
+    script("encode")
+    shutil.copy("out/original/photo.png", "copy.png")
+    Path("copy.png").replace("out/original/photo.png")  # with the date of today
+    assert "1 skipped" in script("encode", "--skip_existing").out
+
+
+def test_files_that_do_not_say_what_they_were_made_from_are_skipped_by_date(script, project):
+    script("encode")
+    packed = Path("out/compressed/photo.xfr")
+    packed.write_bytes(pack(replace(unpack(packed.read_bytes()), source=None)))
+    assert "1 skipped" in script("encode", "--skip_existing").out
+    os.utime("out/original/photo.png", (4e9, 4e9))
+    assert "1 encoded" in script("encode", "--skip_existing").out
 
 
 def test_encode_redoes_what_another_checkpoint_made(script, project):
@@ -678,11 +745,14 @@ def test_the_csv_goes_where_its_path_says(script, project):
         ("encode", ["--max_bytes", "1.2345k"]),
         ("encode", ["--max_bytes", "infk"]),
         ("encode", ["--max_bytes", "k"]),
+        ("encode", ["--max_bytes", "20kbit"]),
+        ("encode", ["--max_bytes", "2..5k"]),
         ("encode", ["--target_psnr", "x"]),
         ("encode", ["--quality", "60", "--max_bytes", "10"]),
         ("encode", ["--quality", "50", "--max_bytes", "10"]),
         ("decode", ["--precision", "double"]),
         ("decode", ["--max_pixels", "0"]),
+        ("decode", ["--output_quality", "101"]),
         ("train", ["--validation_split", "1"]),
         ("train", ["--batch_size", "0"]),
         ("train", ["--num_of_epochs", "0"]),

@@ -1,5 +1,7 @@
+import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -190,6 +192,33 @@ def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path):
             assert path.read_bytes() == b"old"
         assert reader.read() == b"old"  # a new file in its place, not new content in it
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
+def test_a_file_that_is_made_again_keeps_its_mode_from_the_first_byte_on(tmp_path, mode):
+    path = tmp_path / "file"
+    path.touch(mode)
+    path.chmod(mode)
+    with atomic_write(path) as stream:
+        (temporary,) = set(tmp_path.iterdir()) - {path}
+        assert temporary.stat().st_mode & 0o7777 == mode
+        stream.write(b"new")
+    assert path.stat().st_mode & 0o7777 == mode and path.read_bytes() == b"new"
+
+
+def test_a_folder_is_synced_once_the_file_has_its_name(tmp_path, monkeypatch):
+    path, synced, sync = tmp_path / "file", [], os.fsync
+
+    def note(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append("folder" if is_folder else "file")
+        assert path.exists() == is_folder
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+    assert synced == ["file", "folder"]
 
 
 def test_a_written_file_has_the_mode_of_any_other(tmp_path):

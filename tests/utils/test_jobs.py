@@ -1,6 +1,9 @@
 """Work on many files: in order or not, failures stay with their file, and memory is bounded."""
 
+import errno
+import os
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +119,84 @@ def test_a_failure_stays_with_its_file_and_a_skip_is_none(stage, capsys):
     assert (tally.failed, tally.skipped) == (1, 1)
     assert sorted(stages.order) == sorted(set(PATHS) - {PATHS[3], PATHS[5]})
     assert capsys.readouterr().err.splitlines() == ["failed: 3.png: this one"]
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, IN_FLIGHT), (100, 3), (149, 2), (151, 1), (900, 1)])
+def test_pictures_are_computed_together_only_within_a_number_of_bytes(monkeypatch, size, most):
+    monkeypatch.setattr("utils.jobs.PIXEL_BYTES_IN_FLIGHT", 300)
+    lock, at_work, seen = threading.Lock(), [], []
+
+    def compute(path: Path, loaded: int) -> int:
+        with lock:
+            at_work.append(path)
+            seen.append(len(at_work))
+        time.sleep(0.003)
+        return loaded
+
+    def save(path: Path, loaded: int) -> None:
+        time.sleep(0.001)
+        with lock:
+            at_work.remove(path)
+
+    tally, computers = Tally("done"), ThreadPoolExecutor(IN_FLIGHT)
+    run_job(PATHS, tally, lambda path: size, compute, save, computers, lambda loaded: loaded)
+    assert not tally.failed and len(seen) == len(PATHS)
+    assert max(seen) == most or (size == 1 and 2 < max(seen) <= most)
+
+
+def test_one_more_picture_than_has_room_is_read(monkeypatch):
+    monkeypatch.setattr("utils.jobs.PIXEL_BYTES_IN_FLIGHT", 300)
+    stages, tally = Stages("compute"), Tally("done")
+    work = stages.load, stages.compute, stages.save
+    run_job(PATHS, tally, *work, ThreadPoolExecutor(3), lambda loaded: 200)
+    assert stages.order == PATHS and stages.most == 2
+
+
+def test_small_pictures_do_not_wait_for_room_that_a_failed_one_had(monkeypatch, capsys):
+    monkeypatch.setattr("utils.jobs.PIXEL_BYTES_IN_FLIGHT", 300)
+    stages, tally = Stages(""), Tally("done")
+
+    def fail_first(path: Path, loaded: str) -> str:
+        if path == PATHS[0]:
+            raise ValueError("this one")
+        return stages.compute(path, loaded)
+
+    computers = ThreadPoolExecutor(1)
+    run_job(PATHS, tally, stages.load, fail_first, stages.save, computers, lambda loaded: 300)
+    assert tally.failed == 1 and stages.order == PATHS[1:]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_ends_the_job_with_one_message(number, capsys):
+    stages, tally = Stages(""), Tally("done")
+
+    def full(path: Path, computed: str) -> None:
+        if path == PATHS[3]:
+            raise OSError(number, os.strerror(number), "out/3.xfr")
+        stages.save(path, computed)
+
+    with pytest.raises(OSError, match="; finished files are kept: 'out/3.xfr'") as caught:
+        run_job(PATHS, tally, stages.load, stages.compute, full, ThreadPoolExecutor(1))
+    assert caught.value.errno == number and tally.at_work.stopped.is_set()
+    assert stages.order[:3] == PATHS[:3] and PATHS[3] not in stages.order
+    assert len(stages.order) < 3 + IN_FLIGHT and capsys.readouterr().err == ""
+
+
+def test_a_log_file_has_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr("utils.jobs.LOG_SECONDS", 0.1)
+    monkeypatch.setattr("utils.progress.LOG_SECONDS", 0.1)
+    tally = Tally("done")
+
+    def compute(path: Path, loaded: Path) -> Path:
+        with tally.progress(path) as report:
+            report(0.25)
+            time.sleep(0.25 if path == PATHS[1] else 0)
+        return loaded
+
+    run_job(PATHS[:3], tally, Path, compute, lambda *_: None, ThreadPoolExecutor(1))
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 3
+    assert re.fullmatch(r"1 of 3 pictures, 00:00, about 00:00 left; 1.png 25%", lines[0])
 
 
 def test_one_thread_after_the_other_keeps_the_order():

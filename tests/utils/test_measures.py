@@ -111,6 +111,29 @@ def test_ms_ssim_of_nearly_equal_bright_pictures_is_exact_and_not_above_1():
         assert found <= 1 and found == pytest.approx(np.mean(expected), abs=1e-9)
 
 
+@pytest.mark.parametrize("shape, place", [((300, 260), (299, 0)), ((128, 256), (5, 130)),
+                                          ((100, 290), (99, 289))])  # fmt: skip
+def test_the_worst_tile_is_found_wherever_it_is_and_nothing_else_counts(shape, place):
+    original = colour(*shape)
+    reconstruction = original ^ 1  # each value is wrong by 1
+    reconstruction[place] ^= 128
+    measure, pixels = MEASURES["psnr_worst"], min(shape[0], 128) * 128
+    errors = [
+        3 * (pixels - 1),
+        *(np.subtract(original[place], reconstruction[place], dtype=int) ** 2),
+    ]
+    expected = 10 * math.log10(255**2 * 3 * pixels / sum(errors))
+    assert measure.score(original, reconstruction) == pytest.approx(expected)
+    assert measure.score(original, reconstruction) < psnr(original, reconstruction)
+
+
+def test_the_worst_tile_of_an_evenly_coded_picture_is_scored_as_the_picture_is():
+    original = np.tile(colour(128, 128), (2, 3, 1))
+    reconstruction = original // 8 * 8
+    one = ssimulacra2(original[:128, :128], reconstruction[:128, :128])
+    assert MEASURES["ssimulacra2_worst"].score(original, reconstruction) == pytest.approx(one)
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_has_a_score_from_its_smallest_side_on(name):
     measure = MEASURES[name]

@@ -236,7 +236,7 @@ def test_an_interrupted_run_that_is_resumed_equals_one_that_was_not(train, monke
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_run_that_is_stopped_within_an_epoch_resumes_there(train, monkeypatch, arch):
-    flags = ["--arch", arch, "--num_of_epochs", 2, "--batch_size", 1]
+    flags = ["--arch", arch, "--num_of_epochs", 2]  # of three steps of two samples each
     assert train(*flags, "--save_at", "uninterrupted").code == 0
     saves = []
     save = Trainer.save_state

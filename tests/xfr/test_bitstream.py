@@ -26,6 +26,7 @@ from xfr.file import (
     TARGET,
     XMP,
     Xfr,
+    checksum,
     pack,
     read_file,
     unpack,
@@ -87,6 +88,7 @@ def files(draw) -> Xfr:
         draw(st.none() | st.tuples(names, st.floats(0, 2.0**100, width=32))),
         draw(st.booleans()),
         draw(st.integers(0, 9)),
+        draw(st.none() | st.integers(0, 2**32 - 1)),
     )
 
 
@@ -106,6 +108,21 @@ def test_every_size_comes_back(width, height):
 
 def test_an_ordinary_picture_has_at_most_32_bytes_around_its_payload():
     assert len(pack(PLAIN)) - len(PLAIN.payload) <= 32
+
+
+def test_the_source_takes_five_bytes_and_only_where_it_is_known():
+    data = pack(replace(PLAIN, source=0xCBF43926))
+    assert len(data) == len(pack(PLAIN)) + 5 and unpack(pack(PLAIN)).source is None
+    assert bytes.fromhex("cbf43926") in data and unpack(data).source == 0xCBF43926
+
+
+def test_a_checksum_is_that_of_all_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"123456789")
+    assert checksum(path) == 0xCBF43926  # the check value of CRC-32/ISO-HDLC
+    data = bytes(range(251)) * 10_000
+    path.write_bytes(data)
+    assert checksum(path) == zlib.crc32(data)
 
 
 def test_a_common_resolution_takes_a_byte():
@@ -170,7 +187,7 @@ def test_a_wrong_crc_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flags": 2048}, "unknown flags"),
+        ({"flags": 4096}, "unknown flags"),
         ({"flags": EFFORT, "rest": b"\0"}, "effort 0 is out of range"),
         ({"flags": EFFORT, "rest": b"\x0a"}, "effort 10 is out of range"),
         ({"quality": 0}, "quality 0"),
@@ -372,6 +389,16 @@ def test_an_absurd_size_is_not_recognised(has_encoded):
 def test_a_file_older_than_its_picture_is_not_recognised(has_encoded):
     assert has_encoded(EncodingSettings(50), age=-1)
     assert not has_encoded(EncodingSettings(50), age=10**9)
+
+
+def test_a_file_that_says_what_it_was_made_from_is_recognised_by_that_whatever_the_dates(
+    has_encoded,
+):
+    settings, empty = EncodingSettings(50), zlib.crc32(b"")
+    assert has_encoded(settings, source=empty, age=-(10**9))
+    assert has_encoded(settings, source=empty, age=10**9)
+    assert not has_encoded(settings, source=empty + 1, age=-(10**9))
+    assert not has_encoded(EncodingSettings(51), source=empty)
 
 
 def test_a_missing_file_is_not_recognised(checkpoints, tmp_path):

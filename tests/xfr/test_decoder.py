@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import GOLDEN, ROOT, noise, run_process, save_tiny
 
+from model import codec_class
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import Xfr, unpack
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from pathlib import Path
 sys.path[0] = {str(ROOT)!r}
+from model import codec_class
 from xfr.decoder import Decoder
 from xfr.file import unpack
 golden = Path({str(GOLDEN)!r})
@@ -33,7 +35,9 @@ NEEDLESS = [
     "xfr.encoder", "xfr.candidates", "xfr.palette", "xfr.targets",
     "utils", "matplotlib", "skimage", "ssimulacra2",
 ]  # fmt: skip
-IMPORTED_BY_THE_CODEC = ["model.hyperprior.search", "model.distortion", "model.ssimulacra2"]
+IMPORTED_BY_THE_CODEC = [
+    "model.hyperprior.search", "model.distortion", "model.ssimulacra2", "model.cvvdp",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,24 @@ def test_a_decoder_loads_nothing_that_only_the_encoder_needs(loaded, name):
 @pytest.mark.parametrize("name", IMPORTED_BY_THE_CODEC)
 def test_a_decoder_loads_no_search_and_no_training_loss(loaded, name):
     assert name not in loaded
+
+
+def test_a_decoder_reports_each_tile_that_is_done_and_ends_when_the_report_raises(tmp_path):
+    model = save_tiny(tmp_path / "tiny.tar")
+    height, width = 70, 2 * codec_class("binary").TILE + 1
+    data = Encoder(model).encode(Picture(noise(height, width)), EncodingSettings(1))
+    xfr, shares = unpack(data), []
+    assert not xfr.graphic
+    decoder = Decoder(model)
+    picture = decoder.decode(xfr, shares.append)
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+    assert np.array_equal(picture.pixels, decoder.decode(xfr).pixels)
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode(xfr, stop)
 
 
 @pytest.fixture(scope="module")

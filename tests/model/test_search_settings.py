@@ -1,0 +1,127 @@
+"""The settings of the encoder's search: steps, temperatures, noise, rates, and what pays."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from model.distortion import RECORDS
+from model.hyperprior import search
+from model.hyperprior.search import Adam, BandSearch, Coding, Point, Trial, plan, sampled
+
+MSE, VISUAL = (RECORDS[name].search for name in ("mse", "ssimulacra2"))
+
+
+@pytest.mark.parametrize(
+    ("effort", "mse", "visual"),
+    [
+        (1, (1, 0), (1, 0)),
+        (2, (3, 0), (3, 0)),
+        (3, (8, 0), (8, 0)),
+        (4, (20, 0), (1, 19)),
+        (5, (6, 42), (1, 47)),
+        (6, (12, 103), (1, 114)),
+        (9, (12, 1089), (1, 1100)),
+    ],
+)
+def test_the_steps_of_an_effort_are_divided_as_they_were_tuned(effort, mse, visual):
+    assert (plan(effort, MSE), plan(effort, VISUAL)) == (mse, visual)
+
+
+class Bowl:
+    """In place of an objective: the squares of all symbols."""
+
+    def __init__(self, distortion: str):
+        self.codec = SimpleNamespace(trained_for=RECORDS[distortion])
+        self.start = Point([torch.full((1, 4, 1, 1, 1), 0.4)], torch.full((1, 2, 1, 1), 0.4))
+
+    def __call__(self, point: Point, quantize) -> Trial:
+        values = [*point.parts, point.z]
+        return Trial(sum(quantize(x, torch.zeros(()))[0].square().sum() for x in values), [])
+
+
+@pytest.fixture
+def annealed(monkeypatch):
+    """The noise, temperatures and rates of y and z of an annealing of so many steps."""
+
+    def run(steps: int, distortion: str = "mse") -> SimpleNamespace:
+        found = SimpleNamespace(noise=set(), temperatures=[], y_rates=[], z_rates=[])
+
+        def spy(part, mean, temperature, noise, generator):
+            found.noise.add(noise)
+            found.temperatures.append(temperature)
+            return sampled(part, mean, temperature, noise, generator)
+
+        def step(self, x, gradient, rate):
+            (found.z_rates if x.shape[1] == 2 else found.y_rates).append(rate)
+
+        monkeypatch.setattr(search, "sampled", spy)
+        monkeypatch.setattr(Adam, "step", step)
+        bowl = Bowl(distortion)
+        BandSearch(bowl, 9, lambda _: None).anneal(bowl.start, steps)
+        found.temperatures = found.temperatures[::2]  # of y and z each
+        return found
+
+    return run
+
+
+def test_the_temperature_is_0_7_for_a_third_and_then_falls_linearly_towards_0_3(annealed):
+    found = annealed(300).temperatures
+    assert found[:101] == pytest.approx([0.7] * 101)
+    assert [found[150], found[200], found[299]] == pytest.approx([0.6, 0.5, 0.302])
+
+
+def test_noise_grows_with_the_root_of_the_steps_between_its_bounds(annealed):
+    noise = [annealed(steps).noise for steps in (9, 64, 100, 144, 400)]
+    assert [one.pop() for one in noise] == pytest.approx([0.6, 0.6, 0.75, 0.9, 1])
+    assert not any(noise)
+
+
+@pytest.mark.parametrize(("distortion", "rate"), [("mse", 0.013), ("ssimulacra2", 0.025)])
+def test_y_moves_at_its_rate_for_half_of_the_steps_and_then_ever_less(annealed, distortion, rate):
+    found = annealed(100, distortion).y_rates
+    assert len(found) == 100 and found[:51] == pytest.approx([rate] * 51)
+    assert [found[75], found[90]] == pytest.approx([rate / 2, rate / 5])
+
+
+def test_z_moves_only_in_the_first_third(annealed):
+    assert annealed(90).z_rates == [0.007] * 30
+
+
+# RDOQ
+
+
+def bits_of(symbol: int, scale: float) -> float:
+    """-log2 of a Gaussian's probability of a symbol."""
+    upper, lower = ((symbol + side) / (scale * math.sqrt(2)) for side in (0.5, -0.5))
+    return -math.log2((math.erf(upper) - math.erf(lower)) / 2)
+
+
+def changed(distortion: str, symbol: int, gradient: float, count: int = 2000) -> torch.Tensor:
+    """Values after a round of RDOQ in which all are this symbol, with this gradient of the cost,
+    of about scale 0.5."""
+    shape = 1, 4, 1, 1, count
+    index = 63 * math.log(0.5 / 0.11) / math.log(256 / 0.11)  # of 64 scales from 0.11 to 256
+    bits = torch.full(shape, bits_of(symbol, 0.5))
+    values = [torch.full(shape, value) for value in (float(symbol), 0.0, index, 1.0)]
+    part, rate = torch.full(shape, symbol + 0.3), torch.full(shape, gradient)
+    coding = Coding(bits, *values[:3], values[3].bool())
+    return BandSearch(Bowl(distortion), 1, lambda _: None).cheaper(part, rate, coding)
+
+
+# Half of the second derivative of the cost by a symbol: 6 / ln 2, and for visual six times that.
+@pytest.mark.parametrize(("distortion", "half"), [("mse", 8.656), ("ssimulacra2", 51.937)])
+@pytest.mark.parametrize(("symbol", "step"), [(1, -1), (0, 1), (-1, 1)])
+def test_a_change_pays_where_gradient_and_bits_outweigh_the_curvature(
+    distortion, half, symbol, step
+):
+    more_bits = bits_of(symbol + step, 0.5) - bits_of(symbol, 0.5)
+    just = -step * (half + more_bits)  # the gradient at which it costs nothing
+    start = torch.tensor(symbol + 0.3)
+    assert changed(distortion, symbol, just + step * 0.05).eq(start).all()
+    found = changed(distortion, symbol, just - step * 0.05)
+    assert 0.45 < found.ne(start).float().mean() < 0.55  # changes depend on each other
+    moved = found[found.ne(start)]
+    assert moved.round().eq(symbol + step).all()
+    assert ((moved - symbol - step / 2).abs() < 0.03).all()  # so that it is easily undone
