@@ -54,7 +54,7 @@ def test_the_entropy_networks_see_four_positions_of_the_tiles_before(monkeypatch
 @pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
 def test_a_wide_picture_is_refused_at_its_first_tile_before_memory_is_taken_for_others():
     codec, width = tiny_codec("hyperprior"), 2_796_202
-    payload = pack_chunk(b"\0") * (padded(width, codec.TILE) // codec.TILE)
+    payload = pack_chunk(b"\0\0") * (padded(width, codec.TILE) // codec.TILE)
     with memory_bound(16), pytest.raises(ValueError, match="number of channels"):
         codec.decompress(payload, 64, width, 50)
 
