@@ -5,10 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import as_tensor, colour, tiny_codec
 
 from model.distortion import RECORDS
 from model.hyperprior import search
-from model.hyperprior.search import Adam, BandSearch, Coding, Point, Trial, plan, sampled
+from model.hyperprior.search import (
+    Adam,
+    BandSearch,
+    Coding,
+    Objective,
+    Point,
+    Trial,
+    plan,
+    sampled,
+)
+from model.tiles import Tile, View
 
 MSE, VISUAL = (RECORDS[name].search for name in ("mse", "ssimulacra2"))
 
@@ -87,6 +98,31 @@ def test_y_moves_at_its_rate_for_half_of_the_steps_and_then_ever_less(annealed, 
 
 def test_z_moves_only_in_the_first_third(annealed):
     assert annealed(90).z_rates == [0.007] * 30
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_without_noise_a_value_leans_towards_its_nearer_integer(temperature):
+    """By a sigmoid of 4/3 of the fraction's logit, over the temperature twice."""
+    part = torch.tensor([2.25, -1.5, 0.9, 7.0])
+    found, _ = sampled(part, torch.zeros(()), temperature, 0.0, torch.Generator())
+    logits = [math.log(odds) / temperature**2 for odds in (1 / 3, 1, 9, 1 / 99)]
+    share = [1 / (1 + math.exp(-4 / 3 * logit)) for logit in logits]
+    expected = [low + one for low, one in zip((2, -2, 0, 7), share)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_all_noise_a_value_is_rounded_up_with_the_probability_that_it_leans_so():
+    generator = torch.Generator().manual_seed(0)
+    found, _ = sampled(torch.full((20_000,), 0.25), torch.zeros(()), 1.0, 1.0, generator)
+    assert (found > 0.5).float().mean().item() == pytest.approx(1 / (1 + 3 ** (4 / 3)), abs=0.01)
+
+
+def test_the_distortion_is_that_of_the_band_and_of_32_pixels_around_it():
+    codec, around = tiny_codec("hyperprior"), Tile(0, 256, 0, 128)
+    x, quality = as_tensor(colour(256, 128))[None] / 255, torch.tensor([50.0])
+    view = View(Tile(64, 128, 0, 64), around, x)
+    objective = Objective(codec, view, codec.analyse(x, quality), quality)
+    assert objective.x.equal(x[:, :, 32:160, :96])
 
 
 # RDOQ

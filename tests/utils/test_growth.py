@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import TINY, as_tensor, colour, noise, tiny_codec
 
-from utils.growth import grow
+from utils.growth import check_equal, grow
 from utils.step import TrainingStep
 
 QUALITY = torch.tensor([10.0, 50.0, 95.0])
@@ -63,3 +63,13 @@ def test_what_cannot_grow_is_refused(arch, changes, error):
     codec = tiny_codec(arch)
     with pytest.raises(ValueError, match=error):
         grow(codec, replace(TINY[arch], **changes))
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_a_codec_that_does_nearly_the_same_is_not_the_same(arch):
+    codec, other = tiny_codec(arch), tiny_codec(arch)
+    check_equal(codec, other)
+    last = list(other.synthesis.parameters())[-1]
+    last.add_(1e-3)
+    with pytest.raises(ValueError, match="does not do what the old one does"):
+        check_equal(codec, other)

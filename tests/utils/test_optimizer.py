@@ -1,10 +1,10 @@
-"""The moving average of the weights."""
+"""The optimiser's eigenbases, and the moving average of the weights."""
 
 import pytest
 import torch
 from torch import nn
 
-from utils.optimizer import WeightAverage
+from utils.optimizer import SOAP, WeightAverage
 
 
 def averaged(*steps: int) -> float:
@@ -39,3 +39,10 @@ def test_the_average_is_used_within_its_context_alone():
         assert layer.weight.item() == pytest.approx(latest.item() - 0.91)
     assert layer.weight.equal(latest)
     assert average.average["weight"].item() == pytest.approx(latest.item() - 0.91)
+
+
+def test_dimensions_of_2_to_512_have_eigenbases_and_vectors_have_none():
+    shapes = [(512, 3, 1, 1), (513, 2), (7,)]
+    stacks = SOAP([nn.Parameter(torch.zeros(shape)) for shape in shapes], 0.1).stacks
+    sizes = [[basis.shape[1] for basis in stack.bases] for stack in stacks]
+    assert sizes == [[512, 3], [0, 2], []]

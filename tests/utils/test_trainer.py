@@ -132,3 +132,15 @@ def test_the_validation_loss_is_the_mean_of_all_pictures_and_each_folder_has_its
     assert {name: mean.values[0] for name, mean in validated.items()} == {"x": 1.5, ".": 6}
     line = trainer.finish_epoch(validated, "epoch 1/3")
     assert "validation loss 3.000 (. 6.000, x 1.500, 0.500 bpp, 30.00 dB)" in line
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_prints_and_saves(trainer, monkeypatch, capsys, rank):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(EpochSchedule, "save_seconds", -1)
+    trainer.folder = trainer.root / "out"
+    trainer.folder.mkdir()
+    trainer.train(SimpleNamespace(after=batches), validation(trainer.root), EpochSchedule(1, 3))
+    names = {path.name for path in trainer.folder.iterdir()}
+    assert names == (set() if rank else {"last.tar", "best.tar", "history.csv", "history.png"})
+    assert bool(capsys.readouterr().out) == (rank == 0)

@@ -37,7 +37,7 @@ from utils.curves import QUALITIES, jpeg_curve
 from utils.data import crops_in, pure_colours, split
 from utils.files import find_files, image_extensions
 from utils.history import Mean
-from utils.optimizer import SOAP, Stack
+from utils.optimizer import SOAP
 from utils.schedule import EpochSchedule, learning_rate_factor
 from utils.step import CLIP_NORM, rate_distortion
 from utils.training import Trainer
@@ -170,13 +170,13 @@ def test_soap_steps_as_that_of_a_library_does(monkeypatch):
     shapes = [(9, 5, 3, 3), (7, 7, 1, 1), (7,), (7, 7), (6, 1, 3, 3), (4, 600), (1,)]
     weights = [torch.randn(shape) for shape in shapes]
     copies = [[nn.Parameter(weight.clone()) for weight in weights] for _ in range(2)]
-    settings = {"betas": [SOAP.DECAY] * 2, "precondition_frequency": SOAP.FREQUENCY}
+    settings = {"betas": [0.95] * 2, "precondition_frequency": 10, "eps": 1e-8}
     theirs = pytorch_optimizer.SOAP(
-        copies[1], lr=0.1, weight_decay=0, max_precondition_dim=Stack.MAX_SIDE, **settings
+        copies[1], lr=0.1, weight_decay=0, max_precondition_dim=512, **settings
     )
     for optimizer in [SOAP(copies[0], 0.1), theirs]:
         generator = torch.Generator().manual_seed(0)
-        for _ in range(2 * SOAP.FREQUENCY + 5):
+        for _ in range(25):
             for weight in copies[optimizer is theirs]:
                 weight.grad = torch.randn(weight.shape, generator=generator)
             optimizer.step()

@@ -1,0 +1,44 @@
+"""The curves of validation pictures: rates are of files, measures of 8-bit pictures."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from helpers import as_tensor, colour, noise
+from PIL import Image
+
+from utils.curves import QUALITIES, compare, curve, jpeg_curve
+from utils.measures import psnr
+
+PICTURES = [colour(64, 80, 0) // 2 + noise(64, 80, 1) // 4, colour(64, 80, 2)]
+
+
+def test_the_curve_of_jpeg_is_of_a_file_of_all_pictures_of_a_batch():
+    found = jpeg_curve([torch.stack(list(map(as_tensor, PICTURES))) / 255], "mse")
+    tall = np.concatenate(PICTURES)
+    for quality in QUALITIES:
+        stream = io.BytesIO()
+        Image.fromarray(tall).save(stream, "JPEG", quality=quality, optimize=True)
+        rate = 8 * len(stream.getvalue()) / (2 * 64 * 80)
+        decoded = np.split(np.asarray(Image.open(stream)), 2)
+        decibels = np.mean([psnr(*pair) for pair in zip(PICTURES, decoded)])
+        assert found[f"bpp_{quality}"] == pytest.approx(rate, rel=1e-5)
+        assert found[f"psnr_{quality}"] == pytest.approx(decibels, abs=1e-3)
+
+
+def test_a_reconstruction_is_compared_as_it_is_shown_rounded_and_within_its_range():
+    x = torch.full((1, 3, 16, 16), 250 / 255)
+    for shown, level in ((250, 250.4), (251, 250.6), (255, 300.0)):
+        (decibels,) = compare(torch.full_like(x, level / 255), x, ["psnr"])
+        error = max((shown - 250) ** 2, 1e-3)
+        assert decibels.item() == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+
+
+def test_a_curve_is_the_mean_over_pictures_whatever_the_sizes_of_the_batches():
+    def code(x, quality):
+        return x, x.mean((1, 2, 3)) * quality
+
+    batches = [torch.full((count, 3, 8, 8), value) for count, value in ((3, 0.2), (1, 1.0))]
+    found = curve(code, batches, ["psnr"])
+    assert [found[f"bpp_{q}"] for q in (10, 90)] == pytest.approx([4, 36])

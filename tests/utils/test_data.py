@@ -1,0 +1,47 @@
+"""Which pictures are trained on and which are held out, and how many crops each gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import save_png
+
+from utils.data import crops_in, split
+
+
+def paths(count: int, folder: str = "") -> list[Path]:
+    return [Path(folder, f"{index}.png") for index in range(count)]
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5])
+def test_about_a_fraction_of_the_pictures_is_held_out(fraction):
+    train, validation = split(paths(5000), fraction)
+    assert len(validation) / 5000 == pytest.approx(fraction, rel=0.1)
+    assert sorted(train + validation) == sorted(paths(5000))
+
+
+def test_the_same_pictures_are_held_out_for_ever_wherever_they_are():
+    """Or else a run that is resumed would be validated on what it was trained on."""
+    for listed in (paths(20), paths(20, "sub/folder"), paths(20)[::-1]):
+        _, validation = split(listed, 0.3)
+        assert {path.stem for path in validation} == {"0", "2", "6", "7", "8", "14", "16", "18"}
+
+
+def test_more_is_held_out_of_the_same_pictures_by_a_larger_fraction():
+    few, many = (set(split(paths(200), fraction)[1]) for fraction in (0.1, 0.3))
+    assert few < many
+
+
+def test_a_picture_is_held_out_where_chance_holds_out_none_unless_none_is_wanted():
+    assert len(split(paths(2)[1:] * 2, 1e-9)[1]) == 1
+    assert split(paths(5), 0)[1] == []
+    assert split(paths(1), 1e-9)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((31, 31), 1), ((64, 64), 1), ((64, 127), 1), ((64, 128), 2), ((160, 96), 3)],
+)
+def test_a_picture_gives_a_crop_for_every_four_that_fit_into_it(tmp_path, shape, count):
+    path = save_png(tmp_path / "a.png", np.zeros((*shape, 3), np.uint8))
+    assert crops_in(path, 32) == count and crops_in(path, 0) == 1
