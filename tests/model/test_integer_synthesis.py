@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from helpers import ROOT, TINY, colour, drawing, tiny_codec
 
-from model import codec_class, integer_layers, load_codec
+from model import codec_class, integer_layers, integer_products, load_codec
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.gains import exp2
 from model.geometry import check_geometry
@@ -95,6 +95,15 @@ def test_pieces_and_strips_do_not_change_pixels(monkeypatch, piece, strip):
         monkeypatch.setattr(f"{module}.PIECE_VALUES", piece)
     monkeypatch.setattr(integer_layers, "STRIP_VALUES", strip)
     assert synthesis.pixels(y, quality, everything(y)).equal(whole)
+
+
+@pytest.mark.parametrize("product", [integer_products.int_mm, integer_products.float_mm])
+def test_the_precision_of_other_layers_does_not_change_pixels(monkeypatch, product):
+    monkeypatch.setattr(integer_layers, "matrix_product", lambda device: product)
+    synthesis, y, quality = next(cases())
+    expected = synthesis.pixels(y, quality, everything(y))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert synthesis.pixels(y, quality, everything(y)).equal(expected)
 
 
 def test_channels_that_are_zero_may_be_left_out():
