@@ -72,3 +72,16 @@ def test_a_measured_table_is_the_mean_of_what_was_counted_and_3000_symbols_of_th
         table = coder.counts.split((2 * coder.reach + 2).tolist())[index]
         zero = table[coder.reach[index]].item() / 2**20
         assert zero == pytest.approx(share + (1 - share) * prior, abs=1e-5)
+
+
+def test_the_latent_is_corrected_from_quality_90_on(monkeypatch):
+    codec, corrected = tiny_codec("hyperprior"), []
+
+    def spy(y, x, quality):
+        corrected.append(quality.item())
+        return y
+
+    monkeypatch.setattr(codec, "corrected", spy)
+    for quality in (1, 89, 90, 100):
+        codec.analyse(torch.rand(1, 3, 64, 64), codec.quality_tensor(quality))
+    assert corrected == [90, 100]
