@@ -50,3 +50,15 @@ def test_bytes_and_rates_are_of_all_files_whatever_their_channels(script, projec
     scored = script("test", "--file_format", "png")
     summary, _ = scored.out.splitlines()
     assert scored.code == 0 and numbers(summary) == numbers(encoded.out)
+
+
+@pytest.mark.parametrize(("more", "larger"), [(0, False), (1, True)])
+def test_a_file_is_larger_than_its_original_from_one_byte_more_on(
+    script, project, monkeypatch, more, larger
+):
+    Path("out/original/alpha.png").unlink()
+    content = bytes(size("original") + more)
+    monkeypatch.setattr("xfr.encoder.Encoder.encode", lambda *args: content)
+    found = script("encode")
+    assert found.code == 0 and ("1 larger than the original" in found.out) == larger
+    assert ("grows from" in found.err) == larger

@@ -153,13 +153,15 @@ def test_the_resolution_turns_with_the_picture(reread, extension, orientation):
 def test_width_height_and_resolution_in_exif_turn_with_the_picture(orientation):
     exif = Image.Exif()
     exif[0x112], exif[0x11A], exif[0x11B] = orientation, 300.0, 150.0
-    exif.get_ifd(0x8769).update({0xA002: 4000, 0xA003: 3000})
+    camera = {0xA002: 4000, 0xA003: 3000, 0xA20E: 5000.0, 0xA20F: 2500.0}  # and of the sensor
+    exif.get_ifd(0x8769).update(camera)
     found = Image.Exif()
     found.load(upright(exif.tobytes()[6:]))
     order = slice(None, None, -1) if orientation == 6 else slice(None)
     assert (found[0x11A], found[0x11B]) == (300, 150)[order]
     camera = found.get_ifd(0x8769)
     assert (camera[0xA002], camera[0xA003]) == (4000, 3000)[order]
+    assert (camera[0xA20E], camera[0xA20F]) == (5000, 2500)[order]
 
 
 def test_metadata_of_every_kind_come_back_from_an_xfr_file():

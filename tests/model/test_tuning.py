@@ -1,0 +1,87 @@
+"""Numbers that codecs were trained and tuned with, where the rest of the tests follow them."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, tiny_codec
+
+from model import codec_class
+from model.entropy import SymbolCoder
+from model.layers import ResidualBlock, dct_basis, dct_variance
+
+RATES = 0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45
+
+
+def test_the_distortion_weighs_as_much_as_the_shipped_checkpoints_were_trained_with():
+    binary, hyperprior = tiny_codec("binary"), tiny_codec("hyperprior")
+    found = binary.lmbda(torch.tensor([1.0, 50.5, 100.0])).tolist()
+    assert found == pytest.approx([0.00025, 0.0061237, 0.15], rel=1e-4)
+    qualities = torch.tensor([1 + 99 * point / 7 for point in range(8)])
+    assert hyperprior.lmbda(qualities).tolist() == pytest.approx(RATES, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("distortion", "expected"), [("mse", [0.2, 0.2, 0.3, 0.6]), ("ssimulacra2", [0.0] * 4)]
+)
+def test_the_dead_zone_widens_from_quality_40_on(distortion, expected):
+    codec = tiny_codec("hyperprior")
+    codec.distortion = distortion
+    found = codec.zone_share(torch.tensor([1.0, 40.0, 55.0, 100.0]))
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_residual_blocks_are_bounded_by_what_photographs_need():
+    codec = codec_class("hyperprior")()
+    bounds = Counter(
+        (name.split(".")[0], module.bound)
+        for name, module in codec.named_modules()
+        if isinstance(module, ResidualBlock)
+    )
+    assert bounds == {("analysis", 0.25): 6, ("synthesis", 0.35): 10, ("hyper_analysis", 128.0): 2}
+
+
+def test_quantization_steps_start_in_inverse_proportion_to_the_root_of_lmbda():
+    codec = codec_class("hyperprior")(TINY["hyperprior"])
+    gains = codec.analysis.gain.points.mean(1)
+    assert gains.mean().item() == pytest.approx(2)  # the logarithm
+    assert (gains[7] - gains[0]).item() == pytest.approx(math.log(0.45 / 0.00025) / 2, rel=1e-4)
+    torch.testing.assert_close(codec.synthesis.gain.points, -codec.analysis.gain.points)
+
+
+def test_channels_are_in_the_order_of_their_variance_in_photographs():
+    """The power of a Markov process of correlation 0.95 at frequency 0 is 1.95 / 0.05 = 39; the two
+    colour differences have 6 % and 2 % of the variance of luma."""
+    variances, basis = dct_variance(8, 192), dct_basis(8, 192)
+    for part, colours in ((1.0, (1, 1, 1)), (0.06, (1, 0, -1)), (0.02, (1, -2, 1))):
+        (index,) = (variances - part * 39**2).abs().lt(0.05).nonzero()[:, 0].tolist()
+        direction = torch.tensor(colours, dtype=torch.float32)
+        direction = direction / direction.norm() / 8
+        torch.testing.assert_close(basis[index].view(3, 64).mean(1), direction)
+
+
+def test_a_measured_table_is_the_mean_of_what_was_counted_and_3000_symbols_of_the_prior():
+    coder, index = SymbolCoder(), 40
+    scale = 0.11 * (256 / 0.11) ** (index / 63)
+    prior = math.erf(0.5 / scale / math.sqrt(2))  # of a zero
+    for count, share in ((3000, 1 / 2), (9000, 3 / 4), (0, 0)):
+        symbols = np.zeros(count, np.int32), np.full(count, index, np.uint8)
+        coder.fit(coder.histogram([symbols]))
+        table = coder.counts.split((2 * coder.reach + 2).tolist())[index]
+        zero = table[coder.reach[index]].item() / 2**20
+        assert zero == pytest.approx(share + (1 - share) * prior, abs=1e-5)
+
+
+def test_the_latent_is_corrected_from_quality_90_on(monkeypatch):
+    codec, corrected = tiny_codec("hyperprior"), []
+
+    def spy(y, x, quality):
+        corrected.append(quality.item())
+        return y
+
+    monkeypatch.setattr(codec, "corrected", spy)
+    for quality in (1, 89, 90, 100):
+        codec.analyse(torch.rand(1, 3, 64, 64), codec.quality_tensor(quality))
+    assert corrected == [90, 100]

@@ -1,0 +1,43 @@
+"""The rate of another codec's files, beside ours in the scores."""
+
+import pytest
+from helpers import colour, save_png
+from PIL import Image
+
+from utils.matching import PictureFiles
+from utils.measures import MEASURES
+from utils.scores import score_picture
+
+
+@pytest.fixture
+def files(tmp_path) -> PictureFiles:
+    """An original, 100 bytes of an .xfr file, and its reconstruction."""
+    original = save_png(tmp_path / "original.png", colour(40, 60))
+    (tmp_path / "a.xfr").write_bytes(bytes(100))
+    return PictureFiles(original, tmp_path / "a.xfr", save_png(tmp_path / "a.png", colour(40, 60)))
+
+
+def second_score(files: PictureFiles, extension: str, **options):
+    path = files.original.with_name(f"second.{extension}")
+    try:
+        Image.fromarray(colour(40, 60)).save(path, **options)
+    except (KeyError, OSError, ValueError):
+        pytest.skip(f"this Pillow does not write {extension}")
+    result = score_picture("a", files._replace(second=path), 10**6, [MEASURES["psnr"]])
+    return result, path.stat().st_size
+
+
+@pytest.mark.parametrize("extension", ["avif", "jpg", "jpeg", "webp", "jp2", "j2k", "jxl"])
+def test_the_size_of_a_compressed_picture_is_a_rate(files, extension):
+    result, size = second_score(files, extension)
+    second = result.second_score
+    assert second.compressed_bytes == size and second.bpp == pytest.approx(8 * size / 2400)
+    assert second.compression_ratio == files.original.stat().st_size / size
+    assert result.score.compressed_bytes == 100 and result.score.bpp == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "ppm"])
+def test_the_size_of_a_decoded_picture_is_none(files, extension):
+    second = second_score(files, extension)[0].second_score
+    assert (second.compressed_bytes, second.compression_ratio, second.bpp) == (None, None, None)
+    assert second.measures["psnr"] == float("inf")
