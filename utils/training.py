@@ -381,4 +381,4 @@ def command() -> str:
 
 def version() -> str:
     """The version of this program."""
-    return f"xfr {getattr(xfr, '__version__', 'of no version')}"
+    return f"xfr {xfr.__version__}"
