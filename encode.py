@@ -67,7 +67,8 @@ def parse_args() -> Namespace:
         "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
         "another checkpoint of that architecture")
     add("--strip_metadata", action="store_true",
-        help="leave out EXIF, XMP and resolution, which may say who took the picture, and where")
+        help="leave out EXIF, XMP, IPTC, texts and resolution, which may say who took the picture, "
+        "and where")
     # fmt: on
     add_keep_extension(parser)
     add_shared_arguments(parser)

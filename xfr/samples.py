@@ -163,8 +163,8 @@ def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
-    """The samples of an image, STRIP rows at a time, each strip behind the slice of its rows. Pillow
-    makes a second copy of whatever it returns."""
+    """The samples of an image, STRIP rows at a time, behind the slice of these rows: Pillow makes a
+    second copy of what it returns."""
     for top in range(0, image.height, STRIP):
         bottom = min(top + STRIP, image.height)
         yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
