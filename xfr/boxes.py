@@ -45,8 +45,8 @@ def check_components(image: Image.Image, bits: tuple[int, ...]) -> None:
 
 
 def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the boxes between two positions, and of those within CONTAINERS; of long
-    ones, such as pixels, nothing. A damaged one ends it."""
+    """Kind and content of the boxes between two positions, and of the boxes within CONTAINERS. Long
+    boxes, such as pixels, are left out. A damaged box is the end."""
     for _ in range(MAX_BOXES):
         stream.seek(start)
         head = stream.read(8)

@@ -128,7 +128,7 @@ def directory(exif: bytes, order: str, start: int) -> tuple[list[tuple[int, int]
 
 
 def byte_order(exif: bytes) -> str:
-    """struct's sign of it. ValueError if EXIF does not begin with one."""
+    """The byte order of EXIF, as struct writes it. ValueError if EXIF does not begin with one."""
     order = BYTE_ORDERS.get(exif[:4])
     if order is None:
         raise ValueError("damaged EXIF: it does not begin with a byte order")
@@ -225,7 +225,7 @@ def is_well_formed(exif: bytes) -> bool:
 
 
 def descriptive(exif: bytes) -> Image.Exif:
-    """EXIF without what says how a file stores its pixels."""
+    """The DESCRIPTIVE tags of EXIF."""
     parsed = Image.Exif()
     parsed.load(exif)
     for tag in set(parsed) - DESCRIPTIVE:

@@ -171,8 +171,8 @@ def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def divide(values: np.ndarray, top: int) -> np.ndarray:
-    """[H, W, C] of 0 to ``top``: colours that were multiplied with alpha, the last channel, without
-    that; where it is 0, they are."""
+    """Samples [H, W, C] in 0 to ``top``, whose colours are divided by alpha, the last channel. They
+    become 0 where alpha is."""
     alpha = values[:, :, -1:].astype(np.uint64)
     colours = (values[:, :, :-1] * np.uint64(top) + alpha // 2) // np.maximum(alpha, 1)
     return np.concatenate([np.where(alpha > 0, colours.clip(0, top), 0), alpha], axis=2)
