@@ -122,7 +122,7 @@ def main(args: Namespace) -> int:
         return Original(picture, length, crc)
 
     def compute(path: Path, original: Original) -> tuple[bytes, Original]:
-        with tally.progress(path) as report:
+        with tally.at_work.progress(path) as report:
             data = encoder.encode(original.picture, settings, report, original.checksum)
         return data, original
 
