@@ -100,7 +100,7 @@ def main(args: Namespace) -> int:
 
     def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, Xfr, int]:
         xfr, bytes_in = loaded
-        with tally.progress(path) as report:
+        with tally.at_work.progress(path) as report:
             return decoder.decode(xfr, report), xfr, bytes_in
 
     def save(path: Path, result: tuple[Picture, Xfr, int]) -> None:

@@ -67,7 +67,8 @@ def parse_args() -> Namespace:
         "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
         "another checkpoint of that architecture")
     add("--strip_metadata", action="store_true",
-        help="leave out EXIF, XMP and resolution, which may say who took the picture, and where")
+        help="leave out EXIF, XMP, IPTC, texts and resolution, which may say who took the picture, "
+        "and where")
     # fmt: on
     add_keep_extension(parser)
     add_shared_arguments(parser)
@@ -121,7 +122,7 @@ def main(args: Namespace) -> int:
         return Original(picture, length, crc)
 
     def compute(path: Path, original: Original) -> tuple[bytes, Original]:
-        with tally.progress(path) as report:
+        with tally.at_work.progress(path) as report:
             data = encoder.encode(original.picture, settings, report, original.checksum)
         return data, original
 

@@ -75,7 +75,7 @@ def main(args: Namespace) -> int:
 
     # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device
-    from utils.report import write_report
+    from utils.report.page import write_report
     from utils.scores import Result, average_line, gather_results, score_picture, write_scores
 
     pick_device(args.device)  # one that is not usable is an error, as elsewhere

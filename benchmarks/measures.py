@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from utils import measures
-from utils.measures import Measure, decibels, likeness
+from utils.measures import Measure, as_ppm, decibels, likeness
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -78,15 +78,6 @@ def butteraugli_norms(original: bytes, reconstruction: bytes) -> tuple[float, fl
     return float(found[1]), float(found[2])
 
 
-def as_ppm(image: "np.ndarray") -> bytes:
-    """A uint8 picture [H, W, 3] as a file."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "ppm")
-    return file.getvalue()
-
-
 def flip(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     """FLIP (P. Andersson et al. 2020), by NVIDIA's package: the mean error, 0 at best and 1 at
     worst, of flipping between the pictures at 67 pixels per degree."""
@@ -115,18 +106,11 @@ def piq_measure(
     label: str, low: float, high: float, level: Callable[[float], float] = likeness
 ) -> Measure:
     """A measure of piq's. They halve pictures, and their filters have 16 pixels and more."""
-    function = partial(piq_score, label.lower())
+    name = label.lower()
     return Measure(
-        label.lower(),
-        label,
-        function,
-        low,
-        high,
-        level,
-        smallest_side=32,
-        needs="piq",
-        remedy="pip install piq",
-    )
+        name, label, partial(piq_score, name), low, high, level, smallest_side=32,
+        needs="piq", remedy="pip install piq",
+    )  # fmt: skip
 
 
 def butteraugli_measure(name: str, label: str, norm: int, low: float, high: float) -> Measure:

@@ -23,13 +23,14 @@ from PIL import Image
 
 from benchmarks.results import Results
 from model.limits import DEFAULT_QUALITY
+from xfr.checkpoints import SHIPPED
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import unpack
 from xfr.images import Picture, read_picture, round_trip
 from xfr.targets import highest_quality_within
 
-MODELS = tuple(Path(f"./out/{name}.tar") for name in ("main", "hyperprior", "visual"))
+MODELS = tuple(Path(f"./out/{name}.tar") for name in SHIPPED)
 OURS_KEY = re.compile(r"(?P<name>.+)-[0-9a-f]{16}(?:-effort-(?P<effort>\d+))?")
 
 

@@ -31,12 +31,11 @@ from benchmarks.markdown import table
 from benchmarks.peers import MbtMean, Ours, add_model_argument, chosen_models, make_peers
 from model.precision import fast_precision
 from model.tiles import padded
-from utils.console import make_parser, number, run
+from utils.console import SCRIPTS, make_parser, number, run
 from utils.devices import pick_device
 from utils.files import atomic_write, find_files, image_extensions
 from xfr.images import read_picture, to_picture, write_picture
 
-ROOT = Path(__file__).resolve().parents[1]
 EFFORT = 4  # of our codecs that have one, timed beside none
 # About 30 dB on Kodak, as our default quality gives.
 SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
@@ -165,7 +164,7 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
 
 def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> tuple[list, list]:
     """The command lines that encode ``source`` to ``packed``, and decode that to ``plain``."""
-    encode, decode = ([sys.executable, ROOT / f"{name}.py"] for name in ("encode", "decode"))
+    encode, decode = ([sys.executable, SCRIPTS / f"{name}.py"] for name in ("encode", "decode"))
     encode += ["--model", model, "--image_folder", source, "--out_folder", packed]
     decode += ["--model", model, "--compressed_folder", packed, "--out_folder", plain]
     return encode, [*decode, "--overwrite"]

@@ -2,11 +2,10 @@
 
 A checkpoint is a dictionary of ``format`` (1), ``arch``, ``config`` (the codec's
 hyper-parameters), ``distortion`` (that it was trained for; mse if it is missing), ``weights``
-(float16 or float32, int32 for tables, int8 and
-int32 for layers of integers) and ``history``. A training state also has ``epoch``,
-``progress`` within the next, ``best`` (the lowest loss so far), ``average`` (of the weights),
-``optimizer`` and ``run`` (the settings that a resumed run must share). The ``fingerprint`` of the
-weights, where it is stored, must be theirs; older checkpoints do not store it.
+(float16 or float32, int32 for tables, int8 and int32 for layers of integers), ``history``, and the
+``command`` and ``version`` of the program that made it. A training state (utils/training.py) also
+has what a run is resumed from. The ``fingerprint`` of the weights, where it is stored, must be
+theirs; older checkpoints do not store it.
 """
 
 import hashlib
@@ -35,7 +34,8 @@ def save_checkpoint(stream: BinaryIO, checkpoint: dict) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint, to the CPU, without running any code that is in it.
+    """Read a checkpoint, to the CPU, without running any code that is in it. Its ``fingerprint`` is
+    added where it is not stored.
 
     Raises FileNotFoundError, or ValueError saying what is wrong with the file.
     """

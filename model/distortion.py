@@ -89,6 +89,11 @@ def anchor(x_hat: Tensor, x: Tensor, lmbda: Tensor, mse_weight: float = 1) -> Te
     return MSE_SHARE * (mse_weight * mse(x_hat, x, lmbda) + COLOUR_WEIGHT * colour)
 
 
+# SSIMULACRA 2 and CVVDP weigh an error by what is around it. So no dead zone suits all symbols, and
+# the curvature differs from place to place: RDOQ has to take care, and soon finds no more.
+PERCEPTUAL_SEARCH = SearchSettings(
+    rdoq_rounds=1, rdoq_alone=8, curvature=6 * CURVATURE, learning_rate=0.025
+)
 RECORDS = {
     "mse": Distortion(
         loss=mse,
@@ -97,21 +102,6 @@ RECORDS = {
             rdoq_rounds=12, rdoq_alone=30, curvature=CURVATURE, learning_rate=0.013
         ),
     ),
-    # SSIMULACRA 2 weighs an error by what is around it. So no dead zone suits all symbols, and the
-    # curvature differs from place to place: RDOQ has to take care, and soon finds no more.
-    "ssimulacra2": Distortion(
-        loss=ssimulacra2,
-        dead_zone=(0.0, 0.0),
-        search=SearchSettings(
-            rdoq_rounds=1, rdoq_alone=8, curvature=6 * CURVATURE, learning_rate=0.025
-        ),
-    ),
-    # CVVDP weighs an error by what is around it as well.
-    "visual": Distortion(
-        loss=visual,
-        dead_zone=(0.0, 0.0),
-        search=SearchSettings(
-            rdoq_rounds=1, rdoq_alone=8, curvature=6 * CURVATURE, learning_rate=0.025
-        ),
-    ),
+    "ssimulacra2": Distortion(loss=ssimulacra2, dead_zone=(0.0, 0.0), search=PERCEPTUAL_SEARCH),
+    "visual": Distortion(loss=visual, dead_zone=(0.0, 0.0), search=PERCEPTUAL_SEARCH),
 }

@@ -144,7 +144,7 @@ class Depthwise(FixedPointConv):
         weight, bias = self.rounded(bits)
         padded = self.padded(x).to(weight.dtype)
         total = depthwise_sums(padded, weight, bias.flatten() + 0.5)
-        return total.floor_().float()  # of half more: rounded
+        return total.floor_().float()  # rounded, since a half was added
 
     def padded(self, x: Tensor) -> Tensor:
         """x [B, C, H, W], clipped, between copies of its last rows and columns."""

@@ -1,8 +1,8 @@
 """Training crops that are cut on the device, from pictures that stay in its memory.
 
 All crops of a batch are resampled in two products with matrices, whose rows are the bicubic filter
-of each output pixel: a GPU cuts 64 of them in about a millisecond, at any scale. What is drawn is
-drawn on the CPU, for a whole epoch, so that crops are the same on every device.
+of each output pixel: a GPU cuts 64 of them in about a millisecond, at any scale. Random
+numbers are drawn on the CPU, for a whole epoch, so that crops are the same on every device.
 """
 
 import os

@@ -148,15 +148,8 @@ def find_files(
 def find_inputs(
     source: Path, extensions: set[str], recursive: bool, tally: Tally | None, option: str
 ) -> list[Path]:
-    """The files of ``find_files``, for a script that has nothing to do without any: then
-    FileNotFoundError says what was looked for, and what would help. ``option`` names ``source`` on
-    the command line."""
-    if not source.exists():
-        raise FileNotFoundError(f"no such file or folder: {source} ({option})")
-    found = find_files(source, extensions, recursive, tally)
-    if found or (tally and tally.failed):
-        return found
-    raise FileNotFoundError(nothing_found(source, extensions, f"{source} ({option})"))
+    """The files of ``find_all`` in one source."""
+    return list(find_all([source], extensions, recursive, tally, option))
 
 
 def nothing_found(source: Path, extensions: set[str], label: str) -> str:
@@ -182,7 +175,7 @@ def find_all(
     sources: Sequence[Path],
     extensions: set[str],
     recursive: bool,
-    tally: Tally,
+    tally: Tally | None,
     option: str,
     leave: Callable[[list[Path]], bool] = lambda others: False,
 ) -> dict[Path, Path]:
@@ -190,8 +183,8 @@ def find_all(
 
     ``leave`` is called with all others, and says whether one of them has failed. ``option`` names a
     single source on the command line, "" one that is named without an option. FileNotFoundError if
-    a source does not exist, or nothing is found in any; a source in which nothing is found, of
-    several, is noted.
+    a source does not exist, or if nothing is found in any: it says what was looked for, and what
+    would help. One of several sources in which nothing is found is noted.
     """
     label = f" ({option})" if option else ""
     for source in sources:
@@ -206,12 +199,11 @@ def find_all(
             names.setdefault(path, relative_name(path, source))
         empty += [] if found else [source]
     failed = leave([path for path in dict.fromkeys(others) if path not in names])
-    for source in empty:
-        message = nothing_found(source, extensions, f"{source}{label}")
-        if not names and not failed and not tally.failed:
-            raise FileNotFoundError(message)
-        if len(sources) > 1:
-            tally.notice(source, message)
+    if empty and not names and not failed and not (tally and tally.failed):
+        raise FileNotFoundError(nothing_found(empty[0], extensions, f"{empty[0]}{label}"))
+    if tally and len(sources) > 1:
+        for source in empty:
+            tally.notice(source, nothing_found(source, extensions, f"{source}{label}"))
     return names
 
 

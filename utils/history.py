@@ -72,7 +72,7 @@ class Mean:
         return [total / self.count if self.count else math.nan for total in self.totals]
 
 
-class Progress:
+class EpochState:
     """How far an epoch has come: its steps so far, their mean measures and their seconds."""
 
     def __init__(

@@ -159,13 +159,19 @@ def halved(image: "np.ndarray") -> "np.ndarray":
 def ssimulacra2(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     """SSIMULACRA 2 (J. Sneyers 2022, JPEG XL project): 100 means no difference, 90 no visible one,
     70 high quality, 50 medium, 30 low."""
-    from PIL import Image
     from ssimulacra2 import compute_ssimulacra2
 
-    files = [io.BytesIO(), io.BytesIO()]  # the package only reads files
-    for image, file in zip((original, reconstruction), files):
-        Image.fromarray(image).save(file, "ppm")
-    return float(compute_ssimulacra2(*files))
+    pair = (original, reconstruction)
+    return float(compute_ssimulacra2(*(io.BytesIO(as_ppm(image)) for image in pair)))
+
+
+def as_ppm(image: "np.ndarray") -> bytes:
+    """A uint8 picture [H, W, 3] as a file, for packages and programs that read nothing else."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "ppm")
+    return file.getvalue()
 
 
 class WorstTile(NamedTuple):

@@ -130,8 +130,8 @@ class EpochSchedule:
 
 class TimedSchedule:
     """A number of minutes, start-up included: a rise, a plateau and a fall of the learning rate,
-    then the last validation, the probability tables and the saving. An epoch is what one has time
-    for: a minute, or more in a long run or where finishing one takes long."""
+    then the last validation, the probability tables and the saving. An epoch lasts a minute, or
+    more in a long run or where finishing one takes long."""
 
     length = None
     save_seconds = TIMED_SAVE_SECONDS

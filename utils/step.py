@@ -67,8 +67,8 @@ class TrainingStep:
 class RecordedStep:
     """A training step that is recorded once and replayed from then on, on batches of one shape.
 
-    ``record(function)`` returns what runs the function again. Where it raises a RuntimeError, this
-    is said, and steps stay what they are at first: launched one operation after the other.
+    ``record(function)`` returns what runs the function again. If it raises a RuntimeError, a note
+    says so, and steps are launched one operation after the other, as the first ones are.
     """
 
     def __init__(self, step: Descend, record: Callable[[Callable[[], None]], Callable[[], None]]):

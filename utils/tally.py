@@ -2,8 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,11 +80,6 @@ class Tally:
     def report(self, path: Path, verdict: str) -> None:
         """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
-
-    def progress(self, path: Path) -> AbstractContextManager[Callable[[float], None]]:
-        """A function to call with the share of ``path``'s computing that is done, 0 to 1. When the
-        job ends early, the call raises CancelledError, which ends the computing."""
-        return self.at_work.progress(path)
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
         """Count a file as done."""

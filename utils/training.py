@@ -24,7 +24,7 @@ from utils.console import uninterrupted
 from utils.curves import CURVE_PICTURES, codec_curve, jpeg_curve
 from utils.data import batches
 from utils.files import atomic_write, check_folder
-from utils.history import COLUMNS, Mean, Progress, add_curve, is_history, plot_history, write_csv
+from utils.history import COLUMNS, EpochState, Mean, add_curve, is_history, plot_history, write_csv
 from utils.processes import processes
 from utils.schedule import Clock, Schedule
 from utils.step import TrainingStep, defects, rate_distortion
@@ -78,9 +78,9 @@ class Trainer:
         self.optimizer, self.average = self.train_step.optimizer, self.train_step.average
         self.clock = Clock(time.monotonic() if began is None else began, device)
         self.step = self.epoch = 0  # how many are finished
-        self.progress = Progress()
+        self.progress = EpochState()
         self.saved_at = time.monotonic()
-        self.saved = ""  # what the last state that was saved is of
+        self.saved = ""  # the epoch and the steps of the last state that was saved, in words
         self.best = math.inf  # the lowest loss of an epoch so far
         self.history: dict[str, list[float]] = {name: [] for name in COLUMNS}
         self.curves: dict[str, list[float]] = {}  # a column for each point, as in utils/curves.py
@@ -114,7 +114,7 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.average.load(checkpoint["average"])
-            self.progress = Progress(*checkpoint["progress"])
+            self.progress = EpochState(*checkpoint["progress"])
             self.step = int(checkpoint.get("step", 0))
             self.curves = dict(checkpoint.get("curves", {}))
             self.clock.before = float(checkpoint.get("elapsed", 0.0))
@@ -131,7 +131,7 @@ class Trainer:
         ]
         if changed:  # and losses cannot be compared with those before
             self.origin += f" with other settings ({', '.join(changed)})"
-            self.progress = Progress()
+            self.progress = EpochState()
         else:
             self.best = best
 
@@ -268,7 +268,7 @@ class Trainer:
             self.history[name].append(value)
         train_loss, (loss, bpp, psnr) = self.progress.mean.values[0], total.values
         folders = [f"{folder} {mean.values[0]:.3f}" for folder, mean in sorted(validated.items())]
-        self.progress = Progress()
+        self.progress = EpochState()
         return (
             f"{title}: training loss {train_loss:.3f}, validation loss "
             f"{loss:.3f} ({', '.join([*folders * (len(folders) > 1), f'{bpp:.3f} bpp'])}, "
@@ -381,4 +381,4 @@ def command() -> str:
 
 def version() -> str:
     """The version of this program."""
-    return f"xfr {getattr(xfr, '__version__', 'of no version')}"
+    return f"xfr {xfr.__version__}"

@@ -19,9 +19,7 @@ EXIF_ID = b"JpgTiffExif->JP2"
 XMP_ID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 IPTC_ID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 SRGB_CODES = (12, 14, 15, 16, 17, 18, 0)  # enumerated spaces that Pillow or no profile is right for
-DEFAULT_COMMENT = "Created by OpenJPEG"
-
-
+DEFAULT_COMMENT = b"Created by OpenJPEG"
 SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins a codestream of JPEG 2000
 
 
@@ -47,8 +45,8 @@ def check_components(image: Image.Image, bits: tuple[int, ...]) -> None:
 
 
 def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the boxes between two positions, and of those within CONTAINERS; of long
-    ones, such as pixels, nothing. A damaged one ends it."""
+    """Kind and content of the boxes between two positions, and of the boxes within CONTAINERS. Long
+    boxes, such as pixels, are left out. A damaged box is the end."""
     for _ in range(MAX_BOXES):
         stream.seek(start)
         head = stream.read(8)
@@ -87,7 +85,7 @@ def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
     if bits > 8:
         notices.append(f"{bits} bits per channel are reduced to 8")
     comment = image.info.get("comment")
-    if isinstance(comment, bytes) and not comment.startswith(DEFAULT_COMMENT.encode()):
+    if isinstance(comment, bytes) and not comment.startswith(DEFAULT_COMMENT):
         image.info["texts"] = [(COMMENT, comment.decode("latin-1"))]
 
 

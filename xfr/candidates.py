@@ -19,7 +19,7 @@ from xfr.palette import Colours
 SAMPLE_BLOCK, SAMPLE_GRID = 64, 2
 SAMPLE_EFFORT = {"method": 1, "quality": 0}
 SAMPLE_OVERHEAD = 300  # bytes of a bitstream that do not grow with the picture: code lengths mostly
-SAMPLE_MARGIN = 3  # times the rate of the whole picture that the sample of it may have
+SAMPLE_MARGIN = 3  # the most that a sample may exaggerate the rate of the picture
 DRAWING_BPP = 4  # bits per pixel that a sample of a drawing has at most; of a photograph, 5 to 17
 FIRST_PALETTE = 3  # the place among the palettes of the one that is tried first, 16 colours
 

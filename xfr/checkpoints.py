@@ -36,5 +36,5 @@ def describe(fingerprint: int) -> str:
 
 
 def checkpoint_path(checkpoint: str | Path) -> Path:
-    """The file of a checkpoint: of a shipped one by its name, of any by its path."""
+    """The file of a checkpoint that is named by its path or, if it is shipped, by its name."""
     return FOLDER / f"{checkpoint}.tar" if checkpoint in SHIPPED else Path(checkpoint)

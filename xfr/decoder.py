@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from model import load_codec
-from model.checkpoint import fingerprint, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.codec import Codec, Report
 from model.precision import fast_precision
 from xfr.checkpoints import describe
@@ -38,7 +38,7 @@ class Decoder:
         self.lock = Lock()
         if model is not None:
             checkpoint = load_checkpoint(model)
-            self.fingerprint = fingerprint(checkpoint)
+            self.fingerprint = checkpoint["fingerprint"]
             self.codecs[self.fingerprint] = load_codec(checkpoint, device)
             self.unread += sorted(set(model.parent.glob("*.tar")) - {model})
 
@@ -87,7 +87,7 @@ class Decoder:
             checkpoint = load_checkpoint(path)
         except (OSError, ValueError):
             return  # some other kind of .tar file
-        found = fingerprint(checkpoint)
+        found = checkpoint["fingerprint"]
         if found != wanted:
             self.unused[found] = path
             return

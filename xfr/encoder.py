@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from model import codec_class, load_codec
-from model.checkpoint import fingerprint, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.codec import Report
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from model.precision import fast_precision
@@ -40,8 +40,8 @@ class EncodingSettings:
 
     ``target``: the name of one of the TARGETS and its value, which replace ``quality``. ``effort``:
     of the search for latents that cost less, 0 (none) to MAX_EFFORT; above 0 only for a codec that
-    SEARCHES. ``strip_metadata``: leave out EXIF, XMP and resolution. ValueError if one of them is
-    out of its range.
+    SEARCHES. ``strip_metadata``: keep no metadata but the colour profile. ValueError if one of them
+    is out of its range.
     """
 
     quality: int = DEFAULT_QUALITY
@@ -82,7 +82,7 @@ class Encoder:
     def __init__(self, model: Path, device: torch.device | str = "cpu"):
         checkpoint = load_checkpoint(model)
         self.codec = load_codec(checkpoint, device)
-        self.fingerprint = fingerprint(checkpoint)
+        self.fingerprint: int = checkpoint["fingerprint"]
         self.name = f"{shipped_name(self.fingerprint) or model} ({self.fingerprint:016x})"
 
     def check(self, settings: EncodingSettings) -> None:

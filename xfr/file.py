@@ -127,7 +127,7 @@ def flags_of(xfr: Xfr) -> int:
 
 
 def pack_metadata(metadata: Metadata) -> bytes:
-    """Resolution, colour profile, EXIF and XMP. ValueError if one of the last three is too long."""
+    """The fields of the metadata. ValueError if one of the STREAMS is too long."""
     out = bytearray()
     if metadata.dpi is not None:
         across, down = metadata.dpi

@@ -25,14 +25,14 @@ from xfr.metadata import (
     read_metadata,
     save_options,
 )
-from xfr.samples import STRIP, is_deep, load_samples
+from xfr.samples import is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damaged EXIF
 # Pillow allocates memory in blocks. Those of large pictures are made so large that malloc returns
-# them to the system when they are freed, instead of keeping them (see utils/devices.py).
+# them to the system when they are freed, instead of keeping them (see xfr/memory.py).
 Image.core.set_block_size(2**26)
 
 # How pixels with each orientation of EXIF are turned upright.
@@ -180,13 +180,11 @@ def converted(
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W] or [H, W, C]; in strips, since Pillow makes a second copy of what it returns."""
+    """uint8 [H, W] or [H, W, C]."""
     channels = image.getbands()
     pixels = np.empty((image.height, image.width, len(channels)), np.uint8)
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
-        strip = np.asarray(image.crop((0, top, image.width, bottom)))
-        pixels[top:bottom] = strip.reshape(bottom - top, image.width, len(channels))
+    for rows, strip in strips(image):
+        pixels[rows] = strip.reshape(-1, image.width, len(channels))
     return pixels if len(channels) > 1 else pixels[:, :, 0]
 
 

@@ -12,14 +12,15 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from xfr.text import (
     COMMENT,
     MAX_CHUNK,
+    PHOTOSHOP_PREFIX,
     RAW_PROFILE,
     pack_raw_profile,
     pack_texts,
     photoshop_iptc,
     unpack_texts,
 )
+from xfr.tiff import IPTC, XMP
 
-PHOTOSHOP = b"Photoshop 3.0\0"  # stands before its resources in JPEG
 COMMENTED = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for comments
 PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -27,7 +28,7 @@ TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
 MAX_TAGS = 4096
 MAX_KEYWORD = 79  # characters, in PNG
-ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD, XMP_TAG = 0x112, 0x8769, 0x8825, 0xA005, 700
+ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x112, 0x8769, 0x8825, 0xA005
 THUMBNAILS = ((0x201, 0x202), (0x111, 0x117))  # offset and length: as JPEG, as pixels
 # The tags that describe the picture, and not how a TIFF file stores it: title, camera, software,
 # date, artist, computer, rating, copyright, and those of Windows.
@@ -42,7 +43,6 @@ LABELS = {
     "icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution", "iptc": "IPTC",
     "texts": "texts",
 }  # fmt: skip
-IPTC_TAG = 33723
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Metadata:
     texts: bytes | None = None
 
     def stripped(self) -> "Metadata":
-        """Only what the colours need: the profile."""
+        """The profile alone, which the colours need."""
         return Metadata(icc=self.icc)
 
 
@@ -128,7 +128,7 @@ def directory(exif: bytes, order: str, start: int) -> tuple[list[tuple[int, int]
 
 
 def byte_order(exif: bytes) -> str:
-    """struct's sign of it. ValueError if EXIF does not begin with one."""
+    """The byte order of EXIF, as struct writes it. ValueError if EXIF does not begin with one."""
     order = BYTE_ORDERS.get(exif[:4])
     if order is None:
         raise ValueError("damaged EXIF: it does not begin with a byte order")
@@ -225,7 +225,7 @@ def is_well_formed(exif: bytes) -> bool:
 
 
 def descriptive(exif: bytes) -> Image.Exif:
-    """EXIF without what says how a file stores its pixels."""
+    """The DESCRIPTIVE tags of EXIF."""
     parsed = Image.Exif()
     parsed.load(exif)
     for tag in set(parsed) - DESCRIPTIVE:
@@ -261,7 +261,7 @@ def save_options(name: str, metadata: Metadata) -> dict:
     if metadata.exif is not None:
         options["exif"] = PREFIX + metadata.exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
-        content = PHOTOSHOP + photoshop_iptc(metadata.iptc)
+        content = PHOTOSHOP_PREFIX + photoshop_iptc(metadata.iptc)
         options["extra"] = struct.pack(">BBH", 0xFF, 0xED, len(content) + 2) + content
     if name == "PNG":
         options["pnginfo"] = png_info(metadata, texts)
@@ -269,9 +269,9 @@ def save_options(name: str, metadata: Metadata) -> dict:
         exif = metadata.exif or b""
         options["exif"] = descriptive(PREFIX + exif) if is_well_formed(exif) else Image.Exif()
         if metadata.xmp is not None:
-            options["exif"][XMP_TAG] = metadata.xmp
+            options["exif"][XMP] = metadata.xmp
         if metadata.iptc is not None:
-            options["exif"][IPTC_TAG] = metadata.iptc
+            options["exif"][IPTC] = metadata.iptc
     return {key: value for key, value in options.items() if value is not None}
 
 

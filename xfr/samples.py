@@ -1,7 +1,7 @@
 """Samples of any width as 8-bit ones, each rounded to the nearest."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +105,7 @@ def load_grey(image: Image.Image, samples: Samples) -> Image.Image:
     top = 2 ** (samples.bits or 16) - 1
     grey = np.empty((image.height, image.width), np.uint8)
     alpha = np.empty_like(grey)
-    for rows in strips(image.height):
-        values = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+    for rows, values in strips(image):
         if image.format == "JPEG2000":  # Pillow has shifted them to 16 bits
             values = values >> (16 - samples.bits)
         values = values.clip(0, top)
@@ -141,10 +140,8 @@ def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Imag
     high, low = (first, second) if is_big else (second, first)
     pixels = np.empty((high.height, high.width, len(mode)), np.uint8)
     alpha = np.empty(pixels.shape[:2], np.uint8)
-    for rows in strips(high.height):
-        box = 0, rows.start, high.width, rows.stop
-        upper = np.asarray(high.crop(box))[:, :, channels[0]].astype(np.uint32)
-        values = 256 * upper + np.asarray(low.crop(box))[:, :, channels[1]]
+    for (rows, upper), (_, lower) in zip(strips(high), strips(low)):
+        values = 256 * upper[:, :, channels[0]].astype(np.uint32) + lower[:, :, channels[1]]
         if samples.is_associated:
             values = divide(values, 65535)
         pixels[rows] = reduce(values, 65535)
@@ -165,14 +162,17 @@ def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
     ]
 
 
-def strips(height: int) -> list[slice]:
-    """The rows of a picture, STRIP at a time."""
-    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
+def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """The samples of an image, STRIP rows at a time, behind the slice of these rows: Pillow makes a
+    second copy of what it returns."""
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
 
 
 def divide(values: np.ndarray, top: int) -> np.ndarray:
-    """[H, W, C] of 0 to ``top``: colours that were multiplied with alpha, the last channel, without
-    that; where it is 0, they are."""
+    """Samples [H, W, C] in 0 to ``top``, whose colours are divided by alpha, the last channel. They
+    become 0 where alpha is."""
     alpha = values[:, :, -1:].astype(np.uint64)
     colours = (values[:, :, :-1] * np.uint64(top) + alpha // 2) // np.maximum(alpha, 1)
     return np.concatenate([np.where(alpha > 0, colours.clip(0, top), 0), alpha], axis=2)
@@ -182,8 +182,7 @@ def divided(image: Image.Image) -> Image.Image:
     """8-bit La or RGBa as LA or RGBA."""
     mode = "LA" if image.mode == "La" else "RGBA"
     pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
-    for rows in strips(image.height):
-        strip = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+    for rows, strip in strips(image):
         pixels[rows] = divide(strip, 255)
     return Image.fromarray(pixels, mode)
 
@@ -193,8 +192,7 @@ def with_transparent(image: Image.Image, samples: Samples) -> Image.Image:
     scale = 255 // (2**samples.bits - 1)
     levels = [level * scale for level in samples.transparent or ()]
     alpha = np.empty((image.height, image.width), np.uint8)
-    for rows in strips(image.height):
-        strip = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+    for rows, strip in strips(image):
         strip = strip.reshape(*strip.shape[:2], len(levels))
         alpha[rows] = 255 * (strip != levels).any(axis=2).astype(np.uint8)
     image = image.copy()

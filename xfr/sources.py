@@ -14,10 +14,17 @@ from PIL import Image, UnidentifiedImageError
 from xfr.boxes import add_boxes, check_components, component_bits
 from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
-from xfr.metadata import DESCRIPTIVE
+from xfr.metadata import DESCRIPTIVE, PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
-from xfr.text import COMMENT, IPTC_RESOURCE, RAW_PROFILE, iptc_of, raw_profile
+from xfr.text import (
+    COMMENT,
+    IPTC_RESOURCE,
+    PHOTOSHOP_PREFIX,
+    RAW_PROFILE,
+    iptc_of,
+    raw_profile,
+)
 from xfr.tiff import (
     EXTRA_SAMPLES,
     IPTC,
@@ -39,11 +46,10 @@ from xfr.tiff import (
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
-EXIF_PREFIX = b"Exif\0\0"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
-    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
-    ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", b"Photoshop 3.0\0"),
+    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", PREFIX), ("APP1", XMP_PREFIX),
+    ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", PHOTOSHOP_PREFIX),
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip
 PSD_RESOURCES = {1058: "exif", 1060: "xmp"}

@@ -6,6 +6,7 @@ import zlib
 MAX_CHUNK = 1 << 24  # bytes of a chunk, compressed and not, and of all texts together
 COMMENT = "Comment"  # PNG's keyword for what JPEG, GIF and JPEG 2000 call a comment
 RAW_PROFILE = "Raw profile type "  # ImageMagick's keywords for metadata in hexadecimal digits
+PHOTOSHOP_PREFIX = b"Photoshop 3.0\0"  # stands before its resources in JPEG
 IPTC_RESOURCE = 0x0404  # of Photoshop
 
 
@@ -93,8 +94,7 @@ def photoshop_resources(data: bytes) -> dict[int, bytes]:
 
 def iptc_of(data: bytes) -> bytes | None:
     """IPTC records, be they alone or a resource of Photoshop; None if there are none."""
-    if data.startswith(b"Photoshop 3.0\0"):
-        data = data[14:]
+    data = data.removeprefix(PHOTOSHOP_PREFIX)
     if data.startswith(b"8BIM"):
         return photoshop_resources(data).get(IPTC_RESOURCE)
     return data if data.startswith(b"\x1c") else None

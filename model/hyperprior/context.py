@@ -185,16 +185,14 @@ class ContextModel(nn.Module):
         return new if state is None else state + new
 
     def forward(
-        self, features: Tensor, y: Tensor, share: Tensor, coded: Tensor | None = None
+        self, features: Tensor, y: Tensor, share: Tensor, coded: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Training: features [B, D, h, w] and y [B, K, h, w] to y_hat, quantized (straight-through)
         and of the shape of y, and to the means and scale logits of the split latent,
         [B, 4, 4, K/4, h/2, w/2] each. ``share`` [B]: see ``dead_zone``. ``coded`` [B, K, 1, 1]: 1
         for the coded channels of each sample, and 0 for the others, where y_hat is zero."""
         count = y.shape[1] // GROUPS
-        if coded is not None:
-            coded = split_latent(coded.expand(-1, -1, 2, 2))
-        y = split_latent(y)
+        y, coded = split_latent(y), split_latent(coded.expand(-1, -1, 2, 2))
         y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         state = None
         for step in range(PASSES):
@@ -204,9 +202,7 @@ class ContextModel(nn.Module):
             residual = y[here] - mean
             index = scale_index(scale.detach()).round()
             kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
-            quantized = round_straight_through(residual, kept) + mean
-            if coded is not None:
-                quantized = quantized * coded[here]
+            quantized = (round_straight_through(residual, kept) + mean) * coded[here]
             state = self.update(state, quantized, step)
             y_hat[here], means[here], scales[here] = quantized, mean, scale.float()
         return merge_latent(y_hat), means, scales

@@ -299,7 +299,7 @@ def test_ctrl_c_does_not_wait_for_a_search():
     tally, ended = Tally("encoded"), []
 
     def compute(path, loaded):
-        with tally.progress(path) as report:
+        with tally.at_work.progress(path) as report:
             deadline = time.monotonic() + 20
             try:
                 while time.monotonic() < deadline:

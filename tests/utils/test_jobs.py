@@ -188,7 +188,7 @@ def test_a_log_file_has_a_line_now_and_then(monkeypatch, capsys):
     tally = Tally("done")
 
     def compute(path: Path, loaded: Path) -> Path:
-        with tally.progress(path) as report:
+        with tally.at_work.progress(path) as report:
             report(0.25)
             time.sleep(0.25 if path == PATHS[1] else 0)
         return loaded

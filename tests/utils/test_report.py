@@ -15,8 +15,7 @@ from PIL import Image
 
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import MAX_QUALITY
-from utils.report import write_report
-from utils.report.page import MAX_SHOWN
+from utils.report.page import MAX_SHOWN, write_report
 from utils.report.views import ACTUAL_SIDE, AMPLIFY, MAX_SIDE
 from utils.scores import Origin, Result, Score
 from xfr.file import unpack

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from model import codec_class
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset, make_loader
-from utils.history import Progress
+from utils.history import EpochState
 from utils.schedule import EpochSchedule
 from utils.training import Trainer
 
@@ -56,7 +56,7 @@ def steps_of(trainer: Trainer, epochs: int, length: int) -> Steps:
     while not schedule.over(trainer.epoch, trainer.progress.steps):
         trainer.train_epoch(batches(trainer.step), schedule)
         trainer.epoch += 1
-        trainer.progress = Progress()
+        trainer.progress = EpochState()
     return trainer.train_step
 
 
@@ -69,7 +69,7 @@ def test_the_learning_rate_rises_over_200_steps_of_all_epochs_and_falls_at_the_e
 
 
 def test_steps_of_a_resumed_run_go_on_where_it_stopped(trainer):
-    trainer.epoch, trainer.progress = 2, Progress(steps=3)
+    trainer.epoch, trainer.progress = 2, EpochState(steps=3)
     steps = steps_of(trainer, epochs=4, length=5)
     assert steps.numbers == list(range(13, 20))
 

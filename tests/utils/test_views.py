@@ -10,7 +10,7 @@ import pytest
 from helpers import save_png
 from PIL import Image
 
-from utils.report import write_report
+from utils.report.page import write_report
 from utils.report.views import AMPLIFY, Views, worst_area
 from utils.scores import Result, Score
 from xfr.images import Picture

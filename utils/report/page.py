@@ -85,7 +85,7 @@ class Report:
         worst = sorted(self.results, key=self.badness)[:MAX_SHOWN]
         yield self.piece(
             "head",
-            **{name: fingerprint(self.text, name) for name in ("script", "style")},
+            **{name: content_source(self.text, name) for name in ("script", "style")},
             title=shown_name(title),
             count=counted(len(scores), "picture"),
             date=date.today().isoformat(),
@@ -218,7 +218,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def fingerprint(text: str, element: str) -> str:
+def content_source(text: str, element: str) -> str:
     """The Content-Security-Policy source that allows the page's own <script> or <style>, and none
     that a file name might contain."""
     content = re.search(f"<{element}>(.*?)</{element}>", text, re.DOTALL)[1]
