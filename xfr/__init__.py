@@ -47,9 +47,9 @@ def encode(
     encoded; or a uint8 array, [H, W, 3] or grey [H, W]. ``checkpoint``: main, hyperprior or visual,
     or a path; it is loaded once, and threads share it. ``quality``: 1 to 100, 50 unless there is a
     target. ``target``: instead of a quality, one of ``target_bpp`` and ``max_bytes``, a size that
-    the file keeps, and ``target_psnr``, in dB, which the decoded picture reaches. ``effort``: of
-    the search for a smaller file, 0 to 9, which main does not have. ``strip_metadata``: leave out
-    EXIF, XMP and resolution.
+    the file keeps, and ``target_psnr``, in dB, and ``target_ssimulacra2``, which the decoded
+    picture reaches. ``effort``: of the search for a smaller file, 0 to 9, which main does not have.
+    ``strip_metadata``: leave out EXIF, XMP and resolution.
 
     ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
     damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file

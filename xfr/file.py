@@ -9,7 +9,8 @@
            64 resolution, 128 graphic, 256 effort, 512 IPTC, 1024 texts, 2048 source
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
-    5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
+    5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr,
+           4 target_ssimulacra2), float32 big-endian
     1      effort of the encoder's search, if flagged: 1 to 9
     4      source, if flagged: CRC-32 of the bytes of the picture's own file, big-endian
     n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
@@ -42,7 +43,8 @@ GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in
 IPTC, TEXTS, SOURCE = 1 << 9, 1 << 10, 1 << 11
 # In this order in the file.
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP, "iptc": IPTC, "texts": TEXTS}
-TARGETS = ("target_bpp", "max_bytes", "target_psnr")  # kinds 1, 2, 3; see xfr/targets.py
+# Kinds 1 to 4; see xfr/targets.py.
+TARGETS = ("target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF, XMP, IPTC or texts
 CHECKSUM_BLOCK = 1 << 20  # bytes of a file that are read at a time

@@ -19,7 +19,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 FORMAT, EXTENSION, MIME = "XFR", ".xfr", "image/x-xfr"
-SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr")
+SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 METADATA = ("icc_profile", "exif", "xmp", "dpi")
 
 

@@ -10,9 +10,10 @@ from helpers import ROOT, colour, drawing, grey, noise, run_process
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import xfr
-from xfr.file import unpack
+from xfr.fidelity import psnr
+from xfr.file import TARGETS, unpack
 from xfr.images import writable_format
-from xfr.targets import psnr
+from xfr.plugin import SETTINGS
 
 PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -165,6 +166,10 @@ def test_settings_that_cannot_be_met_are_named(tmp_path):
             Image.fromarray(PHOTO).save(tmp_path / "a.xfr", checkpoint="main", **settings)
     Image.fromarray(PHOTO).save(tmp_path / "a.xfr", checkpoint="main", optimize=True)
     assert unpack((tmp_path / "a.xfr").read_bytes()).quality == 50
+
+
+def test_every_target_can_be_given():
+    assert set(TARGETS) < set(SETTINGS)
 
 
 def test_decoded_pictures_are_not_written_as_xfr_files():
