@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from utils import measures
-from utils.measures import Measure, as_ppm, decibels, likeness
+from utils.measures import Measure, decibels, likeness
+from xfr.fidelity import as_ppm
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np

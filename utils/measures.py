@@ -5,7 +5,6 @@ entries: a new measure is a function and an entry here. All of them are computed
 for SSIMULACRA 2, in double precision: a score is the same on every machine.
 """
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +13,8 @@ from importlib.util import find_spec
 from itertools import product
 from shutil import which
 from typing import TYPE_CHECKING, NamedTuple
+
+from xfr.fidelity import SSIMULACRA2_SIDE, psnr, ssimulacra2
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -90,13 +91,6 @@ def likeness(score: float) -> float:
     return decibels(1 - score)
 
 
-def psnr(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
-    """Peak signal-to-noise ratio in dB, over all channels; infinite for equal pictures."""
-    from xfr import targets
-
-    return targets.psnr(original, reconstruction)
-
-
 def ssim(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     """Structural similarity, 1 at best, the mean over channels. Wang, Bovik, Sheikh, Simoncelli
     2004, "Image quality assessment: from error visibility to structural similarity": a Gaussian
@@ -156,24 +150,6 @@ def halved(image: "np.ndarray") -> "np.ndarray":
     return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
 
 
-def ssimulacra2(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
-    """SSIMULACRA 2 (J. Sneyers 2022, JPEG XL project): 100 means no difference, 90 no visible one,
-    70 high quality, 50 medium, 30 low."""
-    from ssimulacra2 import compute_ssimulacra2
-
-    pair = (original, reconstruction)
-    return float(compute_ssimulacra2(*(io.BytesIO(as_ppm(image)) for image in pair)))
-
-
-def as_ppm(image: "np.ndarray") -> bytes:
-    """A uint8 picture [H, W, 3] as a file, for packages and programs that read nothing else."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "ppm")
-    return file.getvalue()
-
-
 class WorstTile(NamedTuple):
     """The lowest score of any tile of a picture, and the tile's first row and column of pixels."""
 
@@ -227,9 +203,10 @@ MEASURES = {
         Measure("ssim", "SSIM", ssim, 8, 13, likeness, smallest_side=UNIFORM_SIDE),
         # From 161 pixels on, the window fits into the picture at the last of the scales.
         Measure("ms_ssim", "MS-SSIM", ms_ssim, 12, 20, likeness, smallest_side=161),
-        Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f", smallest_side=8,
+        Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f",
+                smallest_side=SSIMULACRA2_SIDE, trained=("visual",),
                 help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s "
-                "per megapixel", trained=("visual",)),
+                "per megapixel"),
     )
 }  # fmt: skip
 MEASURES |= {

@@ -11,12 +11,16 @@
 True
 
 ``encode`` also takes a path or an image of Pillow: ``xfr.encode("photo.jpg", quality=60)``. The
-import takes no time: torch is loaded at the first call.
+import takes little time: torch is loaded at the first call.
+
+It also adds the format to Pillow: ``Image.open("photo.xfr")`` and ``image.save("photo.xfr",
+quality=60)``; see xfr/plugin.py.
 """
 
 from pathlib import Path
 
-from model.limits import DEFAULT_QUALITY, MAX_PIXELS
+from model.limits import MAX_PIXELS
+from xfr import plugin
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __version__ = "0.9.0"
+plugin.register()
 
 
 def encode(
@@ -42,25 +47,19 @@ def encode(
     encoded; or a uint8 array, [H, W, 3] or grey [H, W]. ``checkpoint``: main, hyperprior or visual,
     or a path; it is loaded once, and threads share it. ``quality``: 1 to 100, 50 unless there is a
     target. ``target``: instead of a quality, one of ``target_bpp`` and ``max_bytes``, a size that
-    the file keeps, and ``target_psnr``, in dB, which the decoded picture reaches. ``effort``: of
-    the search for a smaller file, 0 to 9, which main does not have. ``strip_metadata``: leave out
-    EXIF, XMP and resolution.
+    the file keeps, and ``target_psnr``, in dB, and ``target_ssimulacra2``, which the decoded
+    picture reaches. ``effort``: of the search for a smaller file, 0 to 9, which main does not have.
+    ``strip_metadata``: leave out EXIF, XMP and resolution.
 
     ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
     damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file
     cannot be read.
     """
-    from xfr.encoder import Encoder, EncodingSettings
-    from xfr.library import as_picture, shared
+    from xfr.library import as_picture, encoded
 
-    if len(target) + (quality is not None) > 1:
-        raise ValueError(f"of a quality and the targets, {', '.join(target)}, only one can be met")
-    chosen = next(iter(target.items()), None)
-    quality = DEFAULT_QUALITY if quality is None else quality
-    settings = EncodingSettings(quality, chosen, effort, strip_metadata)
-    encoder = shared(Encoder, checkpoint, device)
-    encoder.check(settings)
-    return encoder.encode(as_picture(picture), settings)
+    return encoded(
+        as_picture(picture), checkpoint, quality, effort, strip_metadata, device, **target
+    )
 
 
 def decode(
@@ -79,13 +78,7 @@ def decode(
     with the program. ValueError if the file is damaged, if its checkpoint is not there, or if the
     picture has more than ``max_pixels``.
     """
-    from xfr.checkpoints import shipped_name
-    from xfr.decoder import Decoder
     from xfr.file import unpack
-    from xfr.library import as_image, shared
+    from xfr.library import decoded
 
-    xfr = unpack(data, max_pixels)
-    if xfr.graphic:
-        return as_image(Decoder(None).decode(xfr))
-    made_by = checkpoint or shipped_name(xfr.fingerprint) or "visual"
-    return as_image(shared(Decoder, made_by, device).decode(xfr))
+    return decoded(unpack(data, max_pixels), checkpoint, device)

@@ -102,7 +102,8 @@ class Encoder:
         report: Report = lambda _: None,
         source: int | None = None,
     ) -> bytes:
-        """The bytes of the .xfr file. ValueError if no quality keeps the size that is the target.
+        """The bytes of the .xfr file. ValueError if no quality keeps the size that is the target,
+        or if the picture is too small for the score that is.
 
         The file holds a graphic where that costs less than the learned payload, in bits and
         distortion. ``report`` is called with the share that is done, 0 to 1; what it raises ends
@@ -266,7 +267,8 @@ class Encoding:
 
     def reach(self, target: Score, limit: float) -> bytes:
         """The file of the lowest quality whose score reaches the limit; the file without loss if
-        none does."""
+        none does. ValueError for a picture that is too small for the score."""
+        target.check(*self.picture.shape)
         choose, effort = partial(lowest_quality_reaching, limit, target.unit), self.settings.effort
         score = partial(self.score, target=target)
         try:

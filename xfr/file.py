@@ -9,7 +9,8 @@
            64 resolution, 128 graphic, 256 effort, 512 IPTC, 1024 texts, 2048 source
     1      quality, 1 to 100
     n      width, then height, then the length of the payload: numbers, see below
-    5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr), float32 big-endian
+    5      target, if flagged: kind (1 target_bpp, 2 max_bytes, 3 target_psnr,
+           4 target_ssimulacra2), float32 big-endian
     1      effort of the encoder's search, if flagged: 1 to 9
     4      source, if flagged: CRC-32 of the bytes of the picture's own file, big-endian
     n      resolution, if flagged: pixels per inch across and down, a number if they are equal and
@@ -42,7 +43,8 @@ GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in
 IPTC, TEXTS, SOURCE = 1 << 9, 1 << 10, 1 << 11
 # In this order in the file.
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP, "iptc": IPTC, "texts": TEXTS}
-TARGETS = ("target_bpp", "max_bytes", "target_psnr")  # kinds 1, 2, 3; see xfr/targets.py
+# Kinds 1 to 4; see xfr/targets.py.
+TARGETS = ("target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF, XMP, IPTC or texts
 CHECKSUM_BLOCK = 1 << 20  # bytes of a file that are read at a time
@@ -162,6 +164,22 @@ class Header(NamedTuple):
         """Whether the payload is a graphic, for which no checkpoint is needed."""
         return bool(self.flags & GRAPHIC)
 
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the decoded picture: L, LA, RGB or RGBA."""
+        return ("L" if self.flags & GREY else "RGB") + "A" * bool(self.flags & ALPHA)
+
+
+class Start(NamedTuple):
+    """The fields before alpha channel and payload, as they are in the file."""
+
+    header: Header
+    target: tuple[int, float] | None
+    effort: int | None
+    source: int | None
+    dpi: tuple[float, float] | None
+    streams: dict[str, tuple[int, bytes]]
+
 
 def read_header(reader: Reader) -> Header:
     """The header of a file that ``reader`` is at the start of. ValueError if it is no .xfr file, of
@@ -177,6 +195,27 @@ def read_header(reader: Reader) -> Header:
     return Header(
         arch, fingerprint, flags, quality, reader.number(), reader.number(), reader.number()
     )
+
+
+def read_start(reader: Reader) -> Start:
+    """The fields of a file that ``reader`` is at the start of, up to alpha channel and payload.
+    ValueError as for ``read_header``."""
+    header = read_header(reader)
+    target = reader.unpack(">Bf") if header.flags & TARGET else None
+    (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
+    (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
+    dpi = read_resolution(reader) if header.flags & DPI else None
+    flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
+    streams = {name: (reader.number(), reader.chunk()) for name in flagged}
+    return Start(header, target, effort, source, dpi, streams)
+
+
+def unpack_start(data: bytes) -> tuple[Header, Metadata]:
+    """The header and the metadata in the bytes of a file, without alpha channel, payload and CRC.
+    ValueError if they are damaged."""
+    start = read_start(Reader(data, "file"))
+    check_fields(start)
+    return start.header, unpack_metadata(start.streams, start.dpi)
 
 
 def peek(path: Path) -> Header | None:
@@ -229,20 +268,15 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     bytes, a wrong CRC, a picture of more than ``max_pixels``, or a field out of its range.
     """
     reader = Reader(data, "file")
-    header = read_header(reader)
-    target = reader.unpack(">Bf") if header.flags & TARGET else None
-    (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
-    (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
-    dpi = read_resolution(reader) if header.flags & DPI else None
-    flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
-    streams = {name: (reader.number(), reader.chunk()) for name in flagged}
+    start = read_start(reader)
+    header, target = start.header, start.target
     alpha = reader.chunk() if header.flags & ALPHA else None
     payload = reader.take(header.payload_length)
     (crc,) = reader.unpack(">I")
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    check_fields(header, effort, target, dpi)
+    check_fields(start)
     check_shape(header.height, header.width, max_pixels)
     return Xfr(
         arch=header.arch,
@@ -253,11 +287,11 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         quality=header.quality,
         payload=payload,
         alpha=unpack_alpha(alpha, header.height, header.width),
-        metadata=unpack_metadata(streams, dpi),
+        metadata=unpack_metadata(start.streams, start.dpi),
         target=None if target is None else (TARGETS[target[0] - 1], target[1]),
         graphic=header.graphic,
-        effort=effort or 0,
-        source=source,
+        effort=start.effort or 0,
+        source=start.source,
     )
 
 
@@ -267,13 +301,9 @@ def read_resolution(reader: Reader) -> tuple[float, float]:
     return (dpi, dpi) if dpi else reader.unpack(">ff")
 
 
-def check_fields(
-    header: Header,
-    effort: int | None,
-    target: tuple[int, float] | None,
-    dpi: tuple[float, float] | None,
-) -> None:
+def check_fields(start: Start) -> None:
     """ValueError for a field out of its range."""
+    header, target, effort, _, dpi, _ = start
     if header.flags >= 2 * SOURCE:
         raise ValueError(f"damaged file: unknown flags {header.flags:#x}")
     if not MIN_QUALITY <= header.quality <= MAX_QUALITY:

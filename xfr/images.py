@@ -108,8 +108,10 @@ def writable_format(extension: str) -> str:
     """Pillow's name of the format with this extension; ValueError if it cannot write it, or cannot
     read pictures of any size back from it."""
     wanted = normalize_extension(extension)
-    for registered, name in Image.registered_extensions().items():
-        if normalize_extension(registered) == wanted and name in Image.SAVE:
+    extensions = Image.registered_extensions()  # loads all plugins
+    writable = set(Image.SAVE) - {"XFR"}  # for pictures that come out of .xfr files
+    for registered, name in extensions.items():
+        if normalize_extension(registered) == wanted and name in writable:
             if not keeps_size(name):
                 raise ValueError(
                     f"Pillow cannot write pictures of any size as {wanted} and read them back: "

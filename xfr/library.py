@@ -4,14 +4,15 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from model.limits import MAX_PIXELS
-from xfr.checkpoints import checkpoint_path
+from model.limits import DEFAULT_QUALITY, MAX_PIXELS
+from xfr.checkpoints import checkpoint_path, shipped_name
 from xfr.colour import fits
+from xfr.file import Xfr
 from xfr.images import Picture, check_shape, read_picture
 from xfr.metadata import PREFIX, Metadata
 
@@ -30,6 +31,38 @@ def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: s
 @cache
 def load(kind: Callable[[Path, str], Coder], path: Path, device: str) -> Coder:
     return kind(path, device)
+
+
+def encoded(
+    picture: Picture,
+    checkpoint: str | Path,
+    quality: int | None = None,
+    effort: int = 0,
+    strip_metadata: bool = False,
+    device: str = "cpu",
+    **target: float,
+) -> bytes:
+    """The bytes of the .xfr file of a picture; see ``xfr.encode``."""
+    from xfr.encoder import Encoder, EncodingSettings  # load torch
+
+    if len(target) + (quality is not None) > 1:
+        raise ValueError(f"of a quality and the targets, {', '.join(target)}, only one can be met")
+    chosen = next(iter(target.items()), None)
+    quality = DEFAULT_QUALITY if quality is None else quality
+    settings = EncodingSettings(quality, chosen, effort, strip_metadata)
+    encoder = shared(Encoder, checkpoint, device)
+    encoder.check(settings)
+    return encoder.encode(picture, settings)
+
+
+def decoded(xfr: Xfr, checkpoint: str | Path | None = None, device: str = "cpu") -> Image.Image:
+    """The picture in an .xfr file; see ``xfr.decode``."""
+    from xfr.decoder import Decoder  # loads torch
+
+    if xfr.graphic:
+        return as_image(Decoder(None).decode(xfr))
+    made_by = checkpoint or shipped_name(xfr.fingerprint) or "visual"
+    return as_image(shared(Decoder, made_by, device).decode(xfr))
 
 
 def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
@@ -66,8 +99,12 @@ def as_image(picture: Picture) -> Image.Image:
     image = Image.fromarray(picture.pixels)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
-    metadata = picture.metadata
+    image.info.update(info_of(picture.metadata))
+    return image
+
+
+def info_of(metadata: Metadata) -> dict[str, Any]:
+    """The metadata that images of Pillow hold in ``info``, as they name them."""
     exif = None if metadata.exif is None else PREFIX + metadata.exif
     info = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
-    image.info.update({name: value for name, value in info.items() if value is not None})
-    return image
+    return {name: value for name, value in info.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The quality that meets a target: a size, a rate or a score such as PSNR."""
+"""The quality that meets a target: a size, a rate, or a score: PSNR or SSIMULACRA 2."""
 
 import math
 from collections.abc import Callable
@@ -8,14 +8,7 @@ from functools import cache
 import numpy as np
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
-
-
-def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
-    error over all channels; infinite if they are equal."""
-    difference = original.astype(np.int32) - reconstruction
-    mse = np.mean(np.square(difference), dtype=np.float64)
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+from xfr.fidelity import SSIMULACRA2_SIDE, psnr, ssimulacra2
 
 
 @dataclass(frozen=True)
@@ -31,10 +24,19 @@ class Size:
 class Score:
     """A target for the decoded picture: the lowest quality that reaches a limit is chosen.
     ``measure``: the score of uint8 pixels and their reconstruction, both [H, W, 3] or grey [H, W];
-    higher where they are closer, infinite where they are equal."""
+    higher where they are closer. ``smallest_side``: pixels of the shortest side that it takes."""
 
     unit: str
     measure: Callable[[np.ndarray, np.ndarray], float]
+    smallest_side: int = 1
+
+    def check(self, height: int, width: int) -> None:
+        """ValueError for a picture that is too small for the measure."""
+        if min(height, width) < self.smallest_side:
+            raise ValueError(
+                f"{width}x{height} pixels are too few for this target, which needs "
+                f"{self.smallest_side} on each side: choose a quality"
+            )
 
 
 # By the names that flags and messages have; TARGETS in xfr/file.py numbers them.
@@ -42,6 +44,7 @@ TARGETS: dict[str, Size | Score] = {
     "target_bpp": Size("bpp", per_pixel=True),
     "max_bytes": Size("bytes"),
     "target_psnr": Score("dB", psnr),
+    "target_ssimulacra2": Score("points", ssimulacra2, SSIMULACRA2_SIDE),
 }
 
 
@@ -66,8 +69,10 @@ class Estimates:
     def add(self, quality: int) -> None:
         """Measure this quality at the effort, which takes long."""
         self.measured[quality] = self.measure(quality, self.effort)
-        if math.isfinite(self.quick(quality)):  # the PSNR of a graphic may be infinite
-            self.ratio = self.measured[quality] / self.quick(quality)
+        quick, measured = self.quick(quality), self.measured[quality]
+        # The PSNR of a graphic may be infinite, and SSIMULACRA 2 negative: no ratio says anything.
+        if 0 < quick < math.inf and measured > 0:
+            self.ratio = measured / quick
 
 
 def search_quality(

@@ -24,6 +24,7 @@ from xfr.file import (
     ICC,
     MAX_STREAM,
     TARGET,
+    TARGETS,
     XMP,
     Xfr,
     checksum,
@@ -74,7 +75,7 @@ def files(draw) -> Xfr:
     inches = st.floats(2.0**-100, 2.0**100, width=32)
     dpi = st.tuples(inches, inches) | st.integers(1, 10**9).map(lambda dpi: (np.float32(dpi),) * 2)
     metadata = Metadata(*streams, draw(st.none() | dpi))
-    names = st.sampled_from(["target_bpp", "max_bytes", "target_psnr"])
+    names = st.sampled_from(TARGETS)
     return Xfr(
         draw(st.integers(0, 255)),
         draw(st.integers(0, 2**64 - 1)),
@@ -194,7 +195,7 @@ def test_a_wrong_crc_is_named():
         ({"quality": 101}, "quality 101"),
         ({"width": 0}, "a picture of 0x5 pixels"),
         ({"height": 0}, "a picture of 5x0 pixels"),
-        ({"flags": TARGET, "rest": struct.pack(">Bf", 4, 1)}, "unknown target 4"),
+        ({"flags": TARGET, "rest": struct.pack(">Bf", 5, 1)}, "unknown target 5"),
         (
             {"flags": ICC, "rest": pack_number(2**30) + stream_of(b"")},
             "1073741824 bytes of colour profile",

@@ -15,10 +15,10 @@ from model.checkpoint import fingerprint, load_checkpoint
 from xfr import library
 from xfr.checkpoints import FOLDER, SHIPPED
 from xfr.encoder import Encoder, EncodingSettings
+from xfr.fidelity import psnr, ssimulacra2
 from xfr.file import TARGETS, unpack
 from xfr.images import Picture
 from xfr.targets import TARGETS as MEETING_TARGETS
-from xfr.targets import psnr
 
 PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
 
@@ -41,7 +41,7 @@ def test_the_import_loads_nothing_slow():
     program = "import sys, xfr; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert "xfr" in out.stdout.split()
-    assert not {"torch", "numpy", "PIL", "xfr.encoder"} & set(out.stdout.split())
+    assert not {"torch", "numpy", "xfr.file", "xfr.encoder"} & set(out.stdout.split())
 
 
 def test_the_version_of_the_package_is_that_of_the_library():
@@ -84,6 +84,16 @@ def test_a_target_is_met(target, limit):
         assert 0.5 * limit < size[target] <= limit
     else:
         assert limit <= psnr(PHOTO, np.asarray(xfr.decode(data))) < limit + 2
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_an_ssimulacra_2_is_met_by_the_lowest_quality(effort):
+    image = Image.open(FOLDER / "original/chelsea.png").crop((120, 30, 280, 190))
+    pixels = np.asarray(image.convert("RGB"))
+    data = xfr.encode(pixels, effort=effort, target_ssimulacra2=70)
+    assert ssimulacra2(pixels, np.asarray(xfr.decode(data))) >= 70
+    lower = xfr.encode(pixels, quality=unpack(data).quality - 1, effort=effort)
+    assert ssimulacra2(pixels, np.asarray(xfr.decode(lower))) < 70
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """The quality that meets a target, with few searches."""
 
+import numpy as np
 import pytest
-from helpers import noise, save_tiny
+from helpers import colour, grey, noise, save_tiny
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
+from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
+from xfr.fidelity import SSIMULACRA2_SIDE, ssimulacra2
+from xfr.file import unpack
 from xfr.images import Picture
 from xfr.targets import highest_quality_within, lowest_quality_reaching, search_quality
 
@@ -52,6 +56,19 @@ def test_a_psnr_is_reached_with_few_searches(limit):
     assert len(measured.slow) <= 3
 
 
+@pytest.mark.parametrize("limit", [-50, 0, 30.0])
+def test_a_score_that_may_be_negative_is_reached_with_few_searches(limit):
+    def score(quality: int, effort: int) -> float:
+        return 1.5 * quality - 75 - 0.1 * effort
+
+    measured = Measured(score)
+    quality = search_quality(
+        lambda score: lowest_quality_reaching(limit, "points", score), MAX_QUALITY, measured, 9
+    )
+    assert score(quality, 9) >= limit > score(quality - 1, 9)
+    assert len(measured.slow) <= 4
+
+
 def test_a_size_that_only_the_search_can_keep_is_kept():
     def size(quality: int, effort: int) -> float:
         return 100 * quality * (1 - 0.01 * effort)
@@ -95,3 +112,25 @@ def test_a_picture_is_compressed_once_at_each_quality_and_effort(
     monkeypatch.setattr(encoder.codec, "compress", recorded)
     encoder.encode(Picture(noise(64, 64)), EncodingSettings(target=target, effort=effort))
     assert tried and len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize("pixels", [colour(64, 80), grey(64, 80)], ids=["colour", "grey"])
+def test_an_ssimulacra_2_that_no_quality_reaches_is_met_without_loss(checkpoints, pixels):
+    pixels = (pixels // 2 + noise(64, 80)[(..., 0) if pixels.ndim == 2 else ...] // 2).astype("u1")
+    encoder = Encoder(checkpoints["hyperprior"])
+    for limit, exact in ((99.9, True), (-1e3, False)):
+        settings = EncodingSettings(target=("target_ssimulacra2", limit))
+        xfr = unpack(encoder.encode(Picture(pixels), settings))
+        decoded = Decoder(checkpoints["hyperprior"]).decode(xfr).pixels
+        assert np.array_equal(decoded, pixels) == exact
+        assert ssimulacra2(pixels, decoded) >= limit and xfr.graphic == exact
+
+
+@pytest.mark.parametrize("shape", [(SSIMULACRA2_SIDE, 60), (60, SSIMULACRA2_SIDE)])
+def test_a_picture_that_is_too_small_for_ssimulacra_2_is_named(checkpoints, shape):
+    encoder = Encoder(checkpoints["hyperprior"])
+    settings = EncodingSettings(target=("target_ssimulacra2", 70))
+    assert encoder.encode(Picture(noise(*shape)), settings)
+    smaller = noise(*(side - (side == SSIMULACRA2_SIDE) for side in shape))
+    with pytest.raises(ValueError, match="pixels are too few for this target, which needs 8 on"):
+        encoder.encode(Picture(smaller), settings)

@@ -1,0 +1,100 @@
+"""Pillow's plugin for .xfr files, which ``import xfr`` registers.
+
+>>> import io
+>>> import xfr
+>>> stream = io.BytesIO()  # or the path of an .xfr file
+>>> Image.new("RGB", (160, 120), "teal").save(stream, "XFR", quality=60, checkpoint="visual")
+>>> Image.open(stream).size
+(160, 120)
+
+``Image.open`` reads size, mode and metadata. Pixels are decoded, and torch is loaded, when they are
+asked for. ``Image.save`` takes ``checkpoint``, ``quality``, ``effort`` and the targets of
+``xfr.encode``, and as Pillow's other plugins ``icc_profile``, by default that of the image,
+``exif``, ``xmp`` and ``dpi``. Other options are ignored, as by those.
+"""
+
+from dataclasses import replace
+from typing import IO, Any
+
+from PIL import Image, ImageFile
+
+FORMAT, EXTENSION, MIME = "XFR", ".xfr", "image/x-xfr"
+SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
+METADATA = ("icc_profile", "exif", "xmp", "dpi")
+
+
+class XfrImageFile(ImageFile.ImageFile):
+    """An image that is decoded when it is loaded, with the shipped checkpoint that made it.
+    ``encoded``: the bytes of the file until then."""
+
+    format = FORMAT
+    format_description = "Learned image codec"
+    encoded = b""
+
+    def _open(self) -> None:
+        """Read size, mode and info. SyntaxError, which Pillow makes an UnidentifiedImageError, if
+        they are damaged."""
+        from xfr.file import unpack_start
+        from xfr.library import info_of
+
+        assert self.fp is not None
+        self.encoded = self.fp.read()
+        try:
+            header, metadata = unpack_start(self.encoded)
+        except ValueError as error:
+            raise SyntaxError(str(error)) from error
+        self._size, self._mode = (header.width, header.height), header.mode
+        self.info.update(info_of(metadata))
+
+    def load(self) -> "Image.core.PixelAccess | None":
+        """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""
+        if self.encoded:
+            from xfr.file import unpack
+            from xfr.library import decoded
+
+            try:  # Pillow has compared the size with its limit
+                self.im = decoded(unpack(self.encoded, self.width * self.height)).im
+            except ValueError as error:
+                raise OSError(str(error)) from error
+            self.encoded = b""
+            if self.fp and self._exclusive_fp:
+                self.fp.close()
+            self.fp = None
+        return super().load()
+
+
+def accept(prefix: bytes) -> bool:
+    """Whether a file that begins with these bytes is an .xfr file."""
+    return prefix.startswith(b"XFR")
+
+
+def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
+    """Encode an image with the options in its ``encoderinfo``. OSError if its mode cannot be
+    written, ValueError for settings that cannot be met."""
+    from xfr.library import GREY_MODES, OTHER_MODES, as_picture, encoded
+    from xfr.metadata import read_metadata
+
+    if image.mode not in GREY_MODES + OTHER_MODES:
+        raise OSError(f"cannot write mode {image.mode} as {FORMAT}")
+    options = {name: value for name, value in image.encoderinfo.items() if value is not None}
+    given: dict[str | tuple[int, int], Any] = {
+        name: options[name] for name in METADATA if name in options
+    }
+    if isinstance(given.get("exif"), Image.Exif):
+        given["exif"] = given["exif"].tobytes()
+    described = image.copy()
+    described.info = image.info | given
+    picture = as_picture(described)
+    described.info = given
+    metadata, _ = read_metadata(described, [])
+    picture = replace(picture, metadata=replace(metadata, icc=picture.metadata.icc))
+    settings = {name: options[name] for name in SETTINGS if name in options}
+    stream.write(encoded(picture, options.get("checkpoint", "visual"), **settings))
+
+
+def register() -> None:
+    """Make Pillow open and save the format."""
+    Image.register_open(FORMAT, XfrImageFile, accept)
+    Image.register_save(FORMAT, save)
+    Image.register_extension(FORMAT, EXTENSION)
+    Image.register_mime(FORMAT, MIME)
