@@ -4,7 +4,7 @@ examples:
   python -m benchmarks.rd out/original/
   python -m benchmarks.rd kodak/ --published benchmarks/results/published_kodak.csv \\
       --anchor jpeg avif
-  python -m benchmarks.rd --from benchmarks/results/kodak.csv --anchor avif jpegxl
+  python -m benchmarks.rd --from out/scores/kodak/rd.csv --anchor avif jpegxl
   python -m benchmarks.rd kodak/kodim0[1-8].png --qualities 10 20 35 50 70 --every 2
   python -m benchmarks.rd photos/ screens/ --codecs ours avif-psnr webp --anchor avif-psnr webp
   python -m benchmarks.rd kodak/ --model a.tar --model b.tar --codecs ours avif --anchor avif \\

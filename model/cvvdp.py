@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.entropy import LowerBound
+from model.perception import checked_pair, gaussian_matrix
 
-MIN_SIDE = 8  # pixels
 PEAK, BLACK, REFLECTED = 200.0, 0.2, 250 / math.pi * 0.005  # light of the display, in cd/m^2
 # Light of the red, green and blue of sRGB to the opponent colours DKL of white D65: achromatic, red
 # to green, yellow to violet.
@@ -86,13 +85,9 @@ def cvvdp_distance(x_hat: Tensor, x: Tensor) -> Tensor:
 def cvvdp_terms(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The ``cvvdp_distance``, and a distance [B] that follows the worst spots of x_hat: the 4-norm
     of the differences in SPOT_BANDS that the eye would see if no contrast hid any."""
-    if min(x.shape[2:]) < MIN_SIDE:
-        raise ValueError(f"CVVDP needs {MIN_SIDE} pixels a side, not {min(x.shape[2:])}")
-    dtype = torch.promote_types(x_hat.dtype, torch.float32)
-    known = constants(*x.shape[2:], x.device, dtype)
+    x_hat, x = checked_pair(x_hat, x, "CVVDP")
+    known = constants(*x.shape[2:], x.device, x.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        x, x_hat = (image.to(dtype, memory_format=torch.contiguous_format) for image in (x, x_hat))
-        x_hat = -LowerBound.apply(-LowerBound.apply(x_hat, 0.0), -1.0)
         with torch.no_grad():
             reference = weighted_contrasts(x, known)
         pairs = zip(contrasts(x_hat, known), reference, strict=True)
@@ -252,10 +247,7 @@ def sensitivity_tables() -> np.ndarray:
 
 def blur_matrix(length: int, _: int) -> np.ndarray:
     """Gaussian window at each position of a line that is mirrored at its ends: [length, length]."""
-    window = np.exp(-0.5 * (np.arange(-MASK_RADIUS, MASK_RADIUS + 1) / MASK_SIGMA) ** 2)
-    line = np.pad(np.eye(length), ((MASK_RADIUS, MASK_RADIUS), (0, 0)), "reflect")
-    shifted = [weight * line[k : k + length] for k, weight in enumerate(window / window.sum())]
-    return np.sum(shifted, axis=0)
+    return gaussian_matrix(length, MASK_SIGMA, MASK_RADIUS, "reflect")
 
 
 def halving_matrix(length: int, odd: int) -> np.ndarray:

@@ -11,15 +11,13 @@ the package gives the remaining maps the weights of others, while here every map
 
 import functools
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.constants import constant
-from model.entropy import LowerBound
+from model.perception import SMALLEST_SIDE, Beyond, checked_pair, gaussian_matrix
 
-SMALLEST_SIDE = 8  # pixels of the smallest scale
 WINDOW_SIGMA, WINDOW_RADIUS = 1.5, 5  # pixels of the Gaussian window
 STRUCTURE_C2 = 0.0009  # keeps the structural term calm in flat areas
 
@@ -87,13 +85,8 @@ def ssimulacra2_distance(x_hat: Tensor, x: Tensor, mirror: bool = False) -> Tens
     Computed in float32 (float64 if x_hat is) even under autocast. ValueError below 8 pixels of a
     side.
     """
-    if min(x.shape[2:]) < SMALLEST_SIDE:
-        side = min(x.shape[2:])
-        raise ValueError(f"SSIMULACRA 2 needs {SMALLEST_SIDE} pixels a side, not {side}")
-    dtype = torch.promote_types(x_hat.dtype, torch.float32)
+    x_hat, x = checked_pair(x_hat, x, "SSIMULACRA 2")
     with torch.autocast(x.device.type, enabled=False):
-        x, x_hat = (image.to(dtype, memory_format=torch.contiguous_format) for image in (x, x_hat))
-        x_hat = -LowerBound.apply(-LowerBound.apply(x_hat, 0.0), -1.0)
         x, x_hat = linear_light(x), linear_light(x_hat)
         total = x.new_zeros(len(x))
         for scale, weights in enumerate(MAP_WEIGHTS):
@@ -168,8 +161,6 @@ def blur(x: Tensor, mirror: bool) -> Tensor:
 def window_matrix(length: int, mirror: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The window at each position of a line, [length, length]. Beyond its ends, the line goes on
     mirrored or else as zeros."""
-    window = np.exp(-0.5 * (np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1) / WINDOW_SIGMA) ** 2)
-    ends = (WINDOW_RADIUS, WINDOW_RADIUS), (0, 0)
-    line = np.pad(np.eye(length), ends, "symmetric" if mirror else "constant")
-    matrix = sum(weight * line[k : k + length] for k, weight in enumerate(window / window.sum()))
+    beyond: Beyond = "symmetric" if mirror else "constant"
+    matrix = gaussian_matrix(length, WINDOW_SIGMA, WINDOW_RADIUS, beyond)
     return torch.as_tensor(matrix, dtype=dtype, device=device)
