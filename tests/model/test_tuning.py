@@ -10,6 +10,7 @@ from helpers import TINY, tiny_codec
 
 from model import codec_class
 from model.entropy import SymbolCoder
+from model.hyperprior.network import used_channels
 from model.layers import ResidualBlock, dct_basis, dct_variance
 
 RATES = 0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45
@@ -85,3 +86,12 @@ def test_the_latent_is_corrected_from_quality_90_on(monkeypatch):
     for quality in (1, 89, 90, 100):
         codec.analyse(torch.rand(1, 3, 64, 64), codec.quality_tensor(quality))
     assert corrected == [90, 100]
+
+
+@pytest.mark.parametrize(("value", "channels"), [(0.511, 16), (0.512, 32)])
+def test_channels_are_coded_where_they_save_more_than_a_fifth_of_their_bits(value, channels):
+    """A one for 0.512 saves (2 * 0.512 - 1) * 6 / ln 2 = 0.208 bits of distortion; its magnitude
+    takes one bit without its context."""
+    y = torch.full((1, 48, 8, 8), value)
+    y[:, :16], y[:, 32:] = 3, 0
+    assert used_channels(y).tolist() == [channels]

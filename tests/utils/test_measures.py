@@ -150,3 +150,10 @@ def test_levels_in_decibels_are_of_the_distance_to_1():
     assert likeness(0.99) == pytest.approx(20) and likeness(1) == math.inf
     assert MEASURES["ms_ssim"].level_unit == MEASURES["psnr"].level_unit == "dB"
     assert MEASURES["ssimulacra2"].level_unit == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("psnr", 1), ("ssim", 7), ("ms_ssim", 161), ("ssimulacra2", 8)]
+)
+def test_the_smallest_side_is_that_of_the_window_at_its_coarsest_scale(name, side):
+    assert MEASURES[name].smallest_side == side

@@ -100,21 +100,30 @@ def test_the_history_has_the_learning_rate_of_the_last_step_of_each_epoch(traine
     assert trainer.optimizer.steps == trainer.step == 6
 
 
-def test_what_is_validated_and_shipped_are_the_averaged_weights(trainer, monkeypatch):
+def test_what_is_validated_drawn_and_shipped_are_the_averaged_weights(trainer, monkeypatch):
     seen = []
     average = {name: weight + 1 for name, weight in trainer.average.average.items()}
     trainer.average.load(average)
 
-    def rate_distortion(codec, model, x, quality):
+    def look(codec):
         weights = dict(codec.named_parameters())
         seen.append(all(weights[name].equal(average[name]) for name in average))
+
+    def rate_distortion(codec, model, x, quality):
+        look(codec)
         return torch.ones(3, len(x))
+
+    def codec_curve(codec, crops):
+        look(codec)
+        return {"bpp_10": 1.0}
 
     monkeypatch.setattr("utils.training.rate_distortion", rate_distortion)
     loader = validation(trainer.root, "a.png")
     trainer.validate(loader)
     shipped = trainer.averaged_weights(loader)
-    assert seen == [True]
+    monkeypatch.setattr("utils.training.codec_curve", codec_curve)
+    trainer.measure_curve(loader)
+    assert seen == [True, True]
     assert all(shipped[name].equal(average[name].half()) for name in average)
     assert not any(w.equal(average[n]) for n, w in trainer.codec.named_parameters())
 

@@ -8,21 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import save_png
-from PIL import Image
+from PIL import Image, ImageCms
 
 from utils.report.page import write_report
 from utils.report.views import AMPLIFY, Views, worst_area
 from utils.scores import Result, Score
 from xfr.images import Picture
+from xfr.metadata import Metadata
 
 LEVELS = {"original": 100, "reconstruction": 120, "second": 90}
 LARGE = 900, 1300  # more than is shown
 
 
+def opened(uri: str) -> Image.Image:
+    """The picture in a data: URI."""
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
 def level(uri: str) -> int:
-    """The grey of a picture in a data: URI."""
-    data = base64.b64decode(uri.partition(",")[2])
-    return round(np.asarray(Image.open(io.BytesIO(data))).mean())
+    """Its grey."""
+    return round(np.asarray(opened(uri)).mean())
 
 
 class Images(HTMLParser):
@@ -61,8 +66,7 @@ def test_errors_are_five_times_as_bright_and_end_at_white():
     before, after = (np.full((40, 60, 3), grey, np.uint8) for grey in (100, 40))
     after[:, :30] = 110
     (uri,) = Views([Picture(before), Picture(after)]).errors
-    data = base64.b64decode(uri.partition(",")[2])
-    error = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    error = np.asarray(opened(uri)).astype(int)
     assert abs(error[:, :25].mean() - 50) < 3 and abs(error[:, 35:].mean() - 255) < 3
 
 
@@ -82,3 +86,11 @@ def test_the_area_that_is_seen_at_1_to_1_holds_the_largest_errors(place, box):
     assert left <= place[0] and place[0] + 10 <= right
     assert top <= place[1] and place[1] + 10 <= bottom
     assert 0 <= left and right <= 2000 and 0 <= top and bottom <= 1600
+
+
+def test_pictures_have_the_profile_of_the_original_and_error_maps_none():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.full((40, 60, 3), 90, np.uint8)
+    views = Views([Picture(pixels, metadata=Metadata(icc=profile)), Picture(pixels)])
+    assert [opened(uri).info.get("icc_profile") for uri in views.shown] == [profile, profile]
+    assert [opened(uri).info.get("icc_profile") for uri in views.errors] == [None]
