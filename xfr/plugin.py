@@ -1,7 +1,6 @@
 """Pillow's plugin for .xfr files, which ``import xfr`` registers.
 
->>> import io
->>> import xfr
+>>> import io, xfr
 >>> stream = io.BytesIO()  # or the path of an .xfr file
 >>> Image.new("RGB", (160, 120), "teal").save(stream, "XFR", quality=60, checkpoint="visual")
 >>> Image.open(stream).size
