@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from utils import measures
 from utils.measures import Measure, decibels, likeness
-from xfr.fidelity import as_ppm
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -62,6 +61,8 @@ def butteraugli(norm: int, original: "np.ndarray", reconstruction: "np.ndarray")
     """Butteraugli (J. Alakuijala et al. 2016), by libjxl's program for 80 cd/m^2: 0 at best, about
     1 where a difference is just seen. ``norm``: 0 for that of the worst spot, or 1 for the 3-norm
     over all pixels. OSError if the program fails."""
+    from xfr.targets import as_ppm
+
     return butteraugli_norms(*map(as_ppm, (original, reconstruction)))[norm]
 
 

@@ -9,6 +9,7 @@ header. A Stored codec has only the names and the settings of its rows in a CSV.
 """
 
 import re
+import zlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from copy import copy
@@ -87,7 +88,9 @@ class Ours:
         self.encode(picture, EncodingSettings(target=target, effort=self.effort), path)
 
     def encode(self, picture: Picture, settings: EncodingSettings, path: Path) -> None:
-        path.write_bytes(self.encoder.encode(Picture(picture.pixels), settings))
+        # A checksum of the source is in the files of encode.py: five bytes of their rate.
+        source = zlib.crc32(picture.pixels.tobytes())
+        path.write_bytes(self.encoder.encode(Picture(picture.pixels), settings, source=source))
 
     def read(self, path: Path) -> np.ndarray:
         return self.decoder.decode(unpack(path.read_bytes())).rgb

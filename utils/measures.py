@@ -14,7 +14,7 @@ from itertools import product
 from shutil import which
 from typing import TYPE_CHECKING, NamedTuple
 
-from xfr.fidelity import SSIMULACRA2_SIDE, psnr, ssimulacra2
+from model.limits import SSIMULACRA2_SIDE
 
 if TYPE_CHECKING:  # heavy, and --help needs only the names
     import numpy as np
@@ -91,6 +91,13 @@ def likeness(score: float) -> float:
     return decibels(1 - score)
 
 
+def psnr(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
+    """Peak signal-to-noise ratio in dB, over all channels; infinite for equal pictures."""
+    from xfr import targets
+
+    return targets.psnr(original, reconstruction)
+
+
 def ssim(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
     """Structural similarity, 1 at best, the mean over channels. Wang, Bovik, Sheikh, Simoncelli
     2004, "Image quality assessment: from error visibility to structural similarity": a Gaussian
@@ -148,6 +155,13 @@ def halved(image: "np.ndarray") -> "np.ndarray":
 
     image = np.pad(image, [(0, side % 2) for side in image.shape], "edge")
     return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
+
+
+def ssimulacra2(original: "np.ndarray", reconstruction: "np.ndarray") -> float:
+    """SSIMULACRA 2, 100 at best."""
+    from xfr import targets
+
+    return targets.ssimulacra2(original, reconstruction)
 
 
 class WorstTile(NamedTuple):

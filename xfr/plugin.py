@@ -1,16 +1,15 @@
 """Pillow's plugin for .xfr files, which ``import xfr`` registers.
 
->>> import io
->>> import xfr
+>>> import io, xfr
 >>> stream = io.BytesIO()  # or the path of an .xfr file
 >>> Image.new("RGB", (160, 120), "teal").save(stream, "XFR", quality=60, checkpoint="visual")
 >>> Image.open(stream).size
 (160, 120)
 
-``Image.open`` reads size, mode and metadata. Pixels are decoded, and torch is loaded, when they are
-asked for. ``Image.save`` takes ``checkpoint``, ``quality``, ``effort`` and the targets of
-``xfr.encode``, and as Pillow's other plugins ``icc_profile``, by default that of the image,
-``exif``, ``xmp`` and ``dpi``. Other options are ignored, as by those.
+``Image.open`` reads size, mode and metadata; torch is loaded to decode pixels. ``Image.save`` takes
+``checkpoint``, ``quality``, ``effort`` and the targets of ``xfr.encode``, and as Pillow's plugins
+``exif``, ``xmp``, ``dpi`` and ``icc_profile``, by default that of the image. Other options are
+ignored, as by those.
 """
 
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-FORMAT, EXTENSION, MIME = "XFR", ".xfr", "image/x-xfr"
+FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 METADATA = ("icc_profile", "exif", "xmp", "dpi")
 
@@ -96,5 +95,5 @@ def register() -> None:
     """Make Pillow open and save the format."""
     Image.register_open(FORMAT, XfrImageFile, accept)
     Image.register_save(FORMAT, save)
-    Image.register_extension(FORMAT, EXTENSION)
-    Image.register_mime(FORMAT, MIME)
+    Image.register_extension(FORMAT, ".xfr")
+    Image.register_mime(FORMAT, "image/x-xfr")

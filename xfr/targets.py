@@ -1,14 +1,41 @@
 """The quality that meets a target: a size, a rate, or a score: PSNR or SSIMULACRA 2."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
-from model.limits import MAX_QUALITY, MIN_QUALITY
-from xfr.fidelity import SSIMULACRA2_SIDE, psnr, ssimulacra2
+from model.limits import MAX_QUALITY, MIN_QUALITY, SSIMULACRA2_SIDE
+
+
+def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
+    error over all channels; infinite if they are equal."""
+    difference = original.astype(np.int32) - reconstruction
+    mse = np.mean(np.square(difference), dtype=np.float64)
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ssimulacra2(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """SSIMULACRA 2 (J. Sneyers 2022, JPEG XL project) of two uint8 arrays, [H, W, 3] or grey [H, W]
+    of at least SSIMULACRA2_SIDE pixels on each side: 100 means no difference, 90 no visible one, 70
+    high quality, 50 medium, 30 low; below 0 for large differences."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    pair = (original, reconstruction)
+    return float(compute_ssimulacra2(*(io.BytesIO(as_ppm(image)) for image in pair)))
+
+
+def as_ppm(image: np.ndarray) -> bytes:
+    """A uint8 picture, [H, W, 3] or grey [H, W], as a file, for packages and programs that read
+    nothing else."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "ppm")
+    return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ OPTIONS = {  # as docs and README say of the figures
     "avif-psnr": {
         "quality": 50, "subsampling": "4:4:4", "speed": 6, "advanced": {"tune": "psnr"},
     },
+    "avif-ssimulacra2": {
+        "quality": 50, "subsampling": "4:4:4", "speed": 6, "advanced": {"tune": "ssimulacra2"},
+    },
     "jpeg2000": {"irreversible": True, "quality_mode": "rates", "quality_layers": [50]},
     "jpegxl": {"quality": 50, "effort": 7},
 }  # fmt: skip

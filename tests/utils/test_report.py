@@ -247,10 +247,10 @@ def test_page_tells_what_the_files_say(workplace, script, checkpoints):
     script("decode", *model)
     assert script("test", "--report").code == 0
     quality = unpack(Path("out/compressed/a.xfr").read_bytes()).quality
-    name = f"{fingerprint(load_checkpoint(checkpoints['binary'])):016x}"[:8]
+    name = f"{fingerprint(load_checkpoint(checkpoints['binary'])):016x}"
     words = Page(workplace / "out/scores/scores.html").words
     assert quality == MAX_QUALITY
-    assert f"Checkpoint binary {name}, quality {quality}, 1 graphic, chosen " in words
+    assert f"Checkpoint {name}, quality {quality}, 1 graphic, chosen " in words
     assert "chosen for --max_bytes 2000." in words
 
 

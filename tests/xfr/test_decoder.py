@@ -32,7 +32,7 @@ print(*sys.modules, sep="\\n")
 """
 # Modules that only encoding, training or scoring needs.
 NEEDLESS = [
-    "xfr.encoder", "xfr.candidates", "xfr.palette", "xfr.targets", "xfr.fidelity",
+    "xfr.encoder", "xfr.candidates", "xfr.palette", "xfr.targets",
     "utils", "matplotlib", "skimage", "ssimulacra2",
 ]  # fmt: skip
 IMPORTED_BY_THE_CODEC = [

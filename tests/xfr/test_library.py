@@ -15,10 +15,10 @@ from model.checkpoint import fingerprint, load_checkpoint
 from xfr import library
 from xfr.checkpoints import FOLDER, SHIPPED
 from xfr.encoder import Encoder, EncodingSettings
-from xfr.fidelity import psnr, ssimulacra2
 from xfr.file import TARGETS, unpack
 from xfr.images import Picture
 from xfr.targets import TARGETS as MEETING_TARGETS
+from xfr.targets import psnr, ssimulacra2
 
 PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
 

@@ -10,10 +10,10 @@ from helpers import ROOT, colour, drawing, grey, noise, run_process
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import xfr
-from xfr.fidelity import psnr
 from xfr.file import TARGETS, unpack
 from xfr.images import writable_format
 from xfr.plugin import SETTINGS
+from xfr.targets import psnr
 
 PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from helpers import colour, grey, noise, save_tiny
 
-from model.limits import MAX_QUALITY, MIN_QUALITY
+from model.limits import MAX_QUALITY, MIN_QUALITY, SSIMULACRA2_SIDE
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
-from xfr.fidelity import SSIMULACRA2_SIDE, ssimulacra2
 from xfr.file import unpack
 from xfr.images import Picture
-from xfr.targets import highest_quality_within, lowest_quality_reaching, search_quality
+from xfr.targets import (
+    highest_quality_within,
+    lowest_quality_reaching,
+    search_quality,
+    ssimulacra2,
+)
 
 
 class Measured:
