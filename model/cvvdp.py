@@ -201,17 +201,11 @@ class Constants(NamedTuple):
     levels: list[Level]
 
 
-@torch.compiler.assume_constant_result  # which torch.compile overlooks on a function with a cache
-def constants(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Constants:
-    """Constants for pictures of a size, made once for each of the last sizes."""
-    return cached_constants(height, width, device, dtype)
-
-
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # else it could not be used in training after its first use elsewhere
-def cached_constants(
-    height: int, width: int, device: torch.device, dtype: torch.dtype
-) -> Constants:
+def constants(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Constants:
+    """Constants for pictures of a size, made once for each of the last sizes."""
+
     def tensor(array: np.ndarray | tuple) -> Tensor:
         return torch.as_tensor(np.asarray(array)).to(device, dtype)
 

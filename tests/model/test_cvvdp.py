@@ -230,9 +230,3 @@ def test_training_may_follow_an_inference():
     with torch.inference_mode():
         cvvdp_distance(x + 0.1, x)
     assert gradient(x + 0.1, x).isfinite().all()
-
-
-def test_it_is_one_graph_to_a_compiler():
-    x = as_batch(picture(64, 64))
-    compiled = torch.compile(cvvdp_distance, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x + 0.1, x), cvvdp_distance(x + 0.1, x))

@@ -69,7 +69,7 @@ def test_what_cannot_grow_is_refused(arch, changes, error):
 def test_a_codec_that_does_nearly_the_same_is_not_the_same(arch):
     codec, other = tiny_codec(arch), tiny_codec(arch)
     check_equal(codec, other)
-    last = list(other.synthesis.parameters())[-1]
+    last = [weight for name, weight in other.named_parameters() if name.startswith("synthesis")][-1]
     last.add_(1e-3)
     with pytest.raises(ValueError, match="does not do what the old one does"):
         check_equal(codec, other)
