@@ -14,7 +14,7 @@ PSNR, MS_SSIM = MEASURES["psnr"], MEASURES["ms_ssim"]
 
 
 def series(label: str, *points: tuple[int, float, float], **values) -> Series:
-    """Of points of setting, bpp and PSNR."""
+    """A series of points, each a setting, bpp and PSNR."""
     return Series(label, "ours", [Point(q, bpp, {"psnr": dB}) for q, bpp, dB in points], **values)
 
 

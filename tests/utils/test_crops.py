@@ -1,4 +1,4 @@
-"""What the codecs are trained and validated on: crops and qualities."""
+"""Crops and qualities that codecs are trained and validated on."""
 
 from itertools import islice
 from pathlib import Path
@@ -43,13 +43,13 @@ def drawn(request, ramps) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def natural(drawn) -> np.ndarray:
-    """Those of the crops that are not of pure colours."""
+    """Crops that are not of pure colours."""
     crops, _ = drawn
     return crops[(abs(crops[:, 2] - 77) < 1).all((1, 2))]
 
 
 def slopes(values: np.ndarray) -> np.ndarray:
-    """Of values [N, SIDE] a pixel, without the edges, where the resampling ends."""
+    """The slope of values [N, SIDE] a pixel, without the edges, where the resampling ends."""
     return (values[:, -5] - values[:, 4]) / (SIDE - 9)
 
 

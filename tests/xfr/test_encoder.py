@@ -1,4 +1,4 @@
-"""What a file holds for a size that it is to keep."""
+"""The content of a file for a size that it is to keep."""
 
 import pytest
 import torch

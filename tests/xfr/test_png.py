@@ -45,7 +45,7 @@ def raw_profile(kind: str, data: bytes) -> tuple[bytes, bytes]:
 
 
 def shown(picture, number) -> tuple:
-    """What an 8-bit RGB number of the picture looks like in sRGB."""
+    """The sRGB colour of an 8-bit RGB number of the picture."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(picture.metadata.icc))
     image = Image.new("L" if picture.pixels.ndim == 2 else "RGB", (1, 1), number)
     srgb = ImageCms.createProfile("sRGB")
