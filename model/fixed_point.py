@@ -1,31 +1,47 @@
-"""Layers that run in two arithmetics.
+"""Layers of the entropy model, whose numbers encoder and decoder must agree on.
 
-* Floating point, for training: ``layer(x)``.
-* Fixed point, for coding: ``layer(x, bits)``. A tensor holds integers, as float32, that stand
-  for multiples of 2^-bits; weights are rounded to multiples of a power of two, one for each output,
-  so that no sum reaches 2^24. Up to there, float32 adds integers exactly: in any order, on any
-  processor, with any number of threads. So encoder and decoder agree on every probability.
-  In memory, the channels of a position lie side by side: a 1x1 convolution is a product of
-  matrices [positions, channels].
+Each layer runs in two arithmetics, told apart by ``bits``, the fraction bits of activations:
 
-Ballé, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models",
-https://openreview.net/forum?id=S1zz2i0cY7; unlike there, the rounding is done after training.
+* Floating point, for training and for the encoder's search; ``bits`` is a tensor [B, 1, 1, 1].
+* Fixed point, for coding, ``bits`` is an int: a tensor holds integers, as float32, that stand for
+  multiples of 2^-bits. All sums are exact, see model/integer_products.py: in any order, on any
+  processor, with any number of threads. In memory, the channels of a position lie side by side.
+
+Inputs and weights of 1x1 convolutions are rounded to 8 bits, in training as in coding: Jacob et al.
+2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
+inference", https://arxiv.org/abs/1712.05877. Ballé, Johnston, Minnen 2019, "Integer networks for
+data compression with latent-variable models", https://openreview.net/forum?id=S1zz2i0cY7.
 """
 
-from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.integer_products import EXACT_UP_TO, depthwise_sums
-from model.layers import conv1x1, interpolated
+from model.integer_products import (
+    CHANNEL_MULTIPLE,
+    EXACT_UP_TO,
+    INPUT_LIMIT,
+    WEIGHT_LIMIT,
+    depthwise_sums,
+    matrix_product,
+)
+from model.layers import Conv1x1, conv1x1, interpolated
 from model.limits import MAX_QUALITY, MIN_QUALITY
+from model.quantizers import round_straight_through
+from model.tiles import padded
 
 FRACTION_BITS = 6  # latents, means and scale logits are multiples of 2^-FRACTION_BITS
-WEIGHT_BITS = 12  # the most fraction bits of a weight
+WEIGHT_BITS = 12  # the most fraction bits of a weight of a depthwise convolution
 ACTIVATION_LIMIT = 2**11 - 1  # activations are clipped to +-ACTIVATION_LIMIT
-LATENT_LIMIT = 2**15 - 1  # latents, as inputs of the context model, are clipped to +-LATENT_LIMIT
+LATENT_LIMIT = 2**15 - 2**7 - 1  # latents, as inputs of the context model, are clipped to it
+HALF = 2**8  # a latent is HALF times its high half, and its low half
+MAX_BIAS = EXACT_UP_TO // 2  # of 8-bit products, in units of their sums
+STEP_DECAY = 0.999  # of the step of a channel, in a training step without values as large
+MIN_STEP = 2.0**-6
+
+Bits = int | Tensor  # see above
 
 
 def activation_bits(quality: int) -> int:
@@ -34,123 +50,206 @@ def activation_bits(quality: int) -> int:
     return 7 - 4 * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
 
 
+def soft_bits(quality: Tensor) -> Tensor:
+    """``activation_bits`` of each quality [B], for layers in floating point: [B, 1, 1, 1]."""
+    span = MAX_QUALITY - MIN_QUALITY + 1
+    return (7 - (4 * (quality.round() - MIN_QUALITY) / span).floor())[:, None, None, None]
+
+
 def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
     """``x`` times 2^bits, rounded and clipped to +-limit: integers, as float64 on the CPU."""
     return (x.detach().cpu().double() * 2.0**bits).round().clamp(-limit, limit)
 
 
-@cache
-def product_type(limit: int) -> torch.dtype:
-    """The type in which products with inputs up to ``limit`` are exact: float32 for activations,
-    unless this machine computes its products with less precision than it promises."""
-    value = EXACT_UP_TO // 2**12 - 1
-    weight = (value + 2) * torch.eye(32)
-    inputs = (torch.full((rows, 32), float(value)) for rows in (16, 1024))
-    # Small products take another way than large ones.
-    one = torch.ones(32)
-    exact = all((exact_product(x, weight, one) == EXACT_UP_TO).all() for x in inputs)
-    return torch.float32 if limit <= ACTIVATION_LIMIT and exact else torch.float64
+class Rounding(nn.Module):
+    """The rounding of activations to 8 bits.
 
-
-def exact_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [P, K] times the transpose of weight [D, K], plus bias [D]: [P, D]. Not in bfloat16 even
-    under autocast."""
-    with torch.autocast("cpu", enabled=False):
-        return torch.addmm(bias, x, weight.T)
-
-
-class FixedPointConv(nn.Conv2d):
-    """A convolution that also runs in fixed point. Its integer weights are made at first use.
-
-    ``limit``: the magnitude that its inputs are clipped to in fixed point.
+    step: float32 [C], in multiples of 2^-bits. In training, it follows the largest values.
     """
+
+    step: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("step", torch.full((channels,), MIN_STEP))
+
+    def forward(self, x: Tensor, bits: Tensor) -> Tensor:
+        """x [B, C, H, W], rounded and clipped; gradients pass through the rounding."""
+        unit = 2.0**-bits
+        if self.training:
+            self.follow(x, unit)
+        step = (self.step[:, None, None] * unit).to(x.dtype)
+        return round_straight_through((x / step).clamp(-INPUT_LIMIT, INPUT_LIMIT)) * step
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, unit: Tensor) -> None:
+        """Widen the steps to the values of x, or make them a little finer."""
+        largest = (x / unit).abs().amax((0, 2, 3)).float().clamp(max=ACTIVATION_LIMIT)
+        finer = (STEP_DECAY * self.step).clamp(min=MIN_STEP)
+        self.step.copy_(torch.maximum(finer, largest / INPUT_LIMIT))
+
+    def integers(self, x: Tensor) -> Tensor:
+        """x [1, C, H, W] in fixed point to integers [H W, C], up to INPUT_LIMIT in magnitude."""
+        x = x[0].permute(1, 2, 0).flatten(0, 1) * (1 / self.step.double()).float()
+        return x.clamp_(-INPUT_LIMIT, INPUT_LIMIT).round_()
+
+
+class Integers(NamedTuple):
+    """A 1x1 convolution in fixed point: ``scale * (weight x + bias)``.
+
+    weight: int8 [D, C], where C is a multiple of CHANNEL_MULTIPLE; bias: int32 [D]; scale: float32
+    [D].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
+    def sums(self, x: Tensor) -> Tensor:
+        """The sums without biases, int32 [P, D], of integers x [P, K], up to 128 in magnitude."""
+        padding = padded(x.shape[1], CHANNEL_MULTIPLE) - x.shape[1]
+        x = F.pad(x.to(torch.int8), (0, padding)) if padding else x.to(torch.int8)
+        total = x.new_empty(len(x), len(self.bias), dtype=torch.int32)
+        matrix_product(x.device)(x, self.weight[:, : x.shape[1]].T, total)
+        return total
+
+    def scaled(self, total: Tensor) -> Tensor:
+        """Sums [P, D] to multiples of 2^-bits, float32 [P, D]."""
+        return total.add_(self.bias).float().mul_(self.scale).round_()
+
+    def first(self, outputs: int | None) -> "Integers":
+        return Integers(*(numbers[:outputs] for numbers in self))
+
+
+class Pointwise(Conv1x1):
+    """1x1 convolution, [B, C, H, W] to [B, D, H, W]."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels)
+        self.made: dict[int, Integers] = {}
+        self.rounding = Rounding(channels)
+
+    def train(self, mode: bool = True) -> "Pointwise":
+        self.made = {}  # the weights are about to change, or have just changed
+        return super().train(mode)
+
+    def forward(self, x: Tensor, bits: Bits, outputs: int | None = None) -> Tensor:
+        """``outputs``: how many of the outputs are computed, from the first on."""
+        if isinstance(bits, int):
+            layer = self.integers(bits).first(outputs)
+            total = layer.scaled(layer.sums(self.rounding.integers(x)))
+            return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
+        weight = rounded_weight(self.weight, self.rounding.step)
+        return conv1x1(self.rounding(x, bits), weight[:outputs], self.bias[:outputs])
+
+    def integers(self, bits: int) -> Integers:
+        """The layer's numbers. Double precision, an operation at a time, rounds alike on every
+        machine."""
+        if bits not in self.made:
+            self.made[bits] = integers(self.weight, self.bias, self.rounding.step, bits)
+        return self.made[bits]
+
+
+def rounded_weight(weight: Tensor, step: Tensor) -> Tensor:
+    """The weights [D, C, 1, 1] of inputs in steps [C], rounded as in fixed point, with the gradient
+    of the identity."""
+    steps = step[:, None, None].to(weight)
+    with torch.no_grad():
+        largest = (weight * steps).abs().amax(1, keepdim=True).clamp(min=1e-12)
+        unit = largest / WEIGHT_LIMIT / steps
+    return round_straight_through(weight / unit) * unit
+
+
+def integers(weight: Tensor, bias: Tensor, step: Tensor, bits: int) -> Integers:
+    """Weights [D, C, 1, 1] of inputs in steps [C] of 2^-bits, and biases [D], in fixed point."""
+    weights = weight.detach().cpu().double().flatten(1) * step.cpu().double()
+    unit = weights.abs().amax(1).clamp(min=2.0**-40) / WEIGHT_LIMIT
+    biases = (bias.detach().cpu().double() * 2.0**bits / unit).round().clamp(-MAX_BIAS, MAX_BIAS)
+    rounded = (weights / unit[:, None]).round().to(torch.int8)
+    padding = padded(rounded.shape[1], CHANNEL_MULTIPLE) - rounded.shape[1]
+    return Integers(F.pad(rounded, (0, padding)), biases.int(), unit.float())
+
+
+class LatentPointwise(Conv1x1):
+    """1x1 convolution of latents, [B, C, H, W] to [B, D, H, W]. Weights are rounded to 8 bits.
+
+    x may have fewer channels than the layer: the others are taken as zero. In fixed point, x is in
+    multiples of 2^-FRACTION_BITS, and is divided into two halves of 8 bits.
+    """
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels)
+        self.made: dict[int, Integers] = {}
+
+    def train(self, mode: bool = True) -> "LatentPointwise":
+        self.made = {}  # the weights are about to change, or have just changed
+        return super().train(mode)
+
+    def forward(self, x: Tensor, bits: Bits) -> Tensor:
+        if isinstance(bits, int):
+            total = self.product(x[0].permute(1, 2, 0).flatten(0, 1), bits)
+            return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
+        weight = rounded_weight(self.weight, self.weight.new_ones(1))
+        return conv1x1(x, weight[:, : x.shape[1]], self.bias)
+
+    def product(self, x: Tensor, bits: int) -> Tensor:
+        """Latents x [P, K] to multiples of 2^-bits, float32 [P, D]."""
+        if bits not in self.made:
+            step = torch.full((self.in_channels,), 2.0 ** (bits - FRACTION_BITS))
+            self.made[bits] = integers(self.weight, self.bias, step, bits)
+        layer = self.made[bits]
+        x = x.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+        high = ((x + HALF / 2) / HALF).floor_()
+        total = layer.sums(x.sub_(high, alpha=HALF))  # whole numbers: nothing is rounded
+        return layer.scaled(total.add_(layer.sums(high), alpha=HALF))
+
+
+class Depthwise(nn.Conv2d):
+    """Depthwise 3x3 convolution, [B, C, H, W] to the same shape. Beyond its borders, x goes on with
+    its last row and column."""
 
     bias: Tensor
 
-    def __init__(self, *args, limit: int = ACTIVATION_LIMIT, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.limit = limit
-        self.integers: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, groups=channels)
+        nn.init.dirac_(self.weight, groups=channels)
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def train(self, mode: bool = True) -> "FixedPointConv":
-        self.integers = {}  # the weights are about to change, or have just changed
+    def train(self, mode: bool = True) -> "Depthwise":
+        self.made = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
+    def forward(self, x: Tensor, bits: Bits) -> Tensor:
+        if not isinstance(bits, int):
+            return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
+        weight, bias = self.rounded(bits)
+        return depthwise_sums(self.padded(x), weight, bias).floor_()  # rounded: a half is added
+
     def rounded(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Weights and biases for inputs of so many fraction bits, rounded to multiples of 2^-w,
-        in the layer's product type. Each output has the largest w that keeps its sums exact."""
-        if bits not in self.integers:
+        """Weights, and biases with a half added, rounded to multiples of 2^-w. Each channel has the
+        largest w that keeps its sums exact."""
+        if bits not in self.made:
             fine = fixed_point(self.weight, WEIGHT_BITS, EXACT_UP_TO).flatten(1)
             bias = fixed_point(self.bias, bits + WEIGHT_BITS, EXACT_UP_TO) / 2**WEIGHT_BITS
             # A bound of the sums, computed without rounding errors, which differ among machines;
             # rounding a weight may add half of 2^-w to it.
-            bound = self.limit * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
-            # The sums have room: both types of product give equal numbers.
-            room: float = EXACT_UP_TO if self.limit <= ACTIVATION_LIMIT else EXACT_UP_TO**2
-            room -= self.limit * fine.shape[1] / 2
+            bound = ACTIVATION_LIMIT * fine.abs().sum(1) / 2**WEIGHT_BITS + bias.abs() + 1
+            room = EXACT_UP_TO - ACTIVATION_LIMIT * fine.shape[1] / 2
             w = torch.zeros_like(bound)
             for _ in range(WEIGHT_BITS):
                 w += bound * 2 ** (w + 1) < room
             scale = 2 ** w[:, None]
             weight = (fine * (scale / 2**WEIGHT_BITS)).round() / scale
-            bias = (bias[:, None] * scale).round() / scale
-            dtype = product_type(self.limit)
-            self.integers[bits] = weight.to(dtype).view_as(self.weight), bias.to(dtype)
-        return self.integers[bits]
-
-
-class Pointwise(FixedPointConv):
-    """1x1 convolution, [B, C, H, W] to [B, D, H, W].
-
-    x may have fewer channels than the layer: the others are taken as zero. ``outputs``: how many of
-    the outputs are computed, from the first on.
-    """
-
-    def __init__(self, channels: int, out_channels: int, limit: int = ACTIVATION_LIMIT):
-        super().__init__(channels, out_channels, 1, limit=limit)
-
-    def forward(
-        self,
-        x: Tensor,
-        bits: int | None = None,
-        out_bits: int | None = None,
-        outputs: int | None = None,
-    ) -> Tensor:
-        """x [B, C, H, W] to [B, D, H, W]. In fixed point, x is in multiples of 2^-bits and the
-        result in multiples of 2^-out_bits."""
-        if bits is None:
-            return conv1x1(x, self.weight[:outputs, : x.shape[1]], self.bias[:outputs])
-        weight, bias = self.rounded(bits)
-        x = x.clamp(-self.limit, self.limit).to(weight.dtype).permute(0, 2, 3, 1)
-        weight = weight.flatten(1)[:outputs, : x.shape[3]]
-        total = exact_product(x.flatten(0, 2), weight, bias.flatten()[:outputs])
-        if out_bits not in (None, bits):
-            total.mul_(2.0 ** (out_bits - bits))
-        total.add_(0.5).floor_()  # rounded
-        return total.float().view(*x.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-class Depthwise(FixedPointConv):
-    """Depthwise 3x3 convolution, [B, C, H, W] to the same shape. Beyond its borders, x goes on with
-    its last row and column."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, groups=channels)
-        nn.init.dirac_(self.weight, groups=channels)
-
-    def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
-        if bits is None:
-            return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
-        weight, bias = self.rounded(bits)
-        padded = self.padded(x).to(weight.dtype)
-        total = depthwise_sums(padded, weight, bias.flatten() + 0.5)
-        return total.floor_().float()  # rounded, since a half was added
+            bias = (bias[:, None] * scale).round() / scale + 0.5
+            self.made[bits] = weight.float().view_as(self.weight), bias.float().flatten()
+        return self.made[bits]
 
     def padded(self, x: Tensor) -> Tensor:
         """x [B, C, H, W], clipped, between copies of its last rows and columns."""
         batch, channels, height, width = x.shape
         room = x.new_empty(batch, height + 2, width + 2, channels).permute(0, 3, 1, 2)
-        torch.clamp(x, -self.limit, self.limit, out=room[:, :, 1:-1, 1:-1])
+        limit = ACTIVATION_LIMIT
+        torch.clamp(x, -limit, limit, out=room[:, :, 1:-1, 1:-1])
         for side, row in ((0, 1), (-1, -2)):
             room[:, :, 1:-1, side] = room[:, :, 1:-1, row]
         for side, row in ((0, 1), (-1, -2)):
@@ -166,8 +265,8 @@ class QualityBias(nn.Module):
         self.channels = channels
         self.points = nn.Parameter(torch.zeros(points, channels))
 
-    def forward(self, x: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
-        if bits is None:
+    def forward(self, x: Tensor, quality: Tensor, bits: Bits | None = None) -> Tensor:
+        if not isinstance(bits, int):
             return x + interpolated(self.points, quality)
         return x + self.bias(quality, bits)
 

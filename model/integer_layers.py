@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.integer_products import (
+    CHANNEL_MULTIPLE,
     DEPTHWISE_LIMIT,
     EXACT_UP_TO,
     INPUT_LIMIT,
@@ -34,7 +35,6 @@ from model.tiles import padded
 
 MAX_SCALE = 4096.0  # magnitude; a checkpoint holds no larger ones
 PIECE_VALUES = 2**17  # values of a stream that are worked on at once: what fits in a core's cache
-CHANNEL_MULTIPLE = 16  # of products' inputs; some libraries compute one channel wrong
 WIDE_LIMIT = 127 * 128 + 63  # of inputs of 15 bits
 STRIP_VALUES = 2**19  # and by a depthwise convolution, which takes a while to start
 

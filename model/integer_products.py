@@ -16,6 +16,7 @@ from torch import Tensor
 EXACT_UP_TO = 2**24  # float32 holds all integers up to here
 WEIGHT_LIMIT = 63  # of 8-bit products: two of them then add up to less than 2^15, see ``int_mm``
 INPUT_LIMIT = 127  # of 8-bit products
+CHANNEL_MULTIPLE = 16  # of their inputs; some libraries compute one channel wrong
 DEPTHWISE_LIMIT = 2**13 - 1  # of the inputs of depthwise convolutions
 
 MatrixProduct = Callable[[Tensor, Tensor, Tensor], None]

@@ -1,7 +1,7 @@
 """The networks of the hyperprior codec's entropy model: hyper-synthesis and context model.
 
 Their layers are those of model/fixed_point.py: in floating point for training, in fixed point for
-coding, where methods take ``bits``, the fraction bits of activations.
+coding, as ``bits`` says.
 """
 
 import torch
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from model.constants import constant
 from model.entropy import CERTAIN_BELOW, SCALES, dead_zone
-from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, Depthwise, Pointwise, QualityBias
+from model.fixed_point import (
+    FRACTION_BITS,
+    Bits,
+    Depthwise,
+    LatentPointwise,
+    Pointwise,
+    QualityBias,
+)
 from model.quantizers import round_straight_through
 
 # The latent is divided into four groups of channels, each with every fourth channel, and its
@@ -30,7 +37,7 @@ class ContextBlock(nn.Module):
         self.expand = Pointwise(channels, channels)
         self.project = Pointwise(channels, channels)
 
-    def forward(self, x: Tensor, bits: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, bits: Bits) -> Tensor:
         y = self.expand(self.depthwise(x, bits), bits)
         return x + self.project(F.relu(y, inplace=True), bits)
 
@@ -40,7 +47,7 @@ class HyperSynthesis(nn.Module):
 
     def __init__(self, hyper_channels: int, channels: int, rate_points: int):
         super().__init__()
-        self.head = Pointwise(hyper_channels, channels)
+        self.head = LatentPointwise(hyper_channels, channels)
         self.quality = QualityBias(rate_points, channels)
         self.block1 = ContextBlock(channels)
         self.up1 = Pointwise(channels, 4 * channels)
@@ -48,8 +55,10 @@ class HyperSynthesis(nn.Module):
         self.up2 = Pointwise(channels, 4 * channels)
         self.block3 = ContextBlock(channels)
 
-    def forward(self, z_hat: Tensor, quality: Tensor, bits: int | None = None) -> Tensor:
-        x = self.head(z_hat, None if bits is None else 0, bits)
+    def forward(self, z_hat: Tensor, quality: Tensor, bits: Bits) -> Tensor:
+        if isinstance(bits, int):
+            z_hat = z_hat * 2**FRACTION_BITS
+        x = self.head(z_hat, bits)
         x = self.block1(self.quality(x, quality, bits), bits)
         x = self.block2(F.relu(upsampled(self.up1(x, bits)), inplace=True), bits)
         return self.block3(F.relu(upsampled(self.up2(x, bits)), inplace=True), bits)
@@ -100,30 +109,30 @@ class ContextPass(nn.Module):
         self.around = None if first else Depthwise(channels)
         self.block = ContextBlock(channels)
         self.hidden = Pointwise(channels, channels)
-        self.means, self.scales = (
-            nn.ModuleList(Pointwise(channels, latent_channels // GROUPS) for _ in range(PHASES))
-            for _ in range(2)
-        )
+        outputs = 2 * (latent_channels // GROUPS)  # of each channel its mean, then its scale
+        self.heads = nn.ModuleList(Pointwise(channels, outputs) for _ in range(PHASES))
 
     def forward(
-        self, features: Tensor, state: Tensor | None, count: int, bits: int | None
+        self, features: Tensor, state: Tensor | None, count: int, bits: Bits
     ) -> tuple[Tensor, Tensor]:
         """features [B, D, h, w] and state [B, D, h, w], None in the first pass, to means and scale
-        logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]."""
+        logits of the first ``count`` channels of each group, [B, 4, count, h/2, w/2]; in fixed
+        point they are in multiples of 2^-FRACTION_BITS."""
         x = features
         if self.around is not None and state is not None:
             x = x + self.around(state, bits)
         x = self.block(x, bits)
         x = F.relu(self.hidden(F.relu(x, inplace=True), bits), inplace=True)
-        out_bits = None if bits is None else FRACTION_BITS
-        phases = split_phases(x)
-        scales = [layer(x, bits, out_bits, count) for layer, x in zip(self.scales, phases)]
-        if bits is None:
+        if not isinstance(bits, int):
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
-            phases = split_phases(x)
         with torch.autocast(x.device.type, enabled=False):
-            means = [layer(x, bits, out_bits, count) for layer, x in zip(self.means, phases)]
-        return torch.stack(means, dim=1), torch.stack(scales, dim=1)
+            predicted = [
+                layer(x, bits, 2 * count) for layer, x in zip(self.heads, split_phases(x))
+            ]
+        if isinstance(bits, int):
+            predicted = [(x * 2.0 ** (FRACTION_BITS - bits)).round_() for x in predicted]
+        means, scales = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
+        return means, scales
 
 
 def scale_index(logits: Tensor) -> Tensor:
@@ -152,7 +161,7 @@ class ContextModel(nn.Module):
         super().__init__()
         self.latent_channels = latent_channels
         self.projections = nn.ModuleList(
-            Pointwise(latent_channels // GROUPS, channels, LATENT_LIMIT) for _ in range(GROUPS)
+            LatentPointwise(latent_channels // GROUPS, channels) for _ in range(GROUPS)
         )
         self.passes = nn.ModuleList(
             ContextPass(latent_channels, channels, first=step == 0) for step in range(PASSES)
@@ -164,33 +173,31 @@ class ContextModel(nn.Module):
         state: Tensor | None,
         step: int,
         count: int,
-        bits: int | None = None,
+        bits: Bits,
     ) -> tuple[Tensor, Tensor]:
         """Means and scale logits of the symbols of pass ``step``, [B, 4, count, h/2, w/2] each,
         given features [B, D, h, w] and the state of ``update``, None in the first pass."""
         return self.passes[step](features, state, count, bits)
 
     def update(
-        self, state: Tensor | None, y_hat: Tensor, step: int, bits: int | None = None
+        self, state: Tensor | None, y_hat: Tensor, step: int, bits: Bits
     ) -> Tensor | None:
-        """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point it
-        is in multiples of 2^-FRACTION_BITS."""
+        """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point
+        y_hat is in multiples of 2^-FRACTION_BITS."""
         if step == PASSES - 1:
             return None  # there is no pass that could use it
         _, phases, groups = coded_in(step)
-        in_bits = None if bits is None else FRACTION_BITS
-        new = merge_phases(
-            [self.projections[g](y_hat[:, p], in_bits, bits) for p, g in zip(phases, groups)]
-        )
+        new = merge_phases([self.projections[g](y_hat[:, p], bits) for p, g in zip(phases, groups)])
         return new if state is None else state + new
 
     def forward(
-        self, features: Tensor, y: Tensor, share: Tensor, coded: Tensor
+        self, features: Tensor, y: Tensor, share: Tensor, coded: Tensor, bits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Training: features [B, D, h, w] and y [B, K, h, w] to y_hat, quantized (straight-through)
         and of the shape of y, and to the means and scale logits of the split latent,
         [B, 4, 4, K/4, h/2, w/2] each. ``share`` [B]: see ``dead_zone``. ``coded`` [B, K, 1, 1]: 1
-        for the coded channels of each sample, and 0 for the others, where y_hat is zero."""
+        for the coded channels of each sample, and 0 for the others, where y_hat is zero. ``bits``:
+        [B, 1, 1, 1]."""
         count = y.shape[1] // GROUPS
         y, coded = split_latent(y), split_latent(coded.expand(-1, -1, 2, 2))
         y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
@@ -198,11 +205,11 @@ class ContextModel(nn.Module):
         for step in range(PASSES):
             phases, groups = (constant(tuple(i), y.device, torch.long) for i in coded_in(step)[1:])
             here = slice(None), phases, groups
-            mean, scale = self.predict(features, state, step, count)
+            mean, scale = self.predict(features, state, step, count, bits)
             residual = y[here] - mean
             index = scale_index(scale.detach()).round()
             kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
             quantized = (round_straight_through(residual, kept) + mean) * coded[here]
-            state = self.update(state, quantized, step)
+            state = self.update(state, quantized, step, bits)
             y_hat[here], means[here], scales[here] = quantized, mean, scale.float()
         return merge_latent(y_hat), means, scales

@@ -9,7 +9,6 @@ from model.fixed_point import FRACTION_BITS
 from model.gains import LOG_BITS, MAX_LOG, gains
 from model.hyperprior.transforms import BLOCK_SIDE, HyperpriorConfig, damped_inverse
 from model.integer_layers import (
-    CHANNEL_MULTIPLE,
     MAX_SCALE,
     PIECE_VALUES,
     WIDE_LIMIT,
@@ -29,7 +28,7 @@ from model.integer_layers import (
     to_stream,
     within,
 )
-from model.integer_products import DEPTHWISE_LIMIT, INPUT_LIMIT
+from model.integer_products import CHANNEL_MULTIPLE, DEPTHWISE_LIMIT, INPUT_LIMIT
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
 from model.tiles import Tile, padded

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.codec import Codec, Report
 from model.entropy import CERTAIN_BELOW, SymbolCoder, gaussian_bits
-from model.fixed_point import FRACTION_BITS, QualityBias
+from model.fixed_point import FRACTION_BITS, QualityBias, soft_bits
 from model.hyperprior.coder import (
     CHANNEL_STEP,
     Y_STRIDE,
@@ -170,8 +170,9 @@ class HyperpriorCodec(Codec):
         coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
         y = y * coded
         z = self.hyper_analysis(y, quality)
-        features = self.hyper_synthesis(round_straight_through(z), quality)
-        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded)
+        bits = soft_bits(quality)
+        features = self.hyper_synthesis(round_straight_through(z), quality, bits)
+        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded, bits)
 
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))

@@ -24,7 +24,7 @@ from torch import Tensor
 from model.codec import Report, TileCoder, part_of
 from model.distortion import Distortion, SearchSettings
 from model.entropy import CERTAIN_BELOW, gaussian_bits
-from model.fixed_point import FRACTION_BITS, QualityBias
+from model.fixed_point import FRACTION_BITS, QualityBias, soft_bits
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents, trimmed
 from model.hyperprior.context import (
     PASSES,
@@ -181,19 +181,19 @@ class Objective:
 
     def __call__(self, point: Point, quantize: Quantize) -> Trial:
         """The cost of ``point`` as ``quantize`` rounds it, by the networks in floating point."""
-        codec, state = self.codec, None
+        codec, state, soft = self.codec, None, soft_bits(self.quality)
         z_hat, counted = quantize(point.z, torch.zeros_like(point.z))
         z_logits = codec.z_scale(torch.zeros_like(z_hat), self.quality)
         cost = gaussian_bits(counted, scale_index(z_logits)).sum()
-        features = codec.hyper_synthesis(z_hat, self.quality)
+        features = codec.hyper_synthesis(z_hat, self.quality, soft)
         passes, y_hat = [], []
         for step, part in enumerate(point.parts):
-            mean, scale = codec.context.predict(features, state, step, part.shape[2])
+            mean, scale = codec.context.predict(features, state, step, part.shape[2], soft)
             index = scale_index(scale)
             coded = index.round() >= CERTAIN_BELOW
             symbols, counted = (coded * values for values in quantize(part, mean))
             y_hat.append(symbols + mean)
-            state = codec.context.update(state, y_hat[-1], step)
+            state = codec.context.update(state, y_hat[-1], step, soft)
             bits = coded * gaussian_bits(counted, index)
             cost = cost + bits.sum()
             known = (tensor.detach() for tensor in (bits, symbols, mean, index, coded))
