@@ -55,7 +55,6 @@ class Codec(nn.Module):
     arch: str  # name in model.ARCHITECTURES and in checkpoints
     FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
-    ADDED_FIELDS: frozenset[str] = frozenset()  # of Config, that older checkpoints lack
     LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
     STRIDE: int  # heights and widths of the networks' input are multiples of it
     LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
@@ -88,10 +87,9 @@ class Codec(nn.Module):
 
     @classmethod
     def checked_config(cls, values: dict) -> Any:
-        """The configuration of a checkpoint, which may lack ADDED_FIELDS; ValueError if it does not
-        fit."""
+        """The configuration of a checkpoint; ValueError if it does not fit."""
         names = {field.name for field in fields(cls.Config)}
-        if not names - cls.ADDED_FIELDS <= set(values) <= names:
+        if set(values) != names:
             raise ValueError(f"the checkpoint's configuration has other keys than {sorted(names)}")
         return cls.Config(**values)
 
@@ -101,14 +99,11 @@ class Codec(nn.Module):
         return cls(config)
 
     def config_dict(self) -> dict:
-        """The configuration for a checkpoint, without ADDED_FIELDS that have their defaults: what
-        is in older checkpoints stays as it is."""
-        defaults = asdict(type(self.config)())
-        return {
-            name: value
-            for name, value in asdict(self.config).items()
-            if name not in self.ADDED_FIELDS or value != defaults[name]
-        }
+        """The configuration for a checkpoint."""
+        return asdict(self.config)
+
+    def become_trainable(self) -> None:
+        """Take on the form that can be trained, where the one in a shipped checkpoint cannot."""
 
     def shipped_weights(self) -> dict[str, Tensor]:
         """The weights for a checkpoint to be shipped: in half precision."""

@@ -133,7 +133,9 @@ class Pointwise(Conv1x1):
         self.made = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
-    def forward(self, x: Tensor, bits: Bits, outputs: int | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, bits: Bits, outputs: int | None = None
+    ) -> Tensor:
         """``outputs``: how many of the outputs are computed, from the first on."""
         if isinstance(bits, int):
             layer = self.integers(bits).first(outputs)
@@ -185,7 +187,7 @@ class LatentPointwise(Conv1x1):
         self.made = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
-    def forward(self, x: Tensor, bits: Bits) -> Tensor:
+    def forward(self, x: Tensor, bits: Bits) -> Tensor:  # type: ignore[override]
         if isinstance(bits, int):
             total = self.product(x[0].permute(1, 2, 0).flatten(0, 1), bits)
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
@@ -219,7 +221,7 @@ class Depthwise(nn.Conv2d):
         self.made = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
-    def forward(self, x: Tensor, bits: Bits) -> Tensor:
+    def forward(self, x: Tensor, bits: Bits) -> Tensor:  # type: ignore[override]
         if not isinstance(bits, int):
             return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
         weight, bias = self.rounded(bits)

@@ -25,7 +25,7 @@ from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO, WEIGHT_LIMIT, f
 from model.tiles import Tile
 
 CONFIG = HyperpriorConfig(
-    channels8=32, channels16=64, latent=96, synthesis_blocks=(2, 2), rate_points=4, integer=1
+    channels8=32, channels16=64, latent=96, synthesis_blocks=(2, 2), rate_points=4
 )
 HEIGHT, WIDTH = 7, 9  # positions
 

@@ -34,9 +34,8 @@ def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]
         return codec_type(changed(codec_type.Config(), arch, settings)), None
     if checkpoint["arch"] != arch:
         raise ValueError(f"{path} holds a {checkpoint['arch']} codec, not {arch}")
-    # Training in integers goes on from the weights of a codec in floating point.
-    integer = {name: value for name, value in settings.items() if name == "integer"}
-    codec = codec_type.from_checkpoint({**checkpoint, "config": checkpoint["config"] | integer})
+    codec = codec_type.from_checkpoint(checkpoint)
+    codec.become_trainable()
     config = changed(codec.config, arch, settings)
     if config == codec_type.checked_config(checkpoint["config"]):
         return codec, checkpoint

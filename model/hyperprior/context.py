@@ -126,9 +126,7 @@ class ContextPass(nn.Module):
         if not isinstance(bits, int):
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
         with torch.autocast(x.device.type, enabled=False):
-            predicted = [
-                layer(x, bits, 2 * count) for layer, x in zip(self.heads, split_phases(x))
-            ]
+            predicted = [layer(x, bits, 2 * count) for layer, x in zip(self.heads, split_phases(x))]
         if isinstance(bits, int):
             predicted = [(x * 2.0 ** (FRACTION_BITS - bits)).round_() for x in predicted]
         means, scales = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
@@ -179,9 +177,7 @@ class ContextModel(nn.Module):
         given features [B, D, h, w] and the state of ``update``, None in the first pass."""
         return self.passes[step](features, state, count, bits)
 
-    def update(
-        self, state: Tensor | None, y_hat: Tensor, step: int, bits: Bits
-    ) -> Tensor | None:
+    def update(self, state: Tensor | None, y_hat: Tensor, step: int, bits: Bits) -> Tensor | None:
         """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point
         y_hat is in multiples of 2^-FRACTION_BITS."""
         if step == PASSES - 1:

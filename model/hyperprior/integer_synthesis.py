@@ -33,6 +33,7 @@ from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
 from model.tiles import Tile, padded
 
+STAGES = 16, 8  # pixels of a position of the two residual streams
 BLOCK_VALUES = 3 * BLOCK_SIDE**2  # values of the pixels of a position of the latent
 WHITE = 255
 
@@ -43,7 +44,7 @@ def latent_bits(quality: int) -> int:
 
 
 class IntegerSynthesis(nn.Module):
-    """A latent to pixels, as ``SynthesisTransform`` with the gate hardswish, in integers.
+    """A latent to pixels in integers: the mirror image of the analysis, with the gate hardswish.
 
     first: to the stream at 1/16 and to the linear part of the pixels, [c16 + BLOCK_VALUES].
     first_bias: float32, in steps of the stream and in levels of a pixel.
@@ -51,6 +52,8 @@ class IntegerSynthesis(nn.Module):
     k is ``ranges[k] * 2^-latent_bits``. into8, into1: float32 [c16] and [c8], steps of the streams
     in those of the inputs of up8, at gain 1, and of up1.
     Pixels come in the order [2, 2, 8, 8, 3], the outputs of up1 in [8, 8, 3], of up8 in [2, 2, c8].
+    steps: of the activations that are rounded, float32 [C] each. Decoding does without them; it
+    takes them to train on.
     """
 
     gain: Tensor
@@ -76,6 +79,7 @@ class IntegerSynthesis(nn.Module):
         self.blocks8 = nn.ModuleList(IntegerResidualBlock(c8) for _ in range(at8))
         self.register_buffer("into1", torch.zeros(c8))
         self.up1 = IntegerPointwise(c8, BLOCK_VALUES // 4)
+        self.steps = new_steps(config)
 
     def check(self) -> None:
         """ValueError if the numbers, from a file, are not those of an exact transform."""
@@ -183,11 +187,26 @@ class IntegerSynthesis(nn.Module):
         return (deep + linear) / WHITE
 
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
-        """See ``SynthesisTransform.inverse``."""
+        """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
+        squares, as if the linear transform were all there is. Each position of ``error`` holds the
+        pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
         c16 = len(self.into8)
         weight = self.first.weight[c16:] * self.first.scale[c16:, None] / self.ranges / WHITE
         weight = weight.unflatten(0, (2, 2, 8, 8, 3)).permute(4, 0, 2, 1, 3, 5).flatten(0, 4)
         return damped_inverse(weight, error).div_(cube(gains(self.gain, quality)))
+
+
+def new_steps(config: HyperpriorConfig) -> nn.Module:
+    """Room for the steps of the activations that are rounded, [C] each, by their names."""
+    c16, c8 = config.channels16, config.channels8
+    sizes = {"stream16": c16, "stream8": c8, "up8": c16, "up1": c8, "range": config.latent}
+    for stage, size, count in zip(STAGES, (c16, c8), config.synthesis_blocks):
+        for i in range(count):
+            sizes[f"depthwise{stage}_{i}"] = sizes[f"gate{stage}_{i}"] = size
+    steps = nn.Module()
+    for name, size in sizes.items():
+        steps.register_buffer(name, torch.ones(size))
+    return steps
 
 
 def differentiable(blocks: nn.ModuleList, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ context.py, the coding of latents in coder.py, the search for cheaper ones in se
 """
 
 from collections.abc import Iterable
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,16 +22,14 @@ from model.hyperprior.coder import (
     HyperpriorTileCoder,
     last_used,
 )
-from model.hyperprior.compensation import Compensation
 from model.hyperprior.context import ContextModel, HyperSynthesis, scale_index, split_latent
 from model.hyperprior.integer_synthesis import IntegerSynthesis
-from model.hyperprior.trained_synthesis import Ranges, TrainedSynthesis, unchosen_steps
+from model.hyperprior.trained_synthesis import Ranges, TrainedSynthesis, restored
 from model.hyperprior.transforms import (
     BLOCK_SIDE,
     AnalysisTransform,
     HyperAnalysis,
     HyperpriorConfig,
-    SynthesisTransform,
     used_channels,
 )
 from model.layers import dct_basis
@@ -49,7 +46,6 @@ DEAD_ZONE_RISES_FROM = 40  # quality
 
 
 DEFAULT = HyperpriorConfig()
-Synthesis = SynthesisTransform | IntegerSynthesis
 
 
 class HyperpriorCodec(Codec):
@@ -72,7 +68,6 @@ class HyperpriorCodec(Codec):
     arch = "hyperprior"
     FILE_NUMBER = 2
     Config = HyperpriorConfig
-    ADDED_FIELDS = frozenset({"integer"})
     # The last step is larger than the others: nearly all pictures reach 40 dB.
     LMBDA = (0.00025, 0.000623, 0.00156, 0.00388, 0.00967, 0.0241, 0.0601, 0.45)
     STRIDE = Z_STRIDE
@@ -81,33 +76,28 @@ class HyperpriorCodec(Codec):
     SEARCHES = True
 
     def __init__(self, config: HyperpriorConfig = DEFAULT, *, coded: bool = False):
-        """``coded``: with the synthesis as it is shipped in integers, which cannot be trained."""
+        """``coded``: with the synthesis as it is shipped, see ``become_trainable``."""
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
         # How far the receptive fields reach beyond a tile: a block adds its stride to either side.
         radius = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # 16 + 32: hyper-analysis
         self.MARGIN = padded(radius, self.STRIDE)
         self.analysis = AnalysisTransform(config)
-        kinds = (SynthesisTransform, TrainedSynthesis, IntegerSynthesis)
-        self.synthesis: Synthesis = kinds[config.integer + coded](config)
+        self.synthesis: TrainedSynthesis | IntegerSynthesis
+        self.synthesis = IntegerSynthesis(config) if coded else TrainedSynthesis(config)
         self.hyper_analysis = HyperAnalysis(config)
         self.hyper_synthesis = HyperSynthesis(config.hyper, config.context, config.rate_points)
         self.context = ContextModel(config.latent, config.context)
         self.coder = SymbolCoder()
         self.z_scale = QualityBias(config.rate_points, config.hyper)
         # On the meta device only shapes matter, and torch would be slow.
-        if self.device.type != "meta" and isinstance(self.synthesis, SynthesisTransform):
+        if self.device.type != "meta" and isinstance(self.synthesis, TrainedSynthesis):
             self.start_transforms(self.synthesis)
             self.start_gains(self.synthesis)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> Codec:
-        """See ``Codec``. An integer configuration may come with the weights of a codec in floating
-        point: training goes on from them, in integers."""
-        config, weights = cls.checked_config(checkpoint["config"]), checkpoint["weights"]
-        if config.integer and "synthesis.linear.0.weight" in weights:
-            steps = {f"synthesis.{name}": step for name, step in unchosen_steps(config).items()}
-            checkpoint = {**checkpoint, "weights": steps | weights}
+        """See ``Codec``."""
         codec = super().from_checkpoint(checkpoint)
         if isinstance(codec.synthesis, IntegerSynthesis):
             codec.synthesis.check()
@@ -115,25 +105,28 @@ class HyperpriorCodec(Codec):
 
     @classmethod
     def for_weights(cls, config: HyperpriorConfig, weights: dict[str, Tensor]) -> Codec:
-        return cls(config, coded=bool(config.integer) and "synthesis.first.scale" in weights)
+        return cls(config, coded="synthesis.first.scale" in weights)
+
+    def become_trainable(self) -> None:
+        """See ``Codec``."""
+        if isinstance(self.synthesis, IntegerSynthesis):
+            self.synthesis = restored(self.synthesis, self.config)
 
     def shipped_weights(self) -> dict[str, Tensor]:
         """See ``Codec``. Integers and their scales are as exact as they are."""
         weights = super().shipped_weights()
-        if self.config.integer:
-            weights = {n: w for n, w in weights.items() if not n.startswith("synthesis.")}
-            integers = self.integer_synthesis().state_dict()
-            weights |= {f"synthesis.{name}": weight for name, weight in integers.items()}
-        return weights
+        weights = {n: w for n, w in weights.items() if not n.startswith("synthesis.")}
+        integers = self.integer_synthesis().state_dict()
+        return weights | {f"synthesis.{name}": weight for name, weight in integers.items()}
 
     def integer_synthesis(self) -> IntegerSynthesis:
-        """The synthesis of an integer codec, in the form that decodes."""
+        """The synthesis in the form that decodes."""
         if isinstance(self.synthesis, TrainedSynthesis):
             return self.synthesis.integers()
-        return cast(IntegerSynthesis, self.synthesis)
+        return self.synthesis
 
     @torch.no_grad()
-    def start_transforms(self, synthesis: SynthesisTransform) -> None:
+    def start_transforms(self, synthesis: TrainedSynthesis) -> None:
         """Start with the DCT and its inverse, and with deep networks that add little to them.
 
         The linear transforms are stored BLOCK_SIDE times as large as they are used: so their
@@ -148,7 +141,7 @@ class HyperpriorCodec(Codec):
         for layer in (linear, inverse):
             layer.bias.zero_()
 
-    def start_gains(self, synthesis: SynthesisTransform) -> None:
+    def start_gains(self, synthesis: TrainedSynthesis) -> None:
         """Start with quantization steps proportional to 1 / sqrt(lmbda).
 
         At high rates, a step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
@@ -203,13 +196,8 @@ class HyperpriorCodec(Codec):
 
     @torch.no_grad()
     def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure the probability tables of the symbols, and the ranges of the synthesis in
-        integers."""
+        """Measure the probability tables of the symbols, and the ranges of the synthesis."""
         trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
-        if trained and not trained.calibrated:
-            samples = list(samples)
-            self.start_integers(trained, samples)
-            trained = None  # its weights are rounded to the steps that it has now
         histogram, ranges = self.coder.histogram([]), Ranges()
         for image, quality in samples:
             q = self.quality_tensor(quality)
@@ -221,25 +209,6 @@ class HyperpriorCodec(Codec):
         self.coder.fit(histogram)
         if trained:
             trained.choose_steps(ranges)
-
-    def start_integers(
-        self, trained: TrainedSynthesis, samples: list[tuple[np.ndarray, int]]
-    ) -> None:
-        """Choose the steps of a synthesis that has none yet, and could correct no latent; and round
-        its weights to them."""
-        latents = []
-        for image, quality in samples:
-            q = self.quality_tensor(quality)
-            views = self.grid(*image.shape[:2]).views(image, self.device)
-            latents += [(self.analysis.used(view.x, q).round(), q) for view in views]
-        ranges = Ranges()
-        for y_hat, q in latents:
-            trained.observe(y_hat, q, ranges)
-        trained.choose_steps(ranges)
-        compensation = Compensation(trained)
-        for y_hat, q in latents:
-            compensation.observe(y_hat, q)
-        compensation.apply()
 
     def zone_share(self, quality: Tensor) -> Tensor:
         """The share of the bits that the dead zone counts at quality [B]: [B]."""
@@ -288,7 +257,5 @@ class HyperpriorCodec(Codec):
         return self.synthesis(latent[:, :count] / 2**FRACTION_BITS, quality)
 
     def pixels(self, latent: Tensor, quality: Tensor, around: Tile, tile: Tile) -> Tensor:
-        if not self.config.integer:
-            return super().pixels(latent, quality, around, tile)
         latent = latent[0, : last_used(latent) + 1]
         return self.integer_synthesis().pixels(latent, quality, tile.seen_from(around))

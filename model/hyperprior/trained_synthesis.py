@@ -17,26 +17,32 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from model.gains import LOG_BITS
-from model.hyperprior.integer_synthesis import WHITE, IntegerSynthesis
+from model.hyperprior.integer_synthesis import STAGES, WHITE, IntegerSynthesis, new_steps
 from model.hyperprior.transforms import (
     BLOCK_SIDE,
     SYNTHESIS_BOUND,
     HyperpriorConfig,
-    SynthesisTransform,
+    blocks,
+    damped_inverse,
 )
-from model.integer_layers import WIDE_LIMIT, to_limit
+from model.integer_layers import (
+    WIDE_LIMIT,
+    IntegerPointwise,
+    IntegerResidualBlock,
+    to_limit,
+)
 from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO, INPUT_LIMIT, WEIGHT_LIMIT
-from model.layers import ResidualBlock
+from model.layers import Conv1x1, QualityTable, ResidualBlock, Up
 from model.quantizers import round_straight_through
 
 Values = dict[str, Tensor]  # integers and scales, by their names in IntegerSynthesis
 Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
 STREAM_ROOM = 1.25  # of the streams, beyond the largest values that calibration has seen
-STAGES = 16, 8  # pixels of a position of the two residual streams
 
 
-class TrainedSynthesis(SynthesisTransform):
-    """Weights of a ``SynthesisTransform``, and the steps in which activations are rounded.
+class TrainedSynthesis(nn.Module):
+    """y_hat [B, K, H/16, W/16], the first K channels, to x_hat [B, 3, H, W]: weights in floating
+    point, and the steps in which activations are rounded.
 
     steps: float32 [C] each, by the name of the activation, from their largest values; those of the
     first batch of training, until ``choose_steps`` is told of others.
@@ -45,11 +51,17 @@ class TrainedSynthesis(SynthesisTransform):
     calibrated: Tensor  # int32: 1 if steps have been chosen
 
     def __init__(self, config: HyperpriorConfig):
-        super().__init__(config)
-        self.config = config
-        self.steps = nn.Module()
-        for name, size in step_sizes(config).items():
-            self.steps.register_buffer(name, torch.ones(size))
+        super().__init__()
+        self.config, (at16, at8) = config, config.synthesis_blocks
+        self.gain = QualityTable(config.rate_points, config.latent)
+        self.linear = Up(config.latent, 3, BLOCK_SIDE)
+        self.latent = Conv1x1(config.latent, config.channels16)
+        self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
+        self.gain16 = QualityTable(config.rate_points, config.channels16)
+        self.up8 = Up(config.channels16, config.channels8)
+        self.blocks8 = blocks(at8, config.channels8, SYNTHESIS_BOUND)
+        self.up1 = Up(config.channels8, 3, 8)
+        self.steps = new_steps(config)
         self.register_buffer("calibrated", torch.zeros(1, dtype=torch.int32))
         # In lists, as their numbers are not part of the state.
         self.shapes = [IntegerSynthesis(config)]
@@ -73,6 +85,11 @@ class TrainedSynthesis(SynthesisTransform):
             self.choose_steps(largest)
         shapes = self.shapes[0].train(self.training)
         return functional_call(shapes, self.values(), (y_hat, quality))
+
+    def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
+        """See ``IntegerSynthesis.inverse``."""
+        weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
+        return damped_inverse(weight, error).div_(self.gain(quality).exp())
 
     @torch.no_grad()
     def integers(self) -> IntegerSynthesis:
@@ -139,7 +156,7 @@ class TrainedSynthesis(SynthesisTransform):
 
     def values(self) -> Values:
         """The numbers of the transform in integers, of the current weights and steps."""
-        stream16, stream8, c8 = self.step("stream16"), self.step("stream8"), len(self.step("up1"))
+        stream16, stream8 = self.step("stream16"), self.step("stream8")
         values = self.first() | {
             "gain": log2_points(self.gain.points),
             "gain16": log2_points(self.gain16.points),
@@ -147,12 +164,10 @@ class TrainedSynthesis(SynthesisTransform):
             "into8": stream16 / self.step("up8"),
             "into1": stream8 / self.step("up1"),
         }
+        values |= {f"steps.{name}": step for name, step in self.steps.named_buffers()}
         for stage in STAGES:
             for i, block in enumerate(self.stage(stage)):
                 values |= self.block(block, stage, i)
-
-        def in_places(x: Tensor) -> Tensor:
-            return x.unflatten(0, (c8, 2, 2)).movedim(0, 2).flatten(0, 2)
 
         up8, up1 = self.up8.conv, self.up1.conv
         weight, bias = in_places(up8.weight.flatten(1)), in_places(up8.bias)
@@ -185,22 +200,6 @@ class TrainedSynthesis(SynthesisTransform):
         values |= pointwise(f"{name}.expand", expand.weight.flatten(1), expand.bias, inner, outputs)
         weight = project.weight.flatten(1)
         return values | pointwise(f"{name}.project", weight, project.bias, gate, stream)
-
-
-def step_sizes(config: HyperpriorConfig) -> dict[str, int]:
-    """The number of channels of the activations that are rounded, by the names of their steps."""
-    c16, c8 = config.channels16, config.channels8
-    sizes = {"stream16": c16, "stream8": c8, "up8": c16, "up1": c8, "range": config.latent}
-    for stage, size, count in zip(STAGES, (c16, c8), config.synthesis_blocks):
-        for i in range(count):
-            sizes[f"depthwise{stage}_{i}"] = sizes[f"gate{stage}_{i}"] = size
-    return sizes
-
-
-def unchosen_steps(config: HyperpriorConfig) -> Values:
-    """The part of a state that a codec in floating point lacks: steps that are to be chosen."""
-    steps = {f"steps.{name}": torch.ones(size) for name, size in step_sizes(config).items()}
-    return steps | {"calibrated": torch.zeros(1, dtype=torch.int32)}
 
 
 def row_steps(weight: Tensor, limit: float) -> Tensor:
@@ -245,3 +244,72 @@ def in_blocks(x: Tensor, side: int) -> Tensor:
     side / 8, 8, 8, 3] for each position."""
     x = x.unflatten(0, (3, side // 8, 8, side // 8, 8))
     return x.movedim((1, 3, 2, 4, 0), (0, 1, 2, 3, 4)).flatten(0, 4)
+
+
+def from_blocks(x: Tensor, side: int) -> Tensor:
+    """The inverse of ``in_blocks``."""
+    x = x.unflatten(0, (side // 8, side // 8, 8, 8, 3))
+    return x.movedim((0, 1, 2, 3, 4), (1, 3, 2, 4, 0)).flatten(0, 4)
+
+
+def in_places(x: Tensor) -> Tensor:
+    """Outputs [4 C, ...] of a pixel-shuffle by 2, in the order of ``IntegerSynthesis``: [2, 2, C]
+    for each position."""
+    return x.unflatten(0, (-1, 2, 2)).movedim(0, 2).flatten(0, 2)
+
+
+def from_places(x: Tensor) -> Tensor:
+    """The inverse of ``in_places``."""
+    return x.unflatten(0, (2, 2, -1)).movedim(2, 0).flatten(0, 2)
+
+
+# From integers
+
+
+@torch.no_grad()
+def restored(made: IntegerSynthesis, config: HyperpriorConfig) -> TrainedSynthesis:
+    """The weights from which ``made`` could have been made."""
+    synthesis = TrainedSynthesis(config).to(made.first_bias.device)
+    synthesis.steps.load_state_dict(made.steps.state_dict())
+    synthesis.calibrated.fill_(1)
+    for table, logs in ((synthesis.gain, made.gain), (synthesis.gain16, made.gain16)):
+        table.points.copy_(logs * (math.log(2) / 2**LOG_BITS))
+    stream16, stream8 = synthesis.step("stream16"), synthesis.step("stream8")
+    weight = made.first.weight * made.first.scale[:, None] / synthesis.step("range")
+    linear, count = synthesis.linear.conv, len(stream16)
+    set_weights(synthesis.latent, weight[:count] * stream16[:, None], made.first_bias[:count])
+    synthesis.latent.bias.mul_(stream16)
+    pixels = from_blocks(weight[count:], BLOCK_SIDE) * (BLOCK_SIDE / WHITE)
+    grey = from_blocks(made.first_bias[count:], BLOCK_SIDE)
+    set_weights(linear, pixels, (grey - WHITE / 2) / WHITE)
+    for stage, made_blocks in zip(STAGES, (made.blocks16, made.blocks8)):
+        for i, block in enumerate(made_blocks):
+            restore_block(synthesis, stage, i, cast(IntegerResidualBlock, block))
+    weight, bias = unscaled(made.up8, synthesis.step("up8"), stream8.repeat(4))
+    set_weights(synthesis.up8.conv, from_places(weight), from_places(bias))
+    weight, bias = unscaled(made.up1, synthesis.step("up1"), torch.full_like(grey[:192], 1 / WHITE))
+    set_weights(synthesis.up1.conv, from_blocks(weight, 8), from_blocks(bias, 8))
+    return synthesis
+
+
+def restore_block(
+    synthesis: TrainedSynthesis, stage: int, i: int, made: IntegerResidualBlock
+) -> None:
+    block, stream = synthesis.stage(stage)[i], synthesis.step(f"stream{stage}")
+    inner, gate = synthesis.step(f"depthwise{stage}_{i}"), synthesis.step(f"gate{stage}_{i}")
+    weight = made.weight * (inner / stream)[:, None, None, None]
+    set_weights(block.depthwise, weight, made.bias * inner)
+    outputs = torch.cat([torch.ones_like(gate), 6 * gate])
+    set_weights(block.expand, *unscaled(made.expand, inner, outputs))
+    set_weights(block.project, *unscaled(made.project, gate, stream))
+
+
+def unscaled(made: IntegerPointwise, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [D, K] and biases [D] of a layer that ``pointwise`` has made."""
+    step = made.scale * outputs
+    return made.weight * step[:, None] / inputs, made.bias * step
+
+
+def set_weights(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight.view_as(layer.weight))
+    cast(Tensor, layer.bias).copy_(bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.codec import check_range
 from model.hyperprior.coder import CHANNEL_STEP, Y_STRIDE
-from model.layers import Conv1x1, Down, QualityTable, ResidualBlock, Up, conv1x1
+from model.layers import Conv1x1, Down, QualityTable, ResidualBlock, conv1x1
 from model.quantizers import CURVATURE
 
 BLOCK_SIDE = Y_STRIDE  # side of the blocks of the linear transforms
@@ -32,7 +32,6 @@ class HyperpriorConfig:
     analysis_blocks: tuple[int, int] = (2, 4)  # residual blocks at 1/8 and at 1/16
     synthesis_blocks: tuple[int, int] = (6, 4)  # residual blocks at 1/16 and at 1/8
     rate_points: int = 8
-    integer: int = 0  # 1: the synthesis is in integers, and decoded pixels are the same everywhere
 
     def __post_init__(self):
         for name in ("channels8", "channels16", "latent", "hyper", "context"):
@@ -40,8 +39,7 @@ class HyperpriorConfig:
         for name in ("analysis_blocks", "synthesis_blocks"):
             check_range(name, getattr(self, name), 0, 16, length=2)
         check_range("rate_points", self.rate_points, 2, 64)
-        check_range("integer", self.integer, 0, 1)
-        if self.integer and (self.channels8 % INTEGER_STEP or self.channels16 % INTEGER_STEP):
+        if self.channels8 % INTEGER_STEP or self.channels16 % INTEGER_STEP:
             raise ValueError(f"the configuration's channels are not multiples of {INTEGER_STEP}")
         if self.latent % CHANNEL_STEP or self.latent > 3 * BLOCK_SIDE**2:
             multiple = f"a multiple of {CHANNEL_STEP} up to {3 * BLOCK_SIDE**2}"
@@ -104,43 +102,6 @@ class AnalysisTransform(nn.Module):
                 break
         y = torch.cat(parts, dim=1)
         return y[:, : used_channels(y).item()]
-
-
-class SynthesisTransform(nn.Module):
-    """y_hat [B, K, H/16, W/16], the first K channels, to x_hat [B, 3, H, W]: the mirror image of
-    the analysis."""
-
-    def __init__(self, config: HyperpriorConfig):
-        super().__init__()
-        at16, at8 = config.synthesis_blocks
-        self.gain = QualityTable(config.rate_points, config.latent)
-        self.linear = Up(config.latent, 3, BLOCK_SIDE)
-        self.latent = Conv1x1(config.latent, config.channels16)
-        self.blocks16 = blocks(at16, config.channels16, SYNTHESIS_BOUND)
-        self.gain16 = QualityTable(config.rate_points, config.channels16)
-        self.up8 = Up(config.channels16, config.channels8)
-        self.blocks8 = blocks(at8, config.channels8, SYNTHESIS_BOUND)
-        self.up1 = Up(config.channels8, 3, 8)
-
-    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        count = y_hat.shape[1]
-        y = y_hat * self.gain(quality)[:, :count].exp()
-        deep = self.blocks16(self.latent(y))
-        deep = self.up1(self.blocks8(self.up8(deep * self.gain16(quality).exp())))
-        weight, bias = self.linear.conv.weight / BLOCK_SIDE, self.linear.conv.bias
-        with torch.autocast(y.device.type, enabled=False):
-            fine = y[:, :FINE_CHANNELS].float()
-            pixels = conv1x1(fine, weight[:, : fine.shape[1]], bias)
-        if count > FINE_CHANNELS:
-            pixels = pixels + conv1x1(y[:, FINE_CHANNELS:], weight[:, FINE_CHANNELS:count])
-        return self.linear[1](pixels.float()) + deep.float() + 0.5
-
-    def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
-        """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
-        squares, as if the linear transform were all there is. Each position of ``error`` holds the
-        pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
-        weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
-        return damped_inverse(weight, error).div_(self.gain(quality).exp())
 
 
 def damped_inverse(weight: Tensor, error: Tensor) -> Tensor:
