@@ -165,11 +165,13 @@ def rounded_weight(weight: Tensor, step: Tensor) -> Tensor:
 def integers(weight: Tensor, bias: Tensor, step: Tensor, bits: int) -> Integers:
     """Weights [D, C, 1, 1] of inputs in steps [C] of 2^-bits, and biases [D], in fixed point."""
     weights = weight.detach().cpu().double().flatten(1) * step.cpu().double()
-    unit = weights.abs().amax(1).clamp(min=2.0**-40) / WEIGHT_LIMIT
-    biases = (bias.detach().cpu().double() * 2.0**bits / unit).round().clamp(-MAX_BIAS, MAX_BIAS)
+    biases = bias.detach().cpu().double() * 2.0**bits
+    # Where weights are next to nothing, the bias decides on the unit.
+    unit = torch.maximum(weights.abs().amax(1) / WEIGHT_LIMIT, biases.abs() / MAX_BIAS)
+    unit = unit.clamp(min=2.0**-40)
     rounded = (weights / unit[:, None]).round().to(torch.int8)
     padding = padded(rounded.shape[1], CHANNEL_MULTIPLE) - rounded.shape[1]
-    return Integers(F.pad(rounded, (0, padding)), biases.int(), unit.float())
+    return Integers(F.pad(rounded, (0, padding)), (biases / unit).round().int(), unit.float())
 
 
 class LatentPointwise(Conv1x1):
@@ -196,14 +198,18 @@ class LatentPointwise(Conv1x1):
 
     def product(self, x: Tensor, bits: int) -> Tensor:
         """Latents x [P, K] to multiples of 2^-bits, float32 [P, D]."""
-        if bits not in self.made:
-            step = torch.full((self.in_channels,), 2.0 ** (bits - FRACTION_BITS))
-            self.made[bits] = integers(self.weight, self.bias, step, bits)
-        layer = self.made[bits]
+        layer = self.integers(bits)
         x = x.clamp(-LATENT_LIMIT, LATENT_LIMIT)
         high = ((x + HALF / 2) / HALF).floor_()
         total = layer.sums(x.sub_(high, alpha=HALF))  # whole numbers: nothing is rounded
         return layer.scaled(total.add_(layer.sums(high), alpha=HALF))
+
+    def integers(self, bits: int) -> Integers:
+        """See ``Pointwise.integers``."""
+        if bits not in self.made:
+            step = torch.full((self.in_channels,), 2.0 ** (bits - FRACTION_BITS))
+            self.made[bits] = integers(self.weight, self.bias, step, bits)
+        return self.made[bits]
 
 
 class Depthwise(nn.Conv2d):

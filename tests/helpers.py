@@ -86,6 +86,7 @@ def tiny_codec(arch: str, seed: int = 0):
     with torch.no_grad():
         for weight in codec.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
+        codec.train()(as_tensor(colour(128, 128))[None] / 255, torch.tensor([60.0]))
     return codec.eval().requires_grad_(False)
 
 

@@ -26,9 +26,21 @@ from model.entropy import (
     gaussian_bits,
     scale_of,
 )
-from model.fixed_point import FRACTION_BITS, LATENT_LIMIT, WEIGHT_BITS, Depthwise, Pointwise
+from model.fixed_point import (
+    ACTIVATION_LIMIT,
+    FRACTION_BITS,
+    LATENT_LIMIT,
+    WEIGHT_BITS,
+    Depthwise,
+    LatentPointwise,
+    Pointwise,
+    Rounding,
+    activation_bits,
+    soft_bits,
+)
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
+from model.integer_products import INPUT_LIMIT, WEIGHT_LIMIT
 from model.hyperprior.network import CORRECTED_FROM, HALF_CORRECTED, HyperpriorCodec
 from model.hyperprior.transforms import BLOCK_SIDE, used_channels
 from model.layers import ResidualBlock, dct_basis
@@ -138,12 +150,13 @@ def decode(codec, chunk: bytes, height: int, width: int, quality: torch.Tensor) 
 
 
 def hyperprior_round_trip(y: torch.Tensor, z: torch.Tensor, quality: int) -> None:
-    """The decoder's latent is the encoder's, and within half a step of y."""
+    """The decoder's latent is the encoder's, and within half a step of y; a little more where a
+    symbol that is taken for zero is not worth coding."""
     codec = CODECS["hyperprior"]
     q, (height, width) = codec.quality_tensor(quality), y.shape[2:]
     chunk = encode(codec, SearchedLatents(y, z), q)
     latent = decode(codec, chunk, 16 * height, 16 * width, q)
-    assert ((latent.double() / 64 - y).abs() <= 0.5 + (1 + y.abs()) * 1e-6).all()
+    assert ((latent.double() / 64 - y).abs() <= 0.6 + (1 + y.abs()) * 1e-6).all()
     assert encode(codec, SearchedLatents(latent.double() / 64, z), q) == chunk
 
 
@@ -174,11 +187,10 @@ def certain_codec(index: int) -> HyperpriorCodec:
     """A codec whose every scale of y has this index, and whose every mean is zero."""
     codec = tiny_codec("hyperprior")
     for step in codec.context.passes:
-        for scales, means in zip(step.scales, step.means):
-            for layer in (scales, means):
-                layer.weight.zero_()
-                layer.bias.zero_()
-            scales.bias.fill_((index - SCALES / 3) / 8)
+        for layer in step.heads:
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.bias[1::2] = (index - SCALES / 3) / 8  # of the scales
     return codec
 
 
@@ -373,38 +385,103 @@ def test_a_symbol_too_large_for_a_latent_is_refused():
 # Fixed point
 
 
+def random_layer(layer, scale: float, bits: int):
+    """The layer with weights of this size, and integers of it that are as large as they may be."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in layer.requires_grad_(False).parameters():
+        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    if isinstance(layer, Pointwise):
+        layer.rounding.step.copy_(torch.rand(layer.in_channels, generator=generator) * 15 + 0.1)
+    layer.train(False)  # forgets earlier integers
+    limit = LATENT_LIMIT if isinstance(layer, LatentPointwise) else ACTIVATION_LIMIT
+    x = torch.randint(-limit, limit + 1, (1, layer.in_channels, 6, 7), generator=generator)
+    if not isinstance(layer, Depthwise):
+        x[0, :, 0, 0] = limit * layer.weight.flatten(1)[0].sign()  # the largest sum there is
+    return layer, x.float()
+
+
 @pytest.mark.parametrize("scale", [0.05, 40])
 @pytest.mark.parametrize("bits", [4, 7])
-@pytest.mark.parametrize(
-    "layer",
-    [Pointwise(300, 20), Pointwise(300, 20, LATENT_LIMIT), Depthwise(30)],
-    ids=["1x1", "1x1 of latents", "depthwise"],
-)
-def test_fixed_point_is_exact_up_to_its_limits(layer, bits, scale):
-    generator = torch.Generator().manual_seed(0)
-    layer = layer.eval().requires_grad_(False)
-    for parameter in layer.parameters():
-        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    layer.train(False)  # forgets earlier integers
-    limit, shape = layer.limit, (1, layer.in_channels, 6, 7)
-    x = torch.randint(-limit, limit + 1, shape, generator=generator)
-    if isinstance(layer, Pointwise):
-        x[0, :, 0, 0] = limit * layer.weight[0, :, 0, 0].sign()  # the largest sum there is
+def test_a_depthwise_convolution_is_exact_up_to_its_limits(bits, scale):
+    layer, x = random_layer(Depthwise(30), scale, bits)
     weight, bias = (tensor.double() * 2**WEIGHT_BITS for tensor in layer.rounded(bits))
     assert weight.equal(weight.round()) and bias.equal(bias.round())
-    weight, bias = weight.long(), bias.long()[:, :, None]
-    if isinstance(layer, Pointwise):
-        total = torch.einsum("dc,chw->dhw", weight[:, :, 0, 0], x[0])
-    else:
-        windows = F.pad(x.double(), (1, 1, 1, 1), mode="replicate")[0].long()
-        windows = windows.unfold(1, 3, 1).unfold(2, 3, 1)
-        total = (windows * weight[:, 0][:, None, None]).sum((3, 4))
-    expected = (total + bias + 2 ** (WEIGHT_BITS - 1)) >> WEIGHT_BITS
-    assert layer(x.float(), bits).equal(expected.float()[None])
+    weight, bias = weight.long(), bias.long()[:, None, None]
+    windows = F.pad(x.double(), (1, 1, 1, 1), mode="replicate")[0].long()
+    windows = windows.unfold(1, 3, 1).unfold(2, 3, 1)
+    total = (windows * weight[:, 0][:, None, None]).sum((3, 4))
+    expected = (total + bias) >> WEIGHT_BITS
+    assert layer(x, bits).equal(expected.float()[None])
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x.float(), bits).equal(expected.float()[None])
+        assert layer(x, bits).equal(expected.float()[None])
     error = (weight / 2**WEIGHT_BITS - layer.weight).abs()
     assert error.max() <= (1.01 * 2**-9 if scale < 1 else 0.51)
+
+
+@pytest.mark.parametrize("scale", [0.05, 40])
+@pytest.mark.parametrize("bits", [4, 7])
+@pytest.mark.parametrize("channels", [36, 320])
+@pytest.mark.parametrize("kind", [Pointwise, LatentPointwise])
+def test_a_1x1_convolution_is_exact_up_to_its_limits(kind, channels, bits, scale):
+    layer, x = random_layer(kind(channels, 20), scale, bits)
+    found = layer(x, bits)
+    weight, bias, unit = layer.integers(bits)
+    assert weight.abs().max() == WEIGHT_LIMIT
+    inputs = x[0].double()
+    if kind is Pointwise:
+        inputs = (
+            inputs.float() * (1 / layer.rounding.step.double()).float()[:, None, None]
+        ).double()
+        inputs = inputs.clamp(-INPUT_LIMIT, INPUT_LIMIT).round()
+    total = torch.einsum("dc,chw->dhw", weight[:, :channels].long(), inputs.long())
+    total = (total + bias[:, None, None]).int().float() * unit[:, None, None]
+    assert found.equal(total.round()[None])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x, bits).equal(found)
+
+
+@pytest.mark.parametrize("kind", [Pointwise, LatentPointwise])
+def test_biases_count_where_weights_are_next_to_nothing(kind):
+    layer, x = random_layer(kind(40, 20), 0, 5)
+    layer.bias.copy_(torch.linspace(-30, 30, 20))
+    layer.train(False)
+    assert (layer(x, 5)[0] / 32 - layer.bias[:, None, None]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("kind", [Pointwise, LatentPointwise])
+def test_fewer_inputs_are_as_good_as_zeros(kind):
+    layer, x = random_layer(kind(40, 20), 0.05, 5)
+    x[:, 12:] = 0
+    if kind is LatentPointwise:
+        assert layer(x[:, :12], 5).equal(layer(x, 5))
+    assert layer(x, 5).any()
+
+
+def test_the_form_for_training_is_close_to_that_in_fixed_point():
+    """It rounds inputs and weights alike, and no output."""
+    bits, soft = 5, soft_bits(torch.tensor([60.0]))
+    assert soft.flatten().tolist() == [bits] == [activation_bits(60)]
+    layer, x = random_layer(Pointwise(64, 20), 0.05, bits)
+    apart = layer(x / 2**bits, soft) * 2**bits - layer(x, bits)
+    assert apart.abs().max() < 0.51
+    layer, x = random_layer(LatentPointwise(64, 20), 0.05, bits)
+    x = x.clamp(-5000, 5000)
+    apart = layer(x / 2**FRACTION_BITS, soft) * 2**bits - layer(x, bits)
+    assert apart.abs().max() < 0.52
+
+
+def test_steps_follow_the_largest_values():
+    rounding = Rounding(2).train()
+    x = torch.tensor([[1.0, -3.0], [0.5, 0.1]])[None, :, :, None]
+    soft = torch.full((1, 1, 1, 1), 4.0)
+    rounded = rounding(x, soft)
+    assert torch.allclose(rounding.step, torch.tensor([48.0, 8.0]) / INPUT_LIMIT)
+    assert torch.allclose(rounded, x, atol=48 / INPUT_LIMIT / 32)
+    before = rounding.step.clone()
+    rounding(x / 2, soft)
+    assert torch.allclose(rounding.step, before * 0.999)
+    rounding.eval()(x * 2, soft)
+    assert torch.allclose(rounding.step, before * 0.999)
 
 
 # Tiles

@@ -1,8 +1,9 @@
 """Every kept encoding decodes to what it always did: each quality, target, effort, tile layout.
 
 golden/decoded/latents.txt has a line for each file of golden/encoded/ that a codec decodes: the
-SHA-256 of its latent as little-endian int32. That is exact on every machine; a pixel may differ by
-1 of 255. The pictures are those of the checkpoints in golden/.
+SHA-256 of its latent as little-endian int32. The latents are exact on every machine, and so are the
+hyperprior codec's pixels; those of the binary one may differ by 1 of 255. The pictures are those of
+the checkpoints in golden/.
 """
 
 import hashlib
@@ -70,5 +71,7 @@ def test_an_encoding_decodes_to_the_same_latent(codecs, name):
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
 def test_an_encoding_decodes_to_the_same_picture(codecs, path: Path):
-    found = codecs[path.stem.partition("-")[0]].decompress(*coded(path.stem))
-    assert np.abs(found - np.asarray(Image.open(path)).astype(int)).max() <= 1
+    arch = path.stem.partition("-")[0]
+    found = codecs[arch].decompress(*coded(path.stem))
+    apart = np.abs(found - np.asarray(Image.open(path)).astype(int)).max()
+    assert apart <= (arch == "binary")
