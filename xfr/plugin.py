@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
+from model.limits import PREVIEW_SCALES
+
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 METADATA = ("icc_profile", "exif", "xmp", "dpi")
@@ -24,11 +26,12 @@ METADATA = ("icc_profile", "exif", "xmp", "dpi")
 
 class XfrImageFile(ImageFile.ImageFile):
     """An image that is decoded when it is loaded, with the shipped checkpoint that made it.
-    ``encoded``: the bytes of the file until then."""
+    ``encoded``: the bytes of the file until then. ``scale``: 1, or that of a preview."""
 
     format = FORMAT
     format_description = "Learned image codec"
     encoded = b""
+    scale = 1
 
     def _open(self) -> None:
         """Read size, mode and info. SyntaxError, which Pillow makes an UnidentifiedImageError, if
@@ -45,6 +48,20 @@ class XfrImageFile(ImageFile.ImageFile):
         self._size, self._mode = (header.width, header.height), header.mode
         self.info.update(info_of(metadata))
 
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Choose the smallest preview that is not smaller than ``size``, as for JPEG; ``thumbnail``
+        calls this. Returns the mode, which stays as it is, and the box of the picture within the
+        preview; None if a preview is chosen already or pixels are loaded."""
+        if not self.encoded or self.scale > 1 or not size:
+            return None
+        width, height = self.size
+        fitting = [s for s in PREVIEW_SCALES if s <= min(width // size[0], height // size[1])]
+        self.scale = max(fitting, default=1)
+        self._size = -(-width // self.scale), -(-height // self.scale)
+        return self.mode, (0, 0, width / self.scale, height / self.scale)
+
     def load(self) -> "Image.core.PixelAccess | None":
         """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""
         if self.encoded:
@@ -52,7 +69,8 @@ class XfrImageFile(ImageFile.ImageFile):
             from xfr.library import decoded
 
             try:  # Pillow has compared the size with its limit
-                self.im = decoded(unpack(self.encoded, self.width * self.height)).im
+                pixels = self.width * self.height * self.scale**2
+                self.im = decoded(unpack(self.encoded, pixels), scale=self.scale).im
             except ValueError as error:
                 raise OSError(str(error)) from error
             self.encoded = b""

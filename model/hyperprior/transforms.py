@@ -135,6 +135,13 @@ class SynthesisTransform(nn.Module):
             pixels = pixels + conv1x1(y[:, FINE_CHANNELS:], weight[:, FINE_CHANNELS:count])
         return self.linear[1](pixels.float()) + deep.float() + 0.5
 
+    def linear_part(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [3 * 16^2, M] and bias [3 * 16^2] of the linear transform of y_hat at quality [1]
+        to the pixels of a block, in the order [3, 16, 16]."""
+        gain = self.gain(quality)[0, :, 0, 0].exp()
+        weight = self.linear.conv.weight[:, :, 0, 0] / BLOCK_SIDE
+        return weight * gain, self.linear.conv.bias + 0.5
+
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
         """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
         squares, as if the linear transform were all there is. Each position of ``error`` holds the
