@@ -51,16 +51,26 @@ class XfrImageFile(ImageFile.ImageFile):
     def draft(
         self, mode: str | None, size: tuple[int, int] | None
     ) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Choose the smallest preview that is not smaller than ``size``, as for JPEG; ``thumbnail``
-        calls this. Returns the mode, which stays as it is, and the box of the picture within the
-        preview; None if a preview is chosen already or pixels are loaded."""
+        """Choose the smallest preview that is not smaller than the picture fitted into ``size``.
+        Returns the mode, which stays as it is, and the box of the picture in the preview; None if
+        a preview is chosen already, or pixels are loaded."""
         if not self.encoded or self.scale > 1 or not size:
             return None
         width, height = self.size
-        fitting = [s for s in PREVIEW_SCALES if s <= min(width // size[0], height // size[1])]
-        self.scale = max(fitting, default=1)
+        largest = max(width / max(size[0], 1), height / max(size[1], 1))
+        self.scale = max(scale for scale in (1, *PREVIEW_SCALES) if scale <= max(largest, 1))
         self._size = -(-width // self.scale), -(-height // self.scale)
         return self.mode, (0, 0, width / self.scale, height / self.scale)
+
+    def thumbnail(
+        self,
+        size: tuple[float, float],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+        reducing_gap: float | None = 1.0,
+    ) -> None:
+        """See Pillow's ``Image.thumbnail``. By default it is made of a preview of at least its own
+        size, not of at least twice its size."""
+        super().thumbnail(size, resample, reducing_gap)
 
     def load(self) -> "Image.core.PixelAccess | None":
         """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""

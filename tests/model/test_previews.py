@@ -74,9 +74,7 @@ def test_a_crop_is_a_part_of_the_picture_to_the_bit(codec, crop):
 @pytest.mark.parametrize(("crop", "tiles"), [((0, 0, 5, 5), 1), ((120, 120, 20, 20), 4)])
 def test_only_the_tiles_of_a_crop_are_synthesised(codec, monkeypatch, crop, tiles):
     synthesised, shares, pixels = [], [], codec.pixels
-    monkeypatch.setattr(
-        codec, "pixels", lambda *args: synthesised.append(args[3]) or pixels(*args)
-    )
+    monkeypatch.setattr(codec, "pixels", lambda *args: synthesised.append(args[3]) or pixels(*args))
     payload = codec.compress(colour(HEIGHT, WIDTH), 50)
     codec.decompress(payload, HEIGHT, WIDTH, 50, shares.append, Extract(crop=crop))
     assert len(synthesised) == tiles and shares == [n / tiles for n in range(1, tiles + 1)]
