@@ -5,6 +5,10 @@
 >>> Image.new("RGB", (160, 120), "teal").save(stream, "XFR", quality=60, checkpoint="visual")
 >>> Image.open(stream).size
 (160, 120)
+>>> thumbnail = Image.open(stream)
+>>> thumbnail.thumbnail((40, 40))  # decodes a preview
+>>> thumbnail.size
+(40, 30)
 
 ``Image.open`` reads size, mode and metadata; torch is loaded to decode pixels. ``Image.save`` takes
 ``checkpoint``, ``quality``, ``effort`` and the targets of ``xfr.encode``, and as Pillow's plugins
