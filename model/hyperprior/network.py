@@ -302,10 +302,13 @@ class HyperpriorCodec(Codec):
         by ``scale``, each position with the pixels of its block: [1, 3 * (16 / scale)^2, h, w]."""
         synthesis = self.integer_synthesis() if self.config.integer else self.synthesis
         side = BLOCK_SIDE // scale
-        parts = [part.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
-                 for part in synthesis.linear_part(quality)]  # fmt: skip
-        weight = parts[0][:, : latent.shape[1], None, None] / 2**FRACTION_BITS
-        return conv1x1(latent, weight, parts[1])
+        weight, bias = (
+            part.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
+            for part in synthesis.linear_part(quality)
+        )
+        weight = weight[:, : latent.shape[1], None, None] / 2**FRACTION_BITS
+        with torch.autocast(latent.device.type, enabled=False):  # bfloat16 has too few levels
+            return conv1x1(latent, weight, bias)
 
     def condensed(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
         """The linear preview; and the mean latent of COARSE x COARSE positions, whose channels are
