@@ -184,8 +184,8 @@ class Codec(nn.Module):
     def preview(
         self, condensed: Tensor, quality: Tensor, around: Tile, tile: Tile, scale: int
     ) -> Tensor:
-        """About what ``reduced`` makes of the pixels of a ``tile``, [h / scale, w / scale, 3] in 0
-        to 255, from the ``condensed`` latent of what is ``around`` it."""
+        """The pixels of a ``tile``, ``reduced`` by ``scale``: close to these, [h / scale, w / scale,
+        3] in 0 to 255, from the ``condensed`` latent of what is ``around`` it."""
         raise NotImplementedError
 
     # The rate-distortion cost
@@ -311,8 +311,8 @@ class Codec(nn.Module):
         self, payload: bytes, height: int, width: int, quality: int, scale: int = 1
     ) -> Iterator[Tensor]:
         """The latent of a picture of height x width pixels, multiples of STRIDE: [1, C, h, w] for
-        one row of tiles after the other, on the CPU; at PREVIEWED scales it is ``condensed``.
-        ValueError if the payload is damaged."""
+        one row of tiles after the other, on the CPU. At PREVIEWED scales it is ``condensed``, on
+        the codec's device. ValueError if the payload is damaged."""
         reader = Reader(payload, "payload")
         # All chunks must be there before memory is allocated for their latents.
         chunks = [(tile, reader.chunk()) for tile in tiles(height, width, self.TILE)]
