@@ -184,8 +184,8 @@ class Codec(nn.Module):
     def preview(
         self, condensed: Tensor, quality: Tensor, around: Tile, tile: Tile, scale: int
     ) -> Tensor:
-        """The pixels of a ``tile``, ``reduced`` by ``scale``: close to these, [h / scale, w / scale,
-        3] in 0 to 255, from the ``condensed`` latent of what is ``around`` it."""
+        """Values close to the ``reduced`` pixels of a ``tile``, [h / scale, w / scale, 3] in 0 to
+        255, from the ``condensed`` latent of what is ``around`` it."""
         raise NotImplementedError
 
     # The rate-distortion cost
