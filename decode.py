@@ -6,6 +6,8 @@ examples:
   python decode.py photo.xfr --out_folder photo-decoded.png
   python decode.py --file_format jpg --output_quality 85
   python decode.py packed/ more/photo.xfr --verify
+  python decode.py packed/ --scale 8 --file_format jpg --out_folder previews/
+  python decode.py photo.xfr --crop 1200 800 300 200 --out_folder part.png
 
 A file is decoded with the checkpoint that made it: --model, or another .tar file in its folder.
 """
@@ -14,6 +16,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
+from model.limits import PREVIEW_SCALES
 from utils.console import (
     add_inputs,
     add_shared_arguments,
@@ -41,10 +44,14 @@ def parse_args() -> Namespace:
         "(default: that of the image that --out_folder names, or bmp)")
     add("--output_quality", type=number(int, 1, 100),
         help="of jpg, webp and avif, 1 to 100 (default: 95, and webp without loss)")
-    add("--precision", choices=("float32", "fast"), default="float32",
-        help="float32 gives the same picture on every machine, to within 1 of 255; fast may not")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--scale", type=int, choices=PREVIEW_SCALES, default=1,
+        help="write previews of 1/SCALE of the width and height; 8 and 16 are fast")
+    add("--crop", type=number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
+        help="write only this part, in pixels from the left and from the top")
     add("--verify", action="store_true",
         help="write nothing; report which files are good, damaged, or of an unknown checkpoint")
+    add = parser.add_argument
     add("--overwrite", action="store_true",
         help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/")
     # fmt: on
@@ -81,18 +88,21 @@ def main(args: Namespace) -> int:
         check_output(out)
 
     # Loading torch takes a second: all that can be refused without it has been.
+    from model.tiles import Extract
     from utils.devices import pick_device
     from xfr.decoder import Decoder
 
+    extract = Extract(args.scale, args.crop)
     device = pick_device(args.device)
-    decoder = Decoder(model, device, fast=args.precision == "fast")
+    decoder = Decoder(model, device)
     own = out.resolve().is_relative_to(RECONSTRUCTED.resolve())
     replace = args.overwrite or own
 
     def load(path: Path) -> tuple[Xfr, int]:
         data = read_file(path, args.max_pixels)
         xfr = unpack(data, args.max_pixels)
-        if args.skip_existing and not args.verify and is_intact(outputs[path], path, xfr.shape):
+        shape = extract.shape(*xfr.shape)
+        if args.skip_existing and not args.verify and is_intact(outputs[path], path, shape):
             raise Skip
         if not replace and not args.verify and outputs[path].exists():
             raise FileExistsError(f"{outputs[path]} exists: see --overwrite and --skip_existing")
@@ -101,7 +111,7 @@ def main(args: Namespace) -> int:
     def compute(path: Path, loaded: tuple[Xfr, int]) -> tuple[Picture, Xfr, int]:
         xfr, bytes_in = loaded
         with tally.at_work.progress(path) as report:
-            return decoder.decode(xfr, report), xfr, bytes_in
+            return decoder.decode(xfr, report, extract), xfr, bytes_in
 
     def save(path: Path, result: tuple[Picture, Xfr, int]) -> None:
         picture, xfr, bytes_in = result
@@ -113,8 +123,7 @@ def main(args: Namespace) -> int:
                 for notice in write_picture(picture, stream, extension, quality):
                     tally.notice(path, notice)
                 bytes_out = stream.seek(0, os.SEEK_END)  # some formats end elsewhere
-        height, width = picture.shape
-        tally.add(bytes_in, bytes_out, height * width)
+        tally.add(bytes_in, bytes_out, xfr.height * xfr.width)
         tally.made_by(xfr.fingerprint, xfr.quality, xfr.graphic)
 
     computers = compute_pool(device, len(outputs))

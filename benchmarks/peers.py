@@ -53,16 +53,13 @@ def our_label(name: str, effort: int = 0) -> str:
 
 
 class Ours:
-    """A checkpoint of this project, which encodes and decodes as encode.py and decode.py do.
-    ``fast``: as decode.py with --precision fast."""
+    """A checkpoint of this project, which encodes and decodes as encode.py and decode.py do."""
 
     extension, kind = "xfr", "ours"
 
-    def __init__(self, model: Path, qualities: list[int], device: torch.device, fast: bool = False):
-        self.encoder, self.decoder = Encoder(model, device), Decoder(model, device, fast)
+    def __init__(self, model: Path, qualities: list[int], device: torch.device):
+        self.encoder, self.decoder = Encoder(model, device), Decoder(model, device)
         self.name, self.label, self.effort = model.stem, our_label(model.stem), 0
-        if fast:
-            self.label += ", decoded with --precision fast"
         self.key = f"{model.stem}-{self.encoder.fingerprint:016x}"
         self.default = DEFAULT_QUALITY
         self.settings = sorted({*qualities, self.default})

@@ -102,8 +102,8 @@ def codec_times(
     of the medians over the repeats."""
     chosen = []
     for model in models:
-        ours, fast = (Ours(model, [], pick_device("cpu"), fast) for fast in (False, True))
-        chosen += [(ours, ours.default), (fast, ours.default)]
+        ours = Ours(model, [], pick_device("cpu"))
+        chosen.append((ours, ours.default))
         chosen += [(ours.at_effort(EFFORT), ours.default)] if ours.has_effort else []
     peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
     chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]

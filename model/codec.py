@@ -16,7 +16,20 @@ from model.bytestream import Reader, pack_chunk
 from model.checkpoint import check_weights
 from model.constants import constant
 from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
-from model.tiles import Grid, RowBuffer, Tile, View, join, padded, shared, tiles, window
+from model.tiles import (
+    WHOLE,
+    Extract,
+    Grid,
+    RowBuffer,
+    Tile,
+    View,
+    join,
+    padded,
+    reduced,
+    shared,
+    tiles,
+    window,
+)
 
 if TYPE_CHECKING:
     from model.distortion import Distortion
@@ -45,7 +58,7 @@ class Codec(nn.Module):
 
     A subclass is an architecture. It defines the class attributes below, a frozen dataclass of its
     hyper-parameters, and the methods that raise NotImplementedError here; ``search`` only if it
-    SEARCHES.
+    SEARCHES, ``condensed`` and ``preview`` only if it has PREVIEWED scales.
 
     Pictures are coded in tiles of TILE x TILE pixels on a fixed grid. The transforms see MARGIN
     pixels more on each side of a tile, at least as many as their receptive field reaches beyond it:
@@ -60,6 +73,7 @@ class Codec(nn.Module):
     LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
+    PREVIEWED: tuple[int, ...] = ()  # scales at which ``preview`` takes the place of ``pixels``
     SEARCHES = False  # whether it has ``search``, and so an effort to choose
     distortion = DISTORTIONS[0]  # name of the distortion it is trained for; see ``trained_for``
 
@@ -157,6 +171,18 @@ class Codec(nn.Module):
         x_hat = self.synthesise(latent, quality)
         return tile.crop(x_hat, around)[0].mul_(255).round_().clamp_(0, 255).permute(1, 2, 0)
 
+    def condensed(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
+        """The numbers that ``preview`` needs of the decoded latent [1, C, h, w] of a tile, at the
+        same positions: [1, D, h, w]."""
+        raise NotImplementedError
+
+    def preview(
+        self, condensed: Tensor, quality: Tensor, around: Tile, tile: Tile, scale: int
+    ) -> Tensor:
+        """Values close to the ``reduced`` pixels of a ``tile``, [h / scale, w / scale, 3] in 0 to
+        255, from the ``condensed`` latent of what is ``around`` it."""
+        raise NotImplementedError
+
     # The rate-distortion cost
 
     @property
@@ -236,13 +262,16 @@ class Codec(nn.Module):
         width: int,
         quality: int,
         report: Report = lambda _: None,
+        extract: Extract = WHOLE,
     ) -> np.ndarray:
-        """A payload to the uint8 image [height, width, 3]; ValueError if it is damaged. ``report``
-        is called after each tile; an exception of it ends the decoding."""
-        count = len(list(self.grid(height, width)))
-        parts = self.decoded_tiles(payload, height, width, quality)
+        """A payload to the uint8 image [height, width, 3], or the ``extract`` of it. ValueError if
+        the payload is damaged, or the extract not within the image. ``report`` is called after each
+        tile; an exception of it ends the decoding."""
+        region = extract.region(height, width)
+        count = sum(tile.within(region) is not None for tile in self.grid(height, width))
+        parts = self.decoded_tiles(payload, height, width, quality, extract)
         first = next(parts)  # before memory is allocated for the others
-        image = torch.empty(height, width, 3, dtype=torch.uint8)
+        image = torch.empty(*extract.shape(height, width), 3, dtype=torch.uint8)
         for done, (tile, pixels) in enumerate(chain([first], parts), start=1):
             image[tile.place].copy_(pixels)
             report(done / count)
@@ -250,32 +279,46 @@ class Codec(nn.Module):
 
     @torch.inference_mode()
     def decoded_tiles(
-        self, payload: bytes, height: int, width: int, quality: int
+        self, payload: bytes, height: int, width: int, quality: int, extract: Extract = WHOLE
     ) -> Iterator[tuple[Tile, Tensor]]:
-        """The tiles of the image of height x width pixels in a payload, each with its pixels [h, w,
-        3], whole numbers in 0 to 255. ValueError if it is damaged."""
-        grid, q = self.grid(height, width), self.quality_tensor(quality)
-        rows = self.latent_rows(payload, grid.height, grid.width, quality)
+        """The tiles of the image of height x width pixels in a payload, as far as the ``extract``
+        needs them: the place of each in the extract, and its pixels [h, w, 3], whole numbers in 0
+        to 255. ValueError if the payload is damaged."""
+        grid, q, scale = self.grid(height, width), self.quality_tensor(quality), extract.scale
+        region = extract.region(height, width)
+        rows = self.latent_rows(payload, grid.height, grid.width, quality, scale)
         latent = RowBuffer(rows, self.LATENT_STRIDE)
         for tile in grid:
-            around = grid.around(tile)
-            pixels = self.pixels(latent.part(around).to(self.device), q, around, tile)
-            inside = Tile(tile.top, min(tile.bottom, height), tile.left, min(tile.right, width))
-            yield inside, pixels[: inside.shape[0], : inside.shape[1]]
+            inside = tile.within(region)
+            if inside is None:
+                continue
+            around, place = grid.around(tile), inside.seen_from(region).reduced(scale)
+            part = latent.part(around).to(self.device)
+            if scale in self.PREVIEWED:
+                pixels = self.preview(part, q, around, tile, scale).round_()
+                yield place, pixels[: place.shape[0], : place.shape[1]]
+            else:
+                pixels = self.pixels(part, q, around, tile)[inside.seen_from(tile).place]
+                yield place, pixels if scale == 1 else reduced(pixels, scale).round_()
 
     @torch.inference_mode()
     def latent_rows(
-        self, payload: bytes, height: int, width: int, quality: int
+        self, payload: bytes, height: int, width: int, quality: int, scale: int = 1
     ) -> Iterator[Tensor]:
         """The latent of a picture of height x width pixels, multiples of STRIDE: [1, C, h, w] for
-        one row of tiles after the other, on the CPU. ValueError if the payload is damaged."""
+        one row of tiles after the other, on the CPU. At PREVIEWED scales it is ``condensed``, on
+        the codec's device. ValueError if the payload is damaged."""
         reader = Reader(payload, "payload")
         # All chunks must be there before memory is allocated for their latents.
         chunks = [(tile, reader.chunk()) for tile in tiles(height, width, self.TILE)]
         reader.finish()
-        coder = self.tile_coder(width, self.quality_tensor(quality))
+        q = self.quality_tensor(quality)
+        coder = self.tile_coder(width, q)
         for _, row in groupby(chunks, key=lambda pair: pair[0].top):
-            yield join([coder.decode(chunk, *tile.shape) for tile, chunk in row], dim=3)
+            latents = (coder.decode(chunk, *tile.shape) for tile, chunk in row)
+            if scale in self.PREVIEWED:
+                latents = (self.condensed(latent, q, scale) for latent in latents)
+            yield join(list(latents), dim=3)
 
 
 def part_of(report: Report, part: int, parts: int) -> Report:

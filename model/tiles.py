@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.limits import PREVIEW_SCALES
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -55,6 +57,16 @@ class Tile:
         top, left = other.top, other.left
         return Tile(self.top - top, self.bottom - top, self.left - left, self.right - left)
 
+    def within(self, other: "Tile") -> "Tile | None":
+        """The part of the tile that ``other`` covers; None if it covers nothing."""
+        top, bottom = max(self.top, other.top), min(self.bottom, other.bottom)
+        left, right = max(self.left, other.left), min(self.right, other.right)
+        return Tile(top, bottom, left, right) if top < bottom and left < right else None
+
+    def reduced(self, scale: int) -> "Tile":
+        """The tile in a picture of 1/scale of the size; top and left are multiples of ``scale``."""
+        return Tile(*(-(-edge // scale) for edge in (self.top, self.bottom, self.left, self.right)))
+
     def bands(self, pixels: int, stride: int) -> list["Tile"]:
         """The tile in bands of about ``pixels`` or less, whose heights are multiples of ``stride``,
         as its own is."""
@@ -64,6 +76,43 @@ class Tile:
             Tile(top, min(top + rows, self.bottom), self.left, self.right)
             for top in range(self.top, self.bottom, rows)
         ]
+
+
+@dataclass(frozen=True)
+class Extract:
+    """The pixels that are wanted of a picture. ValueError for a scale that no preview has, or if a
+    crop is to be reduced.
+
+    ``scale``: 1, or one of PREVIEW_SCALES for a preview of 1/scale of the height and of the width,
+    rounded up. ``crop``: x, y, width and height in pixels; None for the entire picture.
+    """
+
+    scale: int = 1
+    crop: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self):
+        if self.scale not in (1, *PREVIEW_SCALES):
+            raise ValueError(f"a scale of {self.scale} is not one of {(1, *PREVIEW_SCALES)}")
+        if self.scale > 1 and self.crop:
+            raise ValueError("a crop is not reduced: choose a crop or a scale")
+
+    def region(self, height: int, width: int) -> Tile:
+        """The wanted part of a picture of height x width pixels; ValueError if the crop does not
+        lie within it."""
+        x, y, columns, rows = self.crop or (0, 0, width, height)
+        if not (0 <= x < x + columns <= width and 0 <= y < y + rows <= height):
+            raise ValueError(f"a crop of {columns}x{rows} pixels at {x}, {y} is not within the "
+                             f"picture of {width}x{height}")  # fmt: skip
+        return Tile(y, y + rows, x, x + columns)
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what is made of a picture of height x width pixels; ValueError as for
+        ``region``."""
+        rows, columns = self.region(height, width).shape
+        return -(-rows // self.scale), -(-columns // self.scale)
+
+
+WHOLE = Extract()
 
 
 class View(NamedTuple):
@@ -111,10 +160,11 @@ class RowBuffer:
     def part(self, around: Tile) -> Tensor:
         """The latent of ``around``, [1, C, h, w]. From one call to the next, ``around`` may only
         move down."""
-        self.drop_above(around.top)
         while self.bottom < around.bottom:
+            self.drop_above(min(around.top, self.bottom))
             self.held.append(next(self.rows))
             self.bottom += self.held[-1].shape[2] * self.stride
+        self.drop_above(around.top)
         height, width = (length // self.stride for length in around.shape)
         left = around.left // self.stride
         parts = []
@@ -153,6 +203,13 @@ def window(image: Tensor, tile: Tile) -> Tensor:
     height, width = tile.shape
     right, bottom = width - x.shape[3], height - x.shape[2]
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x
+
+
+def reduced(pixels: Tensor, scale: int) -> Tensor:
+    """The means of boxes of scale x scale ``pixels`` [H, W, 3], of fewer at the right and bottom
+    edges: float [H / scale, W / scale, 3], both rounded up."""
+    x = pixels.permute(2, 0, 1)[None].float()
+    return F.avg_pool2d(x, scale, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 0)
 
 
 def shared(image: np.ndarray) -> Tensor:

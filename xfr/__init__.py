@@ -7,6 +7,8 @@
 >>> data = xfr.encode(pixels, checkpoint="main", quality=40)
 >>> xfr.decode(data)
 <PIL.Image.Image image mode=L size=160x120 at ...>
+>>> xfr.decode(data, scale=8)
+<PIL.Image.Image image mode=L size=20x15 at ...>
 >>> len(xfr.encode(pixels, max_bytes=1000)) <= 1000
 True
 
@@ -66,6 +68,8 @@ def decode(
     data: bytes,
     checkpoint: str | Path | None = None,
     *,
+    scale: int = 1,
+    crop: tuple[int, int, int, int] | None = None,
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
 ) -> "Image.Image":
@@ -75,10 +79,13 @@ def decode(
     resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
 
     ``checkpoint``: the one that made the file, or another in its folder; None for those that come
-    with the program. ValueError if the file is damaged, if its checkpoint is not there, or if the
-    picture has more than ``max_pixels``.
+    with the program. ``scale``: 2, 4, 8 or 16 for a preview of 1/scale of the width and height,
+    rounded up. ``crop``: x, y, width and height of the pixels that are wanted, which are then the
+    same as in the entire picture. ValueError if the file is damaged, if its checkpoint is not
+    there, if the picture has more than ``max_pixels``, if the crop is not within it, or if there
+    are both scale and crop.
     """
     from xfr.file import unpack
     from xfr.library import decoded
 
-    return decoded(unpack(data, max_pixels), checkpoint, device)
+    return decoded(unpack(data, max_pixels), checkpoint, device, scale, crop)

@@ -1,6 +1,6 @@
 """The pictures in .xfr files."""
 
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -10,12 +10,13 @@ import torch
 from model import load_codec
 from model.checkpoint import load_checkpoint
 from model.codec import Codec, Report
-from model.precision import fast_precision
+from model.tiles import WHOLE, Extract
 from xfr.checkpoints import describe
 from xfr.file import Xfr
-from xfr.graphics import decompress
+from xfr.graphics import decompress, reduced
 from xfr.images import Picture, to_picture
 from xfr.memory import return_freed_memory
+from xfr.metadata import Metadata
 
 LARGE_PICTURE = 2**26  # values of a picture after which freed memory is returned to the system
 
@@ -24,12 +25,11 @@ class Decoder:
     """Decodes files, each with the checkpoint that made it: the one at ``model``, or another .tar
     file in the same folder. Threads may share it.
 
-    ``model`` None: files of graphics only, which need none. ``fast``: run the networks in bfloat16
-    where that is faster, which changes pixels slightly.
+    ``model`` None: files of graphics only, which need none.
     """
 
-    def __init__(self, model: Path | None, device: torch.device | str = "cpu", fast: bool = False):
-        self.model, self.device, self.fast = model, torch.device(device), fast
+    def __init__(self, model: Path | None, device: torch.device | str = "cpu"):
+        self.model, self.device = model, torch.device(device)
         self.fingerprint = 0
         self.codecs: dict[int, Codec] = {}
         self.broken: dict[int, str] = {}  # checkpoints that hold no working codec, and the reason
@@ -42,22 +42,26 @@ class Decoder:
             self.codecs[self.fingerprint] = load_codec(checkpoint, device)
             self.unread += sorted(set(model.parent.glob("*.tar")) - {model})
 
-    def decode(self, xfr: Xfr, report: Report = lambda _: None) -> Picture:
-        """The picture in a file. ValueError if its checkpoint is missing or its payload damaged.
-        ``report`` is called with the share that is done, 0 to 1; what it raises ends the work."""
+    def decode(
+        self, xfr: Xfr, report: Report = lambda _: None, extract: Extract = WHOLE
+    ) -> Picture:
+        """The picture in a file, or the ``extract`` of it. ValueError if its checkpoint is missing,
+        its payload damaged, or the extract not within it. ``report`` is called with the share that
+        is done, 0 to 1; what it raises ends the work."""
+        region = extract.region(*xfr.shape)
         if xfr.graphic:
-            rgb = decompress(xfr.payload, *xfr.shape)
+            rgb = decompress(xfr.payload, *xfr.shape, extract)
         else:
-            rgb = self.decode_learned(xfr, report)
-        return to_picture(rgb, xfr.grey, xfr.alpha, xfr.metadata)
+            rgb = self.decode_learned(xfr, report, extract)
+        alpha = None if xfr.alpha is None else reduced(xfr.alpha[region.place], extract.scale)
+        return to_picture(rgb, xfr.grey, alpha, at_scale(xfr.metadata, extract.scale))
 
-    def decode_learned(self, xfr: Xfr, report: Report) -> np.ndarray:
-        """The uint8 pixels [H, W, 3] of a learned payload."""
+    def decode_learned(self, xfr: Xfr, report: Report, extract: Extract) -> np.ndarray:
+        """The uint8 pixels [H, W, 3] of the ``extract`` of a learned payload."""
         codec = self.codec(xfr.fingerprint)
         if xfr.arch != codec.FILE_NUMBER:
             raise ValueError(f"damaged file: its checkpoint is not of architecture {xfr.arch}")
-        with fast_precision(self.device) if self.fast else nullcontext():
-            rgb = codec.decompress(xfr.payload, *xfr.shape, xfr.quality, report)
+        rgb = codec.decompress(xfr.payload, *xfr.shape, xfr.quality, report, extract)
         if rgb.size > LARGE_PICTURE:
             return_freed_memory()
         return rgb
@@ -95,3 +99,11 @@ class Decoder:
             self.codecs[found] = load_codec(checkpoint, self.device)
         except ValueError as error:
             self.broken[found] = str(error)
+
+
+def at_scale(metadata: Metadata, scale: int) -> Metadata:
+    """The metadata of a preview, which measures as many inches as the picture."""
+    if metadata.dpi is None:
+        return metadata
+    across, down = metadata.dpi
+    return replace(metadata, dpi=(across / scale, down / scale))

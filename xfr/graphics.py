@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from model.bytestream import Reader, pack_chunk
-from model.tiles import tiles
+from model.tiles import WHOLE, Extract, tiles
 
 TILE = 2048  # pixels on each side: bounds the memory, and WebP takes at most 16383
 HEADER = struct.Struct("<4sI4s4sIBI")  # RIFF, bytes from here, WEBP, VP8L, bytes, signature, size
@@ -51,16 +51,28 @@ def compress(pixels: np.ndarray) -> bytes:
     )
 
 
-def decompress(payload: bytes, height: int, width: int) -> np.ndarray:
-    """The uint8 picture [height, width, 3] of a payload; ValueError if it is damaged."""
+def decompress(payload: bytes, height: int, width: int, extract: Extract = WHOLE) -> np.ndarray:
+    """The uint8 picture [height, width, 3] of a payload, or the ``extract`` of it. ValueError if
+    the payload is damaged, or the extract not within the picture."""
+    region, scale = extract.region(height, width), extract.scale
     reader = Reader(payload, "payload")
     # All chunks must be there before memory is allocated for what they hold.
     chunks = [(tile, reader.chunk()) for tile in tiles(height, width, TILE)]
     reader.finish()
-    rgb = np.empty((height, width, 3), np.uint8)
+    rgb = np.empty((*extract.shape(height, width), 3), np.uint8)
     for tile, chunk in chunks:
-        rgb[tile.place] = decompress_tile(chunk, *tile.shape)
+        inside = tile.within(region)
+        if inside is not None:
+            pixels = decompress_tile(chunk, *tile.shape)[inside.seen_from(tile).place]
+            place = inside.seen_from(region).reduced(scale).place
+            rgb[place] = reduced(pixels, scale)
     return rgb
+
+
+def reduced(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """The rounded means of boxes of scale x scale uint8 ``pixels`` [H, W] or [H, W, 3], of fewer at
+    the right and bottom edges."""
+    return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
 
 
 def decompress_tile(chunk: bytes, height: int, width: int) -> np.ndarray:

@@ -55,14 +55,20 @@ def encoded(
     return encoder.encode(picture, settings)
 
 
-def decoded(xfr: Xfr, checkpoint: str | Path | None = None, device: str = "cpu") -> Image.Image:
+def decoded(
+    xfr: Xfr,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
+    scale: int = 1,
+    crop: tuple[int, int, int, int] | None = None,
+) -> Image.Image:
     """The picture in an .xfr file; see ``xfr.decode``."""
-    from xfr.decoder import Decoder  # loads torch
+    from model.tiles import Extract  # loads torch
+    from xfr.decoder import Decoder
 
-    if xfr.graphic:
-        return as_image(Decoder(None).decode(xfr))
     made_by = checkpoint or shipped_name(xfr.fingerprint) or "visual"
-    return as_image(shared(Decoder, made_by, device).decode(xfr))
+    decoder = Decoder(None) if xfr.graphic else shared(Decoder, made_by, device)
+    return as_image(decoder.decode(xfr, extract=Extract(scale, crop)))
 
 
 def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:

@@ -5,6 +5,10 @@
 >>> Image.new("RGB", (160, 120), "teal").save(stream, "XFR", quality=60, checkpoint="visual")
 >>> Image.open(stream).size
 (160, 120)
+>>> thumbnail = Image.open(stream)
+>>> thumbnail.thumbnail((40, 40))  # decodes a preview
+>>> thumbnail.size
+(40, 30)
 
 ``Image.open`` reads size, mode and metadata; torch is loaded to decode pixels. ``Image.save`` takes
 ``checkpoint``, ``quality``, ``effort`` and the targets of ``xfr.encode``, and as Pillow's plugins
@@ -17,6 +21,8 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
+from model.limits import PREVIEW_SCALES
+
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
 METADATA = ("icc_profile", "exif", "xmp", "dpi")
@@ -24,11 +30,12 @@ METADATA = ("icc_profile", "exif", "xmp", "dpi")
 
 class XfrImageFile(ImageFile.ImageFile):
     """An image that is decoded when it is loaded, with the shipped checkpoint that made it.
-    ``encoded``: the bytes of the file until then."""
+    ``encoded``: the bytes of the file until then. ``scale``: 1, or that of a preview."""
 
     format = FORMAT
     format_description = "Learned image codec"
     encoded = b""
+    scale = 1
 
     def _open(self) -> None:
         """Read size, mode and info. SyntaxError, which Pillow makes an UnidentifiedImageError, if
@@ -45,6 +52,30 @@ class XfrImageFile(ImageFile.ImageFile):
         self._size, self._mode = (header.width, header.height), header.mode
         self.info.update(info_of(metadata))
 
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Choose the smallest preview that is not smaller than the picture fitted into ``size``.
+        Returns the mode, which stays as it is, and the box of the picture in the preview; None if
+        a preview is chosen already, or pixels are loaded."""
+        if not self.encoded or self.scale > 1 or not size:
+            return None
+        width, height = self.size
+        largest = max(width / max(size[0], 1), height / max(size[1], 1))
+        self.scale = max(scale for scale in (1, *PREVIEW_SCALES) if scale <= max(largest, 1))
+        self._size = -(-width // self.scale), -(-height // self.scale)
+        return self.mode, (0, 0, width / self.scale, height / self.scale)
+
+    def thumbnail(
+        self,
+        size: tuple[float, float],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+        reducing_gap: float | None = 1.0,
+    ) -> None:
+        """See Pillow's ``Image.thumbnail``. By default it is made of a preview of at least its own
+        size, not of at least twice its size."""
+        super().thumbnail(size, resample, reducing_gap)
+
     def load(self) -> "Image.core.PixelAccess | None":
         """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""
         if self.encoded:
@@ -52,7 +83,8 @@ class XfrImageFile(ImageFile.ImageFile):
             from xfr.library import decoded
 
             try:  # Pillow has compared the size with its limit
-                self.im = decoded(unpack(self.encoded, self.width * self.height)).im
+                pixels = self.width * self.height * self.scale**2
+                self.im = decoded(unpack(self.encoded, pixels), scale=self.scale).im
             except ValueError as error:
                 raise OSError(str(error)) from error
             self.encoded = b""

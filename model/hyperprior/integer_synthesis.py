@@ -186,14 +186,30 @@ class IntegerSynthesis(nn.Module):
         linear = from_positions(from_positions(first[:, c16:].float(), 2), 8)
         return (deep + linear) / WHITE
 
+    def linear_part(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [3 * 16^2, M] and bias [3 * 16^2] of the linear transform of y_hat at quality [1]
+        to the pixels of a block, in the order [3, 16, 16]."""
+        bias = in_blocks(self.first_bias[len(self.into8) :] / WHITE)
+        return self.linear_weight() * gains(self.gain, quality), bias
+
+    def linear_weight(self) -> Tensor:
+        """The weight of ``linear_part`` for a latent that is multiplied with its gains."""
+        c16 = len(self.into8)
+        return (
+            in_blocks(self.first.weight[c16:] * self.first.scale[c16:, None]) / self.ranges / WHITE
+        )
+
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
         """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
         squares, as if the linear transform were all there is. Each position of ``error`` holds the
         pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
-        c16 = len(self.into8)
-        weight = self.first.weight[c16:] * self.first.scale[c16:, None] / self.ranges / WHITE
-        weight = weight.unflatten(0, (2, 2, 8, 8, 3)).permute(4, 0, 2, 1, 3, 5).flatten(0, 4)
-        return damped_inverse(weight, error).div_(cube(gains(self.gain, quality)))
+        inverse = damped_inverse(self.linear_weight(), error)
+        return inverse.div_(cube(gains(self.gain, quality)))
+
+
+def in_blocks(x: Tensor) -> Tensor:
+    """x [BLOCK_VALUES, ...] in the order [2, 2, 8, 8, 3] to the order [3, 16, 16]."""
+    return x.unflatten(0, (2, 2, 8, 8, 3)).movedim((4, 0, 2, 1, 3), (0, 1, 2, 3, 4)).flatten(0, 4)
 
 
 def new_steps(config: HyperpriorConfig) -> nn.Module:

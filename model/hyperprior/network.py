@@ -32,10 +32,10 @@ from model.hyperprior.transforms import (
     HyperpriorConfig,
     used_channels,
 )
-from model.layers import dct_basis
+from model.layers import conv1x1, dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
-from model.tiles import Tile, View, padded
+from model.tiles import Tile, View, padded, reduced
 
 MIDDLE_GAIN = 2  # logarithm of the gain that training starts with, at the middle of the rates
 CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synthesis
@@ -43,6 +43,7 @@ CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synt
 # HALF_CORRECTED / lmbda.
 HALF_CORRECTED = 0.5
 DEAD_ZONE_RISES_FROM = 40  # quality
+COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes the mean latent
 
 
 DEFAULT = HyperpriorConfig()
@@ -73,6 +74,7 @@ class HyperpriorCodec(Codec):
     STRIDE = Z_STRIDE
     LATENT_STRIDE = Y_STRIDE
     TILE = 1024
+    PREVIEWED = (8, 16)  # at smaller scales, the linear transform alone is too far from the pixels
     SEARCHES = True
 
     def __init__(self, config: HyperpriorConfig = DEFAULT, *, coded: bool = False):
@@ -259,3 +261,38 @@ class HyperpriorCodec(Codec):
     def pixels(self, latent: Tensor, quality: Tensor, around: Tile, tile: Tile) -> Tensor:
         latent = latent[0, : last_used(latent) + 1]
         return self.integer_synthesis().pixels(latent, quality, tile.seen_from(around))
+
+    # Previews: the linear transform to pixels of the reduced picture, and what the deep network
+    # adds to the mean of COARSE x COARSE positions, in 1 / COARSE^2 of the time of all positions.
+
+    def linear_preview(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
+        """The linear part of the synthesis of a decoded latent [1, K, h, w], in 0 to 1 and reduced
+        by ``scale``, each position with the pixels of its block: [1, 3 * (16 / scale)^2, h, w]."""
+        side = BLOCK_SIDE // scale
+        weight, bias = (
+            part.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
+            for part in self.integer_synthesis().linear_part(quality)
+        )
+        weight = weight[:, : latent.shape[1], None, None] / 2**FRACTION_BITS
+        with torch.autocast(latent.device.type, enabled=False):  # bfloat16 has too few levels
+            return conv1x1(latent, weight, bias)
+
+    def condensed(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
+        """The linear preview; and the mean latent of COARSE x COARSE positions, whose channels are
+        shared out among these positions."""
+        latent = latent.to(self.device)
+        coarse = F.pixel_shuffle(F.avg_pool2d(latent, COARSE), COARSE)
+        return torch.cat([self.linear_preview(latent, quality, scale), coarse], dim=1)
+
+    def preview(
+        self, condensed: Tensor, quality: Tensor, around: Tile, tile: Tile, scale: int
+    ) -> Tensor:
+        side = BLOCK_SIDE // scale
+        linear, coarse = condensed.split([3 * side**2, condensed.shape[1] - 3 * side**2], dim=1)
+        coarse = F.pixel_unshuffle(coarse, COARSE)
+        whole = Tile(0, BLOCK_SIDE * coarse.shape[2], 0, BLOCK_SIDE * coarse.shape[3])
+        means = reduced(self.pixels(coarse, quality, whole, whole), BLOCK_SIDE).permute(2, 0, 1)
+        deep = means / 255 - self.linear_preview(coarse, quality, BLOCK_SIDE)
+        deep = F.interpolate(deep, scale_factor=COARSE * side, mode="bilinear")
+        x_hat = tile.crop(F.pixel_shuffle(linear, side) + deep, around)
+        return x_hat[0].mul_(255).clamp_(0, 255).permute(1, 2, 0)

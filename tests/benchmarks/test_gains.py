@@ -93,8 +93,8 @@ class Timed:
 
     extension, has_effort, default = "xfr", False, 50
 
-    def __init__(self, model, qualities, device, fast: bool):
-        self.label = "fast" if fast else "plain"
+    def __init__(self, model, qualities, device):
+        self.label = model.stem
 
     def write(self, picture, setting, path) -> None:
         path.write_bytes(b"")
@@ -113,8 +113,9 @@ def test_a_time_is_the_mean_over_pictures_of_the_median_run_but_for_the_first(
     monkeypatch.setattr(speed, "make_peers", lambda threads: [])
     monkeypatch.setattr(speed, "Ours", Timed)
     paths = sorted(pictures.iterdir())
-    table = cells(speed.codec_times([Path("one.tar")], paths, 3, 1, tmp_path))
-    assert table["plain, 50"] == ["35.0", "4.5"] and table["fast, 50"] == ["350.0", "45.0"]
+    models = [Path("one.tar"), Path("two.tar")]
+    table = cells(speed.codec_times(models, paths, 3, 1, tmp_path))
+    assert table["one, 50"] == ["35.0", "4.5"] and table["two, 50"] == ["350.0", "45.0"]
 
 
 def test_a_stage_takes_its_call_less_those_within_it(pictures, checkpoints, monkeypatch, tmp_path):

@@ -40,9 +40,9 @@ from model.fixed_point import (
 )
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.integer_products import INPUT_LIMIT, WEIGHT_LIMIT
 from model.hyperprior.network import CORRECTED_FROM, HALF_CORRECTED, HyperpriorCodec
 from model.hyperprior.transforms import BLOCK_SIDE, used_channels
+from model.integer_products import INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import ResidualBlock, dct_basis
 from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE

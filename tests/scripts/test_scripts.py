@@ -550,6 +550,47 @@ def test_decode_skips_what_is_intact_and_redoes_what_is_not(script, project):
     assert (plain / "cut.bmp").read_bytes() == good
 
 
+# Previews and crops
+
+
+def test_decode_writes_previews_and_skips_those_that_are_there(script, project):
+    script("encode")
+    preview = ["--scale", 8, "--out_folder", "previews"]
+    result = script("decode", *preview)
+    assert result.code == 0 and "1 decoded" in result.out
+    assert Image.open("previews/photo.bmp").size == (9, 6)
+    bpp = 8 * Path("out/compressed/photo.xfr").stat().st_size / (48 * 70)
+    assert f"bpp {bpp:.3f}" in result.out  # of the picture, not of the preview
+    assert "1 skipped" in script("decode", *preview, "--skip_existing").out
+
+
+def test_decode_writes_a_crop_with_the_pixels_of_the_whole(script, project):
+    script("encode")
+    script("decode")
+    result = script("decode", "--crop", 50, 10, 20, 30, "--out_folder", "part")
+    assert result.code == 0, result.err
+    whole = read_picture(Path("out/reconstructed/photo.bmp")).pixels
+    assert np.array_equal(read_picture(Path("part/photo.bmp")).pixels, whole[10:40, 50:70])
+
+
+def test_a_crop_outside_of_a_picture_is_one_line_and_writes_nothing(script, project):
+    script("encode")
+    result = script("decode", "--crop", 51, 10, 20, 30, "--out_folder", "part")
+    reason = "a crop of 20x30 pixels at 51, 10 is not within the picture of 70x48"
+    assert result.code == 1 and result.err.count(reason) == 1 and "Traceback" not in result.err
+    assert files("part") == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--scale", 3), ("--scale", 1), ("--crop", 0, 0, -1, 5), ("--crop", 0, 0, 5),
+     ("--scale", 2, "--crop", 0, 0, 4, 4), ("--scale", 2, "--verify")],
+)  # fmt: skip
+def test_previews_and_crops_that_do_not_exist_are_wrong_command_lines(script, project, flags):
+    result = script("decode", *flags)
+    assert result.code == 2 and "decode.py: error: argument" in result.err
+
+
 # Checkpoints
 
 
@@ -750,7 +791,6 @@ def test_the_csv_goes_where_its_path_says(script, project):
         ("encode", ["--target_psnr", "x"]),
         ("encode", ["--quality", "60", "--max_bytes", "10"]),
         ("encode", ["--quality", "50", "--max_bytes", "10"]),
-        ("decode", ["--precision", "double"]),
         ("decode", ["--max_pixels", "0"]),
         ("decode", ["--output_quality", "101"]),
         ("train", ["--validation_split", "1"]),

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import GOLDEN, ROOT, noise, run_process, save_tiny
+from helpers import GOLDEN, ROOT, colour, drawing, grey, noise, run_process, save_tiny
 
 from model import codec_class
+from model.tiles import Extract
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import Xfr, unpack
+from xfr.graphics import compress
 from xfr.images import Picture
+from xfr.metadata import Metadata
 
 # Decodes a learned file and a graphic, then lists the modules that were loaded.
 DECODE_ALONE = f"""
@@ -22,12 +25,15 @@ from pathlib import Path
 from pathlib import Path
 sys.path[0] = {str(ROOT)!r}
 from model import codec_class
+from model.tiles import Extract
 from xfr.decoder import Decoder
 from xfr.file import unpack
 golden = Path({str(GOLDEN)!r})
 for model, file in (("hyperprior", "hyperprior"), ("binary", "binary"), ("binary", "lossless")):
     decoder = Decoder(golden / f"{{model}}.tar")
-    decoder.decode(unpack((golden / f"{{file}}.xfr").read_bytes()))
+    xfr = unpack((golden / f"{{file}}.xfr").read_bytes())
+    decoder.decode(xfr)
+    decoder.decode(xfr, extract=Extract(8))
 print(*sys.modules, sep="\\n")
 """
 # Modules that only encoding, training or scoring needs.
@@ -74,6 +80,66 @@ def test_a_decoder_reports_each_tile_that_is_done_and_ends_when_the_report_raise
 
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(xfr, stop)
+
+
+def graphic(pixels: np.ndarray, **fields) -> Xfr:
+    """A file that holds ``pixels`` without loss."""
+    height, width = pixels.shape[:2]
+    is_grey, payload = pixels.ndim == 2, compress(pixels)
+    return Xfr(1, 0, width, height, is_grey, 50, payload, graphic=True, **fields)
+
+
+def test_a_graphic_is_reduced_and_cropped_across_its_tiles(monkeypatch):
+    monkeypatch.setattr("xfr.graphics.TILE", 64)
+    pixels = drawing(150, 200)
+    xfr, decoder = graphic(pixels), Decoder(None)
+    crop = decoder.decode(xfr, extract=Extract(crop=(50, 60, 100, 9)))
+    assert np.array_equal(crop.pixels, pixels[60:69, 50:150])
+    preview = decoder.decode(xfr, extract=Extract(8)).pixels
+    assert preview.shape == (19, 25, 3)
+    assert np.abs(preview[4, 5] - pixels[32:40, 40:48].mean((0, 1))).max() <= 0.5
+    assert np.abs(preview[18, 24] - pixels[144:, 192:].mean((0, 1))).max() <= 0.5
+    with pytest.raises(ValueError, match="a crop of 10x10 pixels at 195, 0 is not within"):
+        decoder.decode(xfr, extract=Extract(crop=(195, 0, 10, 10)))
+
+
+def test_only_the_tiles_of_a_crop_of_a_graphic_are_decoded(monkeypatch):
+    monkeypatch.setattr("xfr.graphics.TILE", 64)
+    xfr = graphic(drawing(64, 128))
+    xfr.payload = xfr.payload[:-9] + bytes(9)
+    with pytest.raises(ValueError, match="damaged payload"):
+        Decoder(None).decode(xfr)
+    crop = Decoder(None).decode(xfr, extract=Extract(crop=(0, 0, 64, 64)))
+    assert np.array_equal(crop.pixels, drawing(64, 128)[:, :64])
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_grey_and_transparency_are_reduced_and_cropped_too(tmp_path, learned):
+    pixels, alpha = grey(40, 60), grey(40, 60, 1)
+    model = save_tiny(tmp_path / "tiny.tar")
+    xfr = graphic(pixels, alpha=alpha)
+    if learned:
+        xfr = unpack(
+            Encoder(model).encode(Picture(noise(40, 60)[..., 0], alpha), EncodingSettings())
+        )
+        assert not xfr.graphic
+    decoder = Decoder(model)
+    crop = decoder.decode(xfr, extract=Extract(crop=(7, 8, 9, 10)))
+    assert crop.pixels.shape == crop.alpha.shape == (10, 9)
+    assert np.array_equal(crop.alpha, alpha[8:18, 7:16])
+    preview = decoder.decode(xfr, extract=Extract(16))
+    assert preview.pixels.shape == preview.alpha.shape == (3, 4)
+    assert abs(preview.alpha[0, 0] - alpha[:16, :16].mean()) <= 0.5
+    assert abs(preview.alpha[2, 3] - alpha[32:, 48:].mean()) <= 0.5
+
+
+def test_a_preview_measures_as_many_inches_as_the_picture():
+    metadata = Metadata(icc=b"profile", exif=b"exif", dpi=(300, 150))
+    xfr = graphic(colour(20, 20), metadata=metadata)
+    preview = Decoder(None).decode(xfr, extract=Extract(8))
+    assert preview.metadata == replace(metadata, dpi=(37.5, 18.75))
+    crop = Decoder(None).decode(xfr, extract=Extract(crop=(0, 0, 5, 5)))
+    assert crop.metadata == metadata
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,21 @@ def test_a_picture_comes_back_from_every_checkpoint_without_naming_it_again(name
     assert psnr(PHOTO, np.asarray(image)) > 20
 
 
+def test_a_preview_and_a_crop_of_a_picture_are_decoded():
+    data = xfr.encode(PHOTO, "main")
+    whole = xfr.decode(data)
+    assert xfr.decode(data, scale=8).size == (12, 9)
+    crop = xfr.decode(data, crop=(10, 20, 30, 40))
+    assert np.array_equal(np.asarray(crop), np.asarray(whole)[20:60, 10:40])
+    for wanted, message in (
+        ({"scale": 3}, "a scale of 3 is not one of"),
+        ({"crop": (80, 0, 11, 5)}, "a crop of 11x5 pixels at 80, 0 is not within"),
+        ({"scale": 2, "crop": (0, 0, 8, 8)}, "choose a crop or a scale"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            xfr.decode(data, **wanted)
+
+
 def test_the_bytes_are_those_of_the_scripts(tmp_path):
     path, encoder = save_png(tmp_path / "a.png", PHOTO), Encoder(FOLDER / "main.tar")
     expected = encoder.encode(Picture(PHOTO), EncodingSettings(30))

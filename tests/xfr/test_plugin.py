@@ -118,6 +118,38 @@ def test_a_preview_and_a_crop_are_taken_from_the_decoded_pixels(photo):
     assert np.array_equal(crop, np.asarray(xfr.decode(photo.read_bytes()))[20:40, 10:30])
 
 
+def test_a_thumbnail_is_made_of_a_preview_and_is_close_to_that_of_all_pixels(tmp_path):
+    source = Image.open(ROOT / "out/original/chelsea.png").convert("RGB")
+    source.save(tmp_path / "a.xfr")
+    image, whole = Image.open(tmp_path / "a.xfr"), Image.open(tmp_path / "a.xfr")
+    image.thumbnail((50, 50))
+    whole.load()
+    whole.thumbnail((50, 50))
+    assert image.scale == 8 and whole.scale == 1 and image.size == whole.size == (50, 33)
+    assert psnr(np.asarray(image), np.asarray(whole)) > 34
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [((90, 70), 1), ((46, 36), 1), ((45, 45), 2), ((22, 17), 4), ((0, 1), 16)]
+)
+def test_a_draft_is_the_smallest_preview_that_is_not_smaller(photo, size, scale):
+    with Image.open(photo) as image:
+        shape = -(-90 // scale), -(-70 // scale)
+        assert image.draft("RGB", size) == ("RGB", (0, 0, 90 / scale, 70 / scale))
+        expected = xfr.decode(photo.read_bytes(), scale=scale)
+        assert image.size == shape and np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+def test_a_draft_is_chosen_once_and_before_pixels_are_loaded(photo):
+    image = Image.open(photo)
+    assert image.draft("RGB", None) is None
+    image.draft("RGB", (40, 30))
+    assert image.draft("RGB", (10, 10)) is None and image.size == (45, 35)
+    image = Image.open(photo)
+    image.load()
+    assert image.draft("RGB", (10, 10)) is None and image.size == (90, 70)
+
+
 @pytest.mark.parametrize("data", [b"", b"XFR", b"no file", b"XFR\2" + bytes(60)])
 def test_no_xfr_file_is_not_identified(data):
     with pytest.raises(UnidentifiedImageError):
