@@ -70,6 +70,9 @@ def grow(codec: Codec, config: Any) -> Codec:
     if missing := set(old) - set(grown.state_dict()):
         raise ValueError(f"--config: {min(missing)} is missing in the larger network")
     check_equal(codec, grown)
+    for name, buffer in grown.named_buffers():
+        if name.endswith("calibrated"):  # the first batch chooses the steps of new channels
+            buffer.zero_()
     return grown
 
 

@@ -16,7 +16,7 @@ X = torch.stack([as_tensor(pixels(128, 64)) for pixels in (colour, noise, colour
 @pytest.mark.parametrize(
     "changes",
     [
-        {"channels8": 20},
+        {"channels8": 24},
         {"channels16": 40},
         {"context": 24},
         {"analysis_blocks": (2, 3)},
