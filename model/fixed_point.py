@@ -52,8 +52,9 @@ def activation_bits(quality: int) -> int:
 
 def soft_bits(quality: Tensor) -> Tensor:
     """``activation_bits`` of each quality [B], for layers in floating point: [B, 1, 1, 1]."""
-    span = MAX_QUALITY - MIN_QUALITY + 1
-    return (7 - (4 * (quality.round() - MIN_QUALITY) / span).floor())[:, None, None, None]
+    above, span = quality.round().long() - MIN_QUALITY, MAX_QUALITY - MIN_QUALITY + 1
+    bits = 7 - torch.div(4 * above, span, rounding_mode="floor")
+    return bits.float()[:, None, None, None]
 
 
 def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:

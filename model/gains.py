@@ -18,9 +18,8 @@ def gains(logs: Tensor, quality: Tensor) -> Tensor:
     """The gains, float32 [B, C], at quality [B], from the table ``logs`` [P, C] of their logarithms
     to base 2 in multiples of 2^-LOG_BITS, one vector per rate point. Differentiable if ``logs``
     are floating-point."""
-    points = logs.detach().cpu().long()
-    exact = exp2(interpolated_integers(points, quality.detach().cpu().round().long()))
-    exact = exact.to(logs.device)
+    points = logs.detach().long()
+    exact = exp2(interpolated_integers(points, quality.detach().round().long()))
     if not logs.requires_grad:
         return exact
     soft = torch.exp2(interpolated(logs, quality)[:, :, 0, 0] / 2**LOG_BITS)

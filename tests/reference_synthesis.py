@@ -65,7 +65,7 @@ def upsampled(x: np.ndarray, side: int) -> np.ndarray:
 
 def pixels(synthesis: IntegerSynthesis, y: np.ndarray, quality) -> np.ndarray:
     """y integers [K, h, w] and quality, a tensor [1], to uint8 [16 h, 16 w, 3]."""
-    bits, count, c16 = latent_bits(round(quality.item())), len(y), len(synthesis.into8)
+    bits, count, c16 = latent_bits(quality).item(), len(y), len(synthesis.into8)
     gain = gains(synthesis.gain, quality)[0].numpy() / synthesis.ranges.numpy()
     steps = gain[:count] * F32(2.0 ** (bits - FRACTION_BITS))
     x = np.rint(y.transpose(1, 2, 0).astype(F32) * steps).clip(-WIDE_LIMIT, WIDE_LIMIT)

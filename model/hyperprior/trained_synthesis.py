@@ -66,9 +66,11 @@ class TrainedSynthesis(nn.Module):
         # In lists, as their numbers are not part of the state.
         self.shapes = [IntegerSynthesis(config)]
         self.made: list[IntegerSynthesis] = []
+        self.chosen = False  # ``calibrated``, without waiting for a GPU that holds it
 
     def train(self, mode: bool = True) -> "TrainedSynthesis":
         self.made = []  # the weights are about to change, or have just changed
+        self.chosen = bool(self.calibrated)
         return super().train(mode)
 
     def step(self, name: str) -> Tensor:
@@ -79,7 +81,7 @@ class TrainedSynthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """y_hat [B, K, H/16, W/16] and quality [B] to x_hat [B, 3, H, W], both differentiable."""
-        if self.training and not self.calibrated:
+        if self.training and not self.chosen:
             largest: Ranges = {}
             self.observe(y_hat.detach(), quality, largest)
             self.choose_steps(largest)
@@ -117,7 +119,7 @@ class TrainedSynthesis(nn.Module):
     def choose_steps(self, largest: Ranges) -> None:
         """Choose the steps in which the ``largest`` values are just not clipped."""
         for name, most in largest.items():
-            most = most.clamp(min=max(1e-3 * most.max().item(), 1e-6))
+            most = torch.maximum(most, 1e-3 * most.max()).clamp(min=1e-6)
             if name == "range":
                 halvings = (2 * most / (WIDE_LIMIT / 2**10)).log2().ceil().clamp(min=0)
                 self.step(name).copy_(2.0**halvings)
@@ -126,7 +128,7 @@ class TrainedSynthesis(nn.Module):
             else:
                 self.step(name).copy_(most / INPUT_LIMIT)
         self.calibrated.fill_(1)
-        self.made = []
+        self.chosen, self.made = True, []
 
     def activations(self, y_hat: Tensor, quality: Tensor) -> Iterable[tuple[str, Tensor]]:
         """The activations that are rounded, [B, C, h, w] each, by the names of their steps, as they
