@@ -29,11 +29,7 @@ from xfr.samples import is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damaged EXIF
-# Pillow allocates memory in blocks. Those of large pictures are made so large that malloc returns
-# them to the system when they are freed, instead of keeping them (see xfr/memory.py).
-Image.core.set_block_size(2**26)
+BLOCK_BYTES = 2**26  # of Pillow's memory
 
 # How pixels with each orientation of EXIF are turned upright.
 TURNS = {
@@ -91,6 +87,22 @@ class Picture:
         return np.repeat(self.pixels[:, :, None], 3, axis=2)
 
 
+def set_up_pillow(max_pixels: int = MAX_PIXELS) -> None:
+    """Settings of Pillow that a whole process shares: for scripts, as a library leaves them to the
+    program that uses it.
+
+    A picture within a file, as in an icon, is refused before it is decoded if it has more than
+    ``max_pixels``. There are no warnings of half as many, nor of damaged EXIF. Memory is allocated
+    in blocks so large that malloc returns them to the system when they are freed, instead of
+    keeping them (see xfr/memory.py).
+    """
+    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
+    Image.MAX_IMAGE_PIXELS = limit
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+    Image.core.set_block_size(BLOCK_BYTES)
+
+
 def to_picture(
     rgb: np.ndarray,
     grey: bool,
@@ -125,15 +137,13 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
 
     Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
-    than ``max_pixels`` pixels.
+    than ``max_pixels`` pixels, or more than Pillow allows in this process.
     """
-    # Some files contain a picture of another size, which only Pillow sees before it is decoded.
-    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
-    Image.MAX_IMAGE_PIXELS = limit
     try:
         return read_any(path, max_pixels)
     except Image.DecompressionBombError:
-        raise ValueError(f"more pixels than the limit of {max_pixels} (--max_pixels)") from None
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ValueError(f"more pixels than the limit of {limit} (--max_pixels)") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow may raise nearly anything on a damaged file
@@ -195,8 +205,6 @@ def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        limit: Any = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
-        Image.MAX_IMAGE_PIXELS = limit
         with output.open("rb") as stream:
             image = open_with_pillow(stream)
             image.load()

@@ -16,7 +16,7 @@ from xfr import library
 from xfr.checkpoints import FOLDER, SHIPPED
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import TARGETS, unpack
-from xfr.images import Picture
+from xfr.images import Picture, is_intact
 from xfr.targets import TARGETS as MEETING_TARGETS
 from xfr.targets import psnr, ssimulacra2
 
@@ -55,6 +55,19 @@ def test_packages_are_all_that_the_library_needs():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.parent for room in ("model", "xfr") for path in (ROOT / room).rglob("*.py")}
     assert set(listed) == {str(path.relative_to(ROOT)).replace("/", ".") for path in folders}
+
+
+def test_pillow_s_limit_of_pixels_stays_that_of_the_program_that_uses_the_library(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 90)
+    path = save_png(tmp_path / "a.png", PHOTO)
+    xfr.decode(xfr.encode(path, "main"))
+    assert is_intact(path, path, (70, 90))
+    assert Image.MAX_IMAGE_PIXELS == 70 * 90
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="more pixels than the limit of 2000"):
+        xfr.encode(path, "main")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
