@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import InterpolationMode
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from utils.console import printable
+from xfr.formats import normalize_extension, open_with_pillow
 from xfr.images import read_picture
 
 MIN_SCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
@@ -42,7 +42,8 @@ def split(paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
 def area(path: Path) -> int:
     """The pixels of a picture; 0 if its header cannot be read."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as stream:
+            image = open_with_pillow(stream, normalize_extension(path.suffix))
             return image.width * image.height
     except Exception:  # Pillow may raise nearly anything; it is reported when the picture is read
         return 0

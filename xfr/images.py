@@ -136,11 +136,20 @@ def writable_format(extension: str) -> str:
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
 
+    Raises what ``read_opened`` raises.
+    """
+    with path.open("rb") as stream:
+        return read_opened(stream, max_pixels)
+
+
+def read_opened(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
+    """``read_picture``, of an open file.
+
     Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
     than ``max_pixels`` pixels, or more than Pillow allows in this process.
     """
     try:
-        return read_any(path, max_pixels)
+        return read_any(stream, max_pixels)
     except Image.DecompressionBombError:
         limit = int(2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         raise ValueError(f"more pixels than the limit of {limit} (--max_pixels)") from None
@@ -150,19 +159,18 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         raise ValueError(f"not readable as a picture ({type(error).__name__}: {error})") from None
 
 
-def read_any(path: Path, max_pixels: int) -> Picture:
-    """``read_picture``, with all exceptions of Pillow."""
+def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
+    """``read_opened``, with all exceptions of Pillow."""
     notices: list[str] = []
-    with path.open("rb") as stream:
-        image, samples = open_picture(stream, path.name, notices)
-        check_shape(image.height, image.width, max_pixels)
-        if is_deep(image, samples):
-            notices.append("16 bits per channel are reduced to 8")
-        metadata, orientation = read_metadata(image, notices)
-        is_upright = image.format == "TIFF"  # Pillow turns these itself
-        icc = image.info.get("icc_profile")
-        with raise_errors():
-            image = load_samples(image, samples)
+    image, samples = open_picture(stream, stream.name, notices)
+    check_shape(image.height, image.width, max_pixels)
+    if is_deep(image, samples):
+        notices.append("16 bits per channel are reduced to 8")
+    metadata, orientation = read_metadata(image, notices)
+    is_upright = image.format == "TIFF"  # Pillow turns these itself
+    icc = image.info.get("icc_profile")
+    with raise_errors():
+        image = load_samples(image, samples)
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
         image = image.transpose(TURNS[orientation])

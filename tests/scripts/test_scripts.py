@@ -398,7 +398,9 @@ def test_verify_writes_nothing(script, project):
 def test_pictures_larger_than_max_pixels_are_refused_by_name(script, project):
     assert script("encode").code == 0
     result = script("encode", "--max_pixels", 3359)
-    assert result.code == 1 and "photo.png: more pixels than the limit of 3359 (" in only_line(failures(result)[0])
+    assert result.code == 1 and "photo.png: more pixels than the limit of 3359 (" in only_line(
+        failures(result)[0]
+    )
     result = script("decode", "--max_pixels", 3359)
     assert result.code == 1 and "photo.xfr: 70x48 pixels" in only_line(failures(result)[0])
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import save_png
+from PIL import Image
 
-from utils.data import crops_in, split
+from utils.data import area, crops_in, split
 
 
 def paths(count: int, folder: str = "") -> list[Path]:
@@ -45,3 +46,11 @@ def test_a_picture_is_held_out_where_chance_holds_out_none_unless_none_is_wanted
 def test_a_picture_gives_a_crop_for_every_four_that_fit_into_it(tmp_path, shape, count):
     path = save_png(tmp_path / "a.png", np.zeros((*shape, 3), np.uint8))
     assert crops_in(path, 32) == count and crops_in(path, 0) == 1
+
+
+def test_a_file_that_a_program_would_have_to_show_is_not_opened_for_its_area(tmp_path):
+    """PostScript, which Pillow leaves to Ghostscript, says here that it is large."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1000 1000\n%%EndComments\n")
+    assert Image.open(path).size == (1000, 1000)
+    assert area(path) == 0 and crops_in(path, 32) == 1
