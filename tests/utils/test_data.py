@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import save_png
+import torch
+from helpers import as_tensor, colour, save_png
 from PIL import Image
 
-from utils.data import area, crops_in, split
+from utils.data import area, crops_in, pure_colours, split
 
 
 def paths(count: int, folder: str = "") -> list[Path]:
@@ -54,3 +55,10 @@ def test_a_file_that_a_program_would_have_to_show_is_not_opened_for_its_area(tmp
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1000 1000\n%%EndComments\n")
     assert Image.open(path).size == (1000, 1000)
     assert area(path) == 0 and crops_in(path, 32) == 1
+
+
+def test_pure_colours_are_just_that_and_repeat():
+    x = torch.stack([as_tensor(colour(64, 64, seed)) for seed in (0, 0)])
+    first, second = (pure_colours(x, torch.Generator().manual_seed(seed)) for seed in (1, 1))
+    assert first.shape == x.shape and first.unique().tolist() == [0, 255]
+    assert torch.equal(first, second) and not torch.equal(first[0], first[1])
