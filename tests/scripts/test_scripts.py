@@ -16,6 +16,7 @@ from helpers import (
     ARCHS,
     ROOT,
     SMALL,
+    SRGB,
     colour,
     grey,
     noise,
@@ -25,7 +26,7 @@ from helpers import (
     torchrun,
     torchrun_command,
 )
-from PIL import Image, ImageCms
+from PIL import Image
 
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
@@ -33,7 +34,6 @@ from utils.measures import psnr
 from xfr.file import pack, unpack
 from xfr.images import read_picture
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SCRIPTS = ("train", "encode", "decode", "test")
 COLUMNS = [
     "file", "width", "height", "original_bytes", "compressed_bytes", "compression_ratio", "bpp",

@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import colour, grey
-from PIL import Image, ImageCms
+from helpers import SRGB, colour, grey
+from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
 from xfr.formats import normalize_extension
@@ -21,7 +21,6 @@ from xfr.metadata import Metadata
 EXTENSIONS = ["bmp", "png", "jpg", "jpeg", "webp", "tiff", "tif", "ppm", "avif", "gif", "jp2"]
 LOSSLESS = ["bmp", "png", "webp", "tiff", "tif", "ppm"]
 HOLDS_ALPHA = {"png", "webp", "tiff", "tif", "avif", "jp2"}
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SHAPE = (24, 38)
 ALPHA = np.linspace(0, 255, SHAPE[0] * SHAPE[1]).astype(np.uint8).reshape(SHAPE)
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import ROOT, colour, drawing, grey, noise, save_png
-from PIL import Image, ImageCms
+from helpers import ROOT, SRGB, drawing, grey, save_png, textured
+from PIL import Image
 
 import xfr
 from model.checkpoint import fingerprint, load_checkpoint
@@ -20,7 +20,7 @@ from xfr.images import Picture, is_intact
 from xfr.targets import TARGETS as MEETING_TARGETS
 from xfr.targets import psnr, ssimulacra2
 
-PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
+PHOTO = textured(70, 90)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -158,18 +158,17 @@ def test_an_image_is_turned_upright_and_left_as_it_is(tmp_path):
 
 
 def test_profile_and_metadata_are_where_pillow_looks_for_them(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x10F] = "maker"
     image = Image.fromarray(drawing(40, 60))
-    image.save(tmp_path / "a.png", exif=exif, icc_profile=profile, dpi=(300, 300))
+    image.save(tmp_path / "a.png", exif=exif, icc_profile=SRGB, dpi=(300, 300))
     found = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100))
-    assert found.info["icc_profile"] == profile and found.getexif()[0x10F] == "maker"
+    assert found.info["icc_profile"] == SRGB and found.getexif()[0x10F] == "maker"
     assert found.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     stripped = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100, strip_metadata=True))
     assert set(stripped.info) == {"icc_profile"}
     with Image.open(tmp_path / "a.png") as image:
-        assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": profile}
+        assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": SRGB}
 
 
 @pytest.mark.parametrize(
