@@ -13,7 +13,7 @@ from PIL import Image
 import xfr
 from model.checkpoint import fingerprint, load_checkpoint
 from xfr import library
-from xfr.checkpoints import FOLDER, SHIPPED
+from xfr.checkpoints import EARLIER, FOLDER, SHIPPED
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import TARGETS, unpack
 from xfr.images import Picture, is_intact
@@ -31,6 +31,17 @@ def test_a_shipped_checkpoint_has_the_name_and_fingerprint_that_messages_tell(na
 
 def test_every_checkpoint_in_the_folder_has_a_name():
     assert {path.stem for path in FOLDER.glob("*.tar")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_earlier_checkpoint_of_a_name_is_known_by_its_commit(name):
+    command = ["git", "log", "--format=%H", "--", f"out/{name}.tar"]
+    log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not log or (ROOT / ".git/shallow").exists():
+        pytest.skip("no history")
+    known = [commit for earlier, commit in EARLIER.values() if earlier == name]
+    assert [commit[:7] for commit in reversed(log[1:])] == known
+    assert not set(EARLIER) & {shipped.fingerprint for shipped in SHIPPED.values()}
 
 
 def test_every_target_of_a_file_can_be_met():
