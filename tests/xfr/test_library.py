@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from helpers import ROOT, SRGB, drawing, grey, save_png, textured
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import xfr
 from model.checkpoint import fingerprint, load_checkpoint
@@ -19,6 +19,7 @@ from xfr.file import TARGETS, unpack
 from xfr.images import Picture, is_intact
 from xfr.targets import TARGETS as MEETING_TARGETS
 from xfr.targets import psnr, ssimulacra2
+from xfr.text import pack_raw_profile
 
 PHOTO = textured(70, 90)
 
@@ -110,14 +111,15 @@ def test_a_target_is_met(target, limit):
         assert limit <= psnr(PHOTO, np.asarray(xfr.decode(data))) < limit + 2
 
 
-@pytest.mark.parametrize("effort", [0, 1])
-def test_an_ssimulacra_2_is_met_by_the_lowest_quality(effort):
+def test_an_ssimulacra_2_is_met_by_the_lowest_quality_and_by_no_higher_one_with_effort():
     image = Image.open(FOLDER / "original/chelsea.png").crop((120, 30, 280, 190))
     pixels = np.asarray(image.convert("RGB"))
-    data = xfr.encode(pixels, effort=effort, target_ssimulacra2=70)
-    assert ssimulacra2(pixels, np.asarray(xfr.decode(data))) >= 70
-    lower = xfr.encode(pixels, quality=unpack(data).quality - 1, effort=effort)
-    assert ssimulacra2(pixels, np.asarray(xfr.decode(lower))) < 70
+    data, searched = (xfr.encode(pixels, effort=e, target_ssimulacra2=70) for e in (0, 1))
+    quality = unpack(data).quality
+    lower = xfr.encode(pixels, quality=quality - 1)
+    scores = [ssimulacra2(pixels, np.asarray(xfr.decode(x))) for x in (data, searched, lower)]
+    assert min(scores[:2]) >= 70 > scores[2]
+    assert unpack(searched).quality <= quality
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,22 @@ def test_profile_and_metadata_are_where_pillow_looks_for_them(tmp_path):
     assert set(stripped.info) == {"icc_profile"}
     with Image.open(tmp_path / "a.png") as image:
         assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": SRGB}
+
+
+def test_iptc_comments_and_texts_are_in_the_info_of_a_decoded_image(tmp_path):
+    words = PngImagePlugin.PngInfo()
+    for keyword, text in (("Comment", "seen"), ("Title", "two"), ("transparency", "no level")):
+        words.add_text(keyword, text)
+    iptc = b"\x1c\x02\x69\0\x03abc"
+    words.add_text("Raw profile type iptc", pack_raw_profile("iptc", iptc))
+    Image.fromarray(drawing(40, 60)).save(tmp_path / "a.png", pnginfo=words)
+    found = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100))
+    assert found.info == {
+        "photoshop": {0x0404: iptc}, "comment": b"seen",
+        "texts": [("Comment", "seen"), ("Title", "two"), ("transparency", "no level")],
+    }  # fmt: skip
+    found.save(tmp_path / "a.jpg")
+    assert Image.open(tmp_path / "a.jpg").info["comment"] == b"seen"
 
 
 @pytest.mark.parametrize(
