@@ -62,3 +62,13 @@ def test_pure_colours_are_just_that_and_repeat():
     first, second = (pure_colours(x, torch.Generator().manual_seed(seed)) for seed in (1, 1))
     assert first.shape == x.shape and first.unique().tolist() == [0, 255]
     assert torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
+def test_pure_colours_have_noise_of_any_strength_up_to_half_of_the_range():
+    """On a ramp, a channel changes once without noise, and often with much."""
+    ramp = torch.linspace(0, 255, 64).expand(400, 3, 64, 64)
+    pure = pure_colours(ramp, torch.Generator().manual_seed(0))
+    changes = (pure.diff(dim=3) != 0).float().sum(3).mean((1, 2))
+    assert changes.min() < 1.1 and changes.max() > 15
+    bright = [(pure[..., columns] > 0).float().mean().item() for columns in (0, 32, 63)]
+    assert bright == pytest.approx([0.1, 0.5, 0.9], abs=0.03)
