@@ -13,7 +13,7 @@ from model.checkpoint import load_checkpoint
 from model.codec import Codec, Report
 from model.precision import fast_precision
 from model.tiles import WHOLE, Extract
-from xfr.checkpoints import describe
+from xfr.checkpoints import describe, remedy
 from xfr.file import Xfr
 from xfr.graphics import decompress, reduced
 from xfr.images import Picture, to_picture
@@ -86,6 +86,8 @@ class Decoder:
                 f"give --model the checkpoint that made it: it is neither {self.model} "
                 f"({self.fingerprint:016x}) nor another .tar file in its folder"
             )
+            if remedy(wanted):
+                missing.add_note(remedy(wanted))
             raise missing
         return self.codecs[wanted]
 
