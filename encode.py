@@ -67,7 +67,7 @@ def parse_args() -> Namespace:
     add = parser.add_argument
     add("--effort", type=number(int, 0, MAX_EFFORT), default=0,
         help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (some minutes for "
-        "half a megapixel); each effort takes two to three times as long as the one below: smaller "
+        "half a megapixel); each above 1 takes up to three times as long as the one below: smaller "
         "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
         "another checkpoint of that architecture")
     add("--strip_metadata", action="store_true",

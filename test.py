@@ -95,9 +95,8 @@ def main(args: Namespace) -> int:
         results.append(result)
         score = result.score
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
-        header = peek(files[path].compressed)
-        if header is not None:
-            tally.made_by(header.fingerprint, header.quality, header.graphic)
+        if result.origin is not None:
+            tally.made_by(*result.origin[:3])
 
     run_job(files, tally, load, compute, save, computers, lambda pixel_bytes: 2 * pixel_bytes)
     code = tally.finish()

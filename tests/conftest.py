@@ -13,6 +13,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from PIL import Image  # noqa: E402
 
 SLOW = Path(__file__).with_name("slow.txt")  # names of tests, and the seconds that they took
 SLOW_SECONDS = 1.0
@@ -37,6 +38,7 @@ def script(monkeypatch, capfd):
 
     Returns its exit code, stdout and stderr, as a shell would see them.
     """
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which scripts set
 
     def run(name: str, *args) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *map(str, args)])

@@ -17,26 +17,24 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "1"}
 QUALITIES = 1, 30, 55, 100
+SHAPE = 70, 90
+WIDE, HIGH = (8, 1030), (1100, 9)  # two tiles each
 
 
 def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The name and the bytes of each encoding. ``folder`` takes a checkpoint that is made here."""
-    from helpers import colour, drawing, grey, noise, write_checkpoint
+    from helpers import drawing, grey, textured, write_checkpoint
 
     from model.checkpoint import load_checkpoint
     from xfr.encoder import Encoder, EncodingSettings
     from xfr.images import Picture
     from xfr.metadata import Metadata
 
-    def textured(height: int, width: int) -> Picture:
-        pixels = colour(height, width).astype(int) + noise(height, width, 1) // 8
-        return Picture(pixels.clip(0, 255).astype("uint8"))
-
     checkpoint = load_checkpoint(GOLDEN / "hyperprior.tar")
     del checkpoint["format"]
     visual = folder / "visual.tar"
     write_checkpoint(visual, {**checkpoint, "distortion": "ssimulacra2"})
-    photo, wide, high = textured(70, 90), textured(8, 1030), textured(1100, 9)
+    photo, wide, high = (Picture(textured(*shape)) for shape in (SHAPE, WIDE, HIGH))
     for name, path in (
         ("binary", GOLDEN / "binary.tar"),
         ("hyperprior", GOLDEN / "hyperprior.tar"),
@@ -54,7 +52,7 @@ def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield f"{name}-wide-effort", codec.compress(wide.pixels, 50, 2)
 
         settings = EncodingSettings()
-        alpha = grey(70, 90, 2)
+        alpha = grey(*SHAPE, 2)
         metadata = Metadata(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", xmp=b"<x/>", dpi=(300.0, 72.5))
         for case, picture, chosen in (
             ("photo", photo, settings),
@@ -66,7 +64,7 @@ def encodings(folder: Path) -> Iterator[tuple[str, bytes]]:
             ("exact", Picture(drawing(90, 120)), replace(settings, target=("max_bytes", 4000))),
             ("bpp", photo, replace(settings, target=("target_bpp", 2.5))),
             ("psnr", photo, replace(settings, target=("target_psnr", 14.0))),
-            ("psnr-exact", Picture(drawing(70, 90)), replace(settings, target=("target_psnr", 60))),
+            ("psnr-exact", Picture(drawing(*SHAPE)), replace(settings, target=("target_psnr", 60))),
         ):
             try:
                 yield f"{name}-file-{case}", encoder.encode(picture, chosen)

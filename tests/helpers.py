@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from model import ARCHITECTURES, codec_class
 from model.binary.network import BinaryConfig
@@ -29,6 +29,7 @@ SMALL = {  # configurations smaller than the default ones
         analysis_blocks=(1, 1), synthesis_blocks=(1, 1),
     ),
 }  # fmt: skip
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 TINY = {arch: SMALL.get(arch) or codec_class(arch).Config() for arch in ARCHS}
 
 
@@ -56,6 +57,12 @@ def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     """uint8 [H, W, 3]: nothing that is smaller without loss."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def textured(height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3]: ``colour`` with a little noise, as a photograph has."""
+    pixels = colour(height, width).astype(int) + noise(height, width, 1) // 8
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def drawing(height: int = 150, width: int = 200) -> np.ndarray:

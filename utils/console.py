@@ -148,7 +148,10 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
 
     An error in the input is one line on stderr; only a defect of the program shows a traceback.
     """
+    from xfr.images import set_up_pillow  # not for --help
+
     name = Path(sys.argv[0]).name
+    set_up_pillow(getattr(args, "max_pixels", MAX_PIXELS))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:

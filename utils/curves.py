@@ -16,20 +16,33 @@ QUALITIES = (10, 30, 50, 70, 90)  # of the codec, and of JPEG
 CURVE_PICTURES = 32  # at most
 
 
+def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
+    """PSNR in dB, [B], of x_hat and x, both [B, 3, H, W] in 0 to 1; 78 dB at most."""
+    mse = (255 * (x_hat - x)).square().mean((1, 2, 3))
+    return 10 * torch.log10(255**2 / mse.clamp(min=1e-3))
+
+
+def ssimulacra2(x_hat: Tensor, x: Tensor) -> Tensor:
+    """SSIMULACRA 2, [B], 100 at best, of x_hat and x, both [B, 3, H, W] in 0 to 1."""
+    return ssimulacra2_score(ssimulacra2_distance(x_hat, x))
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "psnr": psnr,
+    "ssimulacra2": ssimulacra2,
+}
+
+
 def measures_of(distortion: str) -> list[str]:
-    """The names of a curve's measures beside the rate, for a codec that is trained for this."""
-    return ["psnr", "ssimulacra2"] if distortion == "ssimulacra2" else ["psnr"]
+    """The names of a curve's measures beside the rate, for a codec that is trained for this: PSNR,
+    and SSIMULACRA 2 where that is the distortion or a part of it."""
+    return ["psnr"] if distortion == "mse" else ["psnr", "ssimulacra2"]
 
 
 def compare(x_hat: Tensor, x: Tensor, measures: list[str]) -> list[Tensor]:
     """The measures, [B] each, of x_hat in 8 bits and x, both [B, 3, H, W] in 0 to 1."""
     x_hat = (255 * x_hat.clamp(0, 1)).round() / 255
-    mse = (255 * (x_hat - x)).square().mean((1, 2, 3)).clamp(min=1e-3)
-    functions: dict[str, Callable[[], Tensor]] = {
-        "psnr": lambda: 10 * torch.log10(255**2 / mse),
-        "ssimulacra2": lambda: ssimulacra2_score(ssimulacra2_distance(x_hat, x)),
-    }
-    return [functions[name]() for name in measures]
+    return [FUNCTIONS[name](x_hat, x) for name in measures]
 
 
 def curve(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import InterpolationMode
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from utils.console import printable
+from xfr.formats import normalize_extension, open_with_pillow
 from xfr.images import read_picture
 
 MIN_SCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
@@ -42,7 +42,8 @@ def split(paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
 def area(path: Path) -> int:
     """The pixels of a picture; 0 if its header cannot be read."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as stream:
+            image = open_with_pillow(stream, normalize_extension(path.suffix))
             return image.width * image.height
     except Exception:  # Pillow may raise nearly anything; it is reported when the picture is read
         return 0
@@ -131,7 +132,7 @@ class PictureDataset(Dataset):
             image, top, left, side, side, size, InterpolationMode.BICUBIC, antialias=True
         )
         rare = torch.rand((), generator=generator) < PURE_SHARE
-        return pure_colours(image, generator) if rare else image
+        return pure_colours(image[None], generator)[0] if rare else image
 
     def central_crop(self, image: Tensor) -> Tensor:
         """The middle of the picture, enlarged if the picture is smaller than ``crop_size``."""
@@ -148,16 +149,17 @@ class PictureDataset(Dataset):
         return transforms.pad(image, [0, 0, right, bottom], padding_mode="edge")
 
 
-def pure_colours(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Each channel of the uint8 image [3, H, W] compared with a random threshold, after noise: 0 or
-    255. Such edges are in drawings and on screens, not in photographs."""
-    noise = (
-        128
-        * torch.rand((), generator=generator)
-        * torch.randn(image.shape[1:], generator=generator)
-    )
-    threshold = 255 * torch.rand(3, 1, 1, generator=generator)
-    return (image + noise > threshold).byte() * 255
+def pure_colours(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each channel of x [B, 3, H, W] in 0 to 255 compared with a random threshold, after noise: 0
+    or 255. Such edges are in drawings and on screens, not in photographs."""
+
+    def uniform(channels: int) -> Tensor:
+        size = len(x), channels, 1, 1
+        return torch.rand(size, generator=generator, device=x.device)
+
+    strength = 128 * uniform(1)
+    noise = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device)
+    return 255.0 * (x + strength * noise > 255 * uniform(3))
 
 
 class EpochSampler(Sampler):

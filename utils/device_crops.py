@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.limits import MAX_QUALITY, MIN_QUALITY
-from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area
+from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area, pure_colours
 
 MAX_BYTES = 32 * 2**30  # of decoded pictures: they are in host memory, too, while they are read
 CUBIC = -0.5  # the parameter of the bicubic filter, that of Pillow and torchvision
@@ -38,16 +38,6 @@ def resampling(side: Tensor, reach: int, size: int) -> Tensor:
     weights = bicubic((pixels + 0.5 - centre) / scale.clamp(min=1))
     weights = weights * (pixels < side[:, None, None])
     return weights / weights.sum(2, keepdim=True)
-
-
-def pure_colours(x: Tensor, generator: torch.Generator) -> Tensor:
-    """``data.pure_colours`` of a batch x [B, 3, H, W] in 0 to 255."""
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, 1, 1, generator=generator, device=x.device)
-
-    noise = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device)
-    return 255.0 * (x + 128 * uniform(len(x), 1) * noise > 255 * uniform(len(x), 3))
 
 
 class DeviceBatches:

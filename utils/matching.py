@@ -1,8 +1,10 @@
 """Files that belong together: an original, its .xfr file and its reconstructions."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from utils.files import find_inputs, output_name, plan_outputs, relative_name
 from utils.processes import processes
@@ -20,17 +22,37 @@ class PictureFiles(NamedTuple):
     reconstructed: Path
     second: Path | None = None
 
-    def check(self) -> None:
-        """OSError or ValueError if a file is missing, empty, or older than what it is made from."""
+    @contextmanager
+    def opened(self) -> Iterator["OpenFiles"]:
+        """The files, opened: one that is replaced meanwhile stays as it was. OSError or ValueError
+        if a file is missing, empty, or older than what it is made from."""
         for path in (self.compressed, self.reconstructed):
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing")
-            if not path.stat().st_size:
-                raise ValueError(f"{path} is empty")
-        if self.reconstructed.stat().st_mtime_ns < self.compressed.stat().st_mtime_ns:
-            error = ValueError(f"{self.reconstructed} is older than {self.compressed}")
-            error.add_note(DECODE_AGAIN)
-            raise error
+        with ExitStack() as stack:
+            files = OpenFiles(*(path and stack.enter_context(path.open("rb")) for path in self))
+            for stream in (files.compressed, files.reconstructed):
+                if not status(stream).st_size:
+                    raise ValueError(f"{stream.name} is empty")
+            if status(files.reconstructed).st_mtime_ns < status(files.compressed).st_mtime_ns:
+                error = ValueError(f"{self.reconstructed} is older than {self.compressed}")
+                error.add_note(DECODE_AGAIN)
+                raise error
+            yield files
+
+
+class OpenFiles(NamedTuple):
+    """``PictureFiles``, open for reading."""
+
+    original: BinaryIO
+    compressed: BinaryIO
+    reconstructed: BinaryIO
+    second: BinaryIO | None
+
+
+def status(stream: BinaryIO) -> os.stat_result:
+    """Size and date of an open file."""
+    return os.fstat(stream.fileno())
 
 
 def match_files(

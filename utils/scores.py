@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from utils.files import atomic_write
-from utils.matching import PictureFiles
+from utils.matching import PictureFiles, status
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
-from xfr.checkpoints import describe
-from xfr.file import read_file, unpack
+from xfr.file import read_stream, unpack
 from xfr.formats import normalize_extension
-from xfr.images import Picture, read_picture
+from xfr.images import Picture, read_opened
 
 COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
 SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
@@ -55,10 +54,11 @@ class Score:
 
 
 class Origin(NamedTuple):
-    """How an .xfr file was made, as its header says. ``graphic``: whether it holds one, see
-    xfr/graphics.py. ``target``: its name and value, or ""."""
+    """How an .xfr file was made, as its header says. ``fingerprint``: of the checkpoint.
+    ``graphic``: whether it holds one, see xfr/graphics.py. ``target``: its name and value, or "".
+    """
 
-    checkpoint: str
+    fingerprint: int
     quality: int
     graphic: bool
     target: str
@@ -82,47 +82,49 @@ def score_picture(
     name: str, files: PictureFiles, max_pixels: int, measures: Iterable[Measure]
 ) -> Result:
     """Score a picture; OSError or ValueError if one of its files is unusable."""
-    files.check()
-    original = read_picture(files.original, max_pixels)
-    height, width = original.shape
-    sizes = width, height, files.original.stat().st_size
-    scored = score_pair(original, files.reconstructed, max_pixels, measures)
-    result = Result(
-        Score.of(name, sizes, files.compressed.stat().st_size, scored),
-        str(files.original),
-        str(files.reconstructed),
-        read_origin(files.compressed, max_pixels),
-    )
-    if files.second is not None:
-        compressed = normalize_extension(files.second.suffix) in COMPRESSED
-        bytes_out = files.second.stat().st_size if compressed else None
-        scored = score_pair(original, files.second, max_pixels, measures)
-        result.second = str(files.second)
-        result.second_score = Score.of(name, sizes, bytes_out, scored)
-    return result
+    with files.opened() as opened:
+        original = read_opened(opened.original, max_pixels)
+        height, width = original.shape
+        sizes = width, height, status(opened.original).st_size
+        scored = score_pair(original, opened.reconstructed, max_pixels, measures)
+        result = Result(
+            Score.of(name, sizes, status(opened.compressed).st_size, scored),
+            str(files.original),
+            str(files.reconstructed),
+            read_origin(opened.compressed, max_pixels),
+        )
+        if opened.second is not None:
+            compressed = normalize_extension(files.second.suffix) in COMPRESSED
+            bytes_out = status(opened.second).st_size if compressed else None
+            scored = score_pair(original, opened.second, max_pixels, measures)
+            result.second = str(files.second)
+            result.second_score = Score.of(name, sizes, bytes_out, scored)
+        return result
 
 
 def score_pair(
-    original: Picture, reconstructed: Path, max_pixels: int, measures: Iterable[Measure]
+    original: Picture, reconstructed: BinaryIO, max_pixels: int, measures: Iterable[Measure]
 ) -> dict[str, float | None]:
     """The scores of a reconstruction by the names of the measures; ValueError if it has another
     size than the original."""
-    decoded = read_picture(reconstructed, max_pixels)
+    decoded = read_opened(reconstructed, max_pixels)
     if decoded.shape != original.shape:
         (height, width), (h, w) = original.shape, decoded.shape
-        raise ValueError(f"{width}x{height}, but its reconstruction {reconstructed} is {w}x{h}")
+        raise ValueError(
+            f"{width}x{height}, but its reconstruction {reconstructed.name} is {w}x{h}"
+        )
     x, x_hat = original.rgb, decoded.rgb
     return {measure.name: measure.score(x, x_hat) for measure in measures}
 
 
-def read_origin(compressed: Path, max_pixels: int) -> Origin | None:
+def read_origin(compressed: BinaryIO, max_pixels: int) -> Origin | None:
     """How an .xfr file was made; None if it is not intact."""
     try:
-        xfr = unpack(read_file(compressed, max_pixels), max_pixels)
+        xfr = unpack(read_stream(compressed, max_pixels), max_pixels)
     except ValueError:
         return None
     target = "{} {:g}".format(*xfr.target) if xfr.target else ""
-    return Origin(describe(xfr.fingerprint), xfr.quality, xfr.graphic, target)
+    return Origin(xfr.fingerprint, xfr.quality, xfr.graphic, target)
 
 
 def gather_results(results: list[Result]) -> list[Result]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.codec import Codec
 from model.precision import fast_precision
+from utils.curves import psnr
 from utils.optimizer import SOAP, WeightAverage
 
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no quality dominates
@@ -26,9 +27,7 @@ def rate_distortion(codec: Codec, model: nn.Module, x: Tensor, quality: Tensor) 
     """
     x_hat, bpp = model(x, quality)
     loss = (bpp + codec.weighted_distortion(x_hat, x, quality)) / codec.lmbda(quality) ** BALANCE
-    mse = (255 * (x_hat.detach() - x)).square().mean((1, 2, 3))
-    psnr = 10 * torch.log10(255**2 / mse.clamp(min=1e-3))
-    return torch.stack([loss, bpp.detach(), psnr])
+    return torch.stack([loss, bpp.detach(), psnr(x_hat.detach(), x)])
 
 
 class TrainingStep:

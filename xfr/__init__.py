@@ -75,8 +75,8 @@ def decode(
 ) -> "Image.Image":
     """The picture in the bytes of an .xfr file, as an image of Pillow.
 
-    Unlike an array, that holds transparency, and in ``info`` colour profile, EXIF, XMP and
-    resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
+    Unlike an array, that holds transparency, and in ``info`` colour profile, EXIF, XMP, IPTC, texts
+    and resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
 
     ``checkpoint``: the one that made the file, or another in its folder; None for those that come
     with the program. ``scale``: 2, 4, 8 or 16 for a preview of 1/scale of the width and height,

@@ -11,7 +11,7 @@ from model import load_codec
 from model.checkpoint import load_checkpoint
 from model.codec import Codec, Report
 from model.tiles import WHOLE, Extract
-from xfr.checkpoints import describe
+from xfr.checkpoints import describe, remedy
 from xfr.file import Xfr
 from xfr.graphics import decompress, reduced
 from xfr.images import Picture, to_picture
@@ -82,6 +82,8 @@ class Decoder:
                 f"give --model the checkpoint that made it: it is neither {self.model} "
                 f"({self.fingerprint:016x}) nor another .tar file in its folder"
             )
+            if remedy(wanted):
+                missing.add_note(remedy(wanted))
             raise missing
         return self.codecs[wanted]
 

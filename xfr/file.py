@@ -25,11 +25,12 @@ Numbers are LEB128, and lzma streams are raw LZMA2: see model/bytestream.py. For
 this adds 25 or 26 bytes to the payload, and encode.py adds 5 more for the source.
 """
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -244,21 +245,26 @@ def checksum(path: Path) -> int:
 
 
 def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of the file at ``path``, for ``unpack``. OSError if it cannot be read.
+    """The bytes of the file at ``path``, as ``read_stream`` reads them."""
+    with path.open("rb") as stream:
+        return read_stream(stream, max_pixels)
+
+
+def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of an open file, for ``unpack``. OSError if it cannot be read.
 
     ValueError if it does not begin as an .xfr file, or has more bytes than a picture of the size
     that its header names, or one of ``max_pixels``, can take: then the rest is not read.
     """
-    with path.open("rb") as stream:
-        start = stream.read(HEADER_BYTES)
-        header = read_header(Reader(start, "file"))
-        pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
-        most = BYTES_BESIDE_PIXELS + BYTES_PER_PIXEL * min(pixels, max(max_pixels, MIN_SIDE**2))
-        size = path.stat().st_size
-        if size > most:
-            shape = f"{header.width}x{header.height}"
-            raise ValueError(f"damaged file: {size} bytes, too many for {shape} pixels")
-        return start + stream.read()
+    start = stream.read(HEADER_BYTES)
+    header = read_header(Reader(start, "file"))
+    pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
+    most = BYTES_BESIDE_PIXELS + BYTES_PER_PIXEL * min(pixels, max(max_pixels, MIN_SIDE**2))
+    size = os.fstat(stream.fileno()).st_size
+    if size > most:
+        shape = f"{header.width}x{header.height}"
+        raise ValueError(f"damaged file: {size} bytes, too many for {shape} pixels")
+    return start + stream.read()
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:

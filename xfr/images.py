@@ -29,11 +29,7 @@ from xfr.samples import is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of the limit
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about damaged EXIF
-# Pillow allocates memory in blocks. Those of large pictures are made so large that malloc returns
-# them to the system when they are freed, instead of keeping them (see xfr/memory.py).
-Image.core.set_block_size(2**26)
+BLOCK_BYTES = 2**26  # of Pillow's memory
 
 # How pixels with each orientation of EXIF are turned upright.
 TURNS = {
@@ -91,6 +87,22 @@ class Picture:
         return np.repeat(self.pixels[:, :, None], 3, axis=2)
 
 
+def set_up_pillow(max_pixels: int = MAX_PIXELS) -> None:
+    """Settings of Pillow that a whole process shares: for scripts, as a library leaves them to the
+    program that uses it.
+
+    A picture within a file, as in an icon, is refused before it is decoded if it has more than
+    ``max_pixels``. There are no warnings of half as many, nor of damaged EXIF. Memory is allocated
+    in blocks so large that malloc returns them to the system when they are freed, instead of
+    keeping them (see xfr/memory.py).
+    """
+    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
+    Image.MAX_IMAGE_PIXELS = limit
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+    Image.core.set_block_size(BLOCK_BYTES)
+
+
 def to_picture(
     rgb: np.ndarray,
     grey: bool,
@@ -124,35 +136,41 @@ def writable_format(extension: str) -> str:
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
 
-    Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
-    than ``max_pixels`` pixels.
+    Raises what ``read_opened`` raises.
     """
-    # Some files contain a picture of another size, which only Pillow sees before it is decoded.
-    limit: Any = max_pixels / 2  # Pillow refuses more than twice as many
-    Image.MAX_IMAGE_PIXELS = limit
+    with path.open("rb") as stream:
+        return read_opened(stream, max_pixels)
+
+
+def read_opened(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
+    """``read_picture``, of an open file.
+
+    Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
+    than ``max_pixels`` pixels, or more than Pillow allows in this process.
+    """
     try:
-        return read_any(path, max_pixels)
+        return read_any(stream, max_pixels)
     except Image.DecompressionBombError:
-        raise ValueError(f"more pixels than the limit of {max_pixels} (--max_pixels)") from None
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ValueError(f"more pixels than the limit of {limit} (--max_pixels)") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow may raise nearly anything on a damaged file
         raise ValueError(f"not readable as a picture ({type(error).__name__}: {error})") from None
 
 
-def read_any(path: Path, max_pixels: int) -> Picture:
-    """``read_picture``, with all exceptions of Pillow."""
+def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
+    """``read_opened``, with all exceptions of Pillow."""
     notices: list[str] = []
-    with path.open("rb") as stream:
-        image, samples = open_picture(stream, path.name, notices)
-        check_shape(image.height, image.width, max_pixels)
-        if is_deep(image, samples):
-            notices.append("16 bits per channel are reduced to 8")
-        metadata, orientation = read_metadata(image, notices)
-        is_upright = image.format == "TIFF"  # Pillow turns these itself
-        icc = image.info.get("icc_profile")
-        with raise_errors():
-            image = load_samples(image, samples)
+    image, samples = open_picture(stream, stream.name, notices)
+    check_shape(image.height, image.width, max_pixels)
+    if is_deep(image, samples):
+        notices.append("16 bits per channel are reduced to 8")
+    metadata, orientation = read_metadata(image, notices)
+    is_upright = image.format == "TIFF"  # Pillow turns these itself
+    icc = image.info.get("icc_profile")
+    with raise_errors():
+        image = load_samples(image, samples)
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
         image = image.transpose(TURNS[orientation])
@@ -195,8 +213,6 @@ def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
     try:
         if output.stat().st_mtime_ns < source.stat().st_mtime_ns:
             return False
-        limit: Any = max(shape[0] * shape[1], MAX_PIXELS) / 2  # as in read_picture
-        Image.MAX_IMAGE_PIXELS = limit
         with output.open("rb") as stream:
             image = open_with_pillow(stream)
             image.load()

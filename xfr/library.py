@@ -14,7 +14,8 @@ from xfr.checkpoints import checkpoint_path, shipped_name
 from xfr.colour import fits
 from xfr.file import Xfr
 from xfr.images import Picture, check_shape, read_picture
-from xfr.metadata import PREFIX, Metadata
+from xfr.metadata import PREFIX, Metadata, comment_of
+from xfr.text import IPTC_RESOURCE, unpack_texts
 
 Coder = TypeVar("Coder")
 LOADING = Lock()
@@ -110,7 +111,17 @@ def as_image(picture: Picture) -> Image.Image:
 
 
 def info_of(metadata: Metadata) -> dict[str, Any]:
-    """The metadata that images of Pillow hold in ``info``, as they name them."""
-    exif = None if metadata.exif is None else PREFIX + metadata.exif
-    info = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
+    """The metadata that images of Pillow hold in ``info``, as they name them: IPTC and comments as
+    those of JPEG files. ``texts``: pairs of keyword and text, since Pillow could take a keyword for
+    one of its own names."""
+    texts = unpack_texts(metadata.texts or b"")
+    info = {
+        "icc_profile": metadata.icc,
+        "exif": None if metadata.exif is None else PREFIX + metadata.exif,
+        "xmp": metadata.xmp,
+        "dpi": metadata.dpi,
+        "photoshop": None if metadata.iptc is None else {IPTC_RESOURCE: metadata.iptc},
+        "comment": comment_of(texts),
+        "texts": texts or None,
+    }
     return {name: value for name, value in info.items() if value is not None}

@@ -256,8 +256,7 @@ def save_options(name: str, metadata: Metadata) -> dict:
     }
     texts = unpack_texts(metadata.texts or b"")
     if name in COMMENTED:
-        comments = [text for keyword, text in texts if keyword == COMMENT]
-        options["comment"] = "\n".join(comments).encode() or None
+        options["comment"] = comment_of(texts)
     if metadata.exif is not None:
         options["exif"] = PREFIX + metadata.exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
@@ -275,10 +274,15 @@ def save_options(name: str, metadata: Metadata) -> dict:
     return {key: value for key, value in options.items() if value is not None}
 
 
+def comment_of(texts: list[tuple[str, str]]) -> bytes | None:
+    """Comments among texts, as one in UTF-8; None if there are none."""
+    return "\n".join(text for keyword, text in texts if keyword == COMMENT).encode() or None
+
+
 def only_comment(texts: bytes) -> bytes | None:
-    """Comments among texts, as one; None if there are none."""
-    comments = [text for keyword, text in unpack_texts(texts) if keyword == COMMENT]
-    return pack_texts([(COMMENT, "\n".join(comments))]) if comments else None
+    """``comment_of`` packed texts, packed again."""
+    comment = comment_of(unpack_texts(texts))
+    return pack_texts([(COMMENT, comment.decode())]) if comment else None
 
 
 def png_info(metadata: Metadata, texts: list[tuple[str, str]]) -> PngImagePlugin.PngInfo | None:

@@ -41,7 +41,6 @@ from model.tiles import View
 BAND_PIXELS = 3 * 2**17  # pixels that are searched at once
 SPARE_CHANNELS = 32  # channels beyond those worth coding without a search: some become worth it
 NEAR_PIXELS = 32  # pixels seen around a band; the synthesis reaches further, but hardly
-EFFORT_STEPS = 1, 3, 8, 20, 48, 115, 255, 540, 1101
 RDOQ_SHARE = 0.12  # largest share of the steps that RDOQ takes before annealing
 RDOQ_CHANGED = 0.5  # share of the paying changes made in a round: they depend on each other
 RDOQ_REACH = 0.52  # distance, in symbols, that RDOQ moves a value: just enough, so easily undone
@@ -109,7 +108,7 @@ class Plan(NamedTuple):
 
 def plan(effort: int, settings: SearchSettings) -> Plan:
     """The steps of an effort of at least 1."""
-    steps = EFFORT_STEPS[effort - 1]
+    steps = settings.steps[effort - 1]
     if steps <= settings.rdoq_alone:
         return Plan(steps, 0)
     rdoq = min(settings.rdoq_rounds, round(RDOQ_SHARE * steps))
@@ -255,7 +254,8 @@ class BandSearch:
     def run(self) -> HyperpriorLatents:
         """The latents of the cheapest point: the start, or the end of one of the methods."""
         points = [self.objective.start]
-        points.append(self.rdoq(points[-1], self.plan.rdoq))
+        if self.plan.rdoq:
+            points.append(self.rdoq(points[-1], self.plan.rdoq))
         if self.plan.annealing:
             points.append(self.anneal(points[-1], self.plan.annealing))
         return self.objective.latents(min(points, key=self.objective.cost))

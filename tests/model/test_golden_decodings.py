@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_encodings import QUALITIES
+from golden_encodings import HIGH, QUALITIES, SHAPE, WIDE
 from helpers import GOLDEN, full_latent
 from PIL import Image
 
@@ -23,8 +23,7 @@ LATENTS = dict(
     line.split() for line in (GOLDEN / "decoded/latents.txt").read_text("utf-8").splitlines()
 )
 PICTURES = sorted((GOLDEN / "decoded").glob("*.png"))
-SHAPES = {"wide": (8, 1030), "high": (1100, 9)}  # two tiles each; the others are 70x90
-SHAPE = 70, 90
+SHAPES = {"wide": WIDE, "high": HIGH}  # the others are of SHAPE
 
 
 @pytest.fixture(scope="module")

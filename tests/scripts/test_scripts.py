@@ -16,6 +16,7 @@ from helpers import (
     ARCHS,
     ROOT,
     SMALL,
+    SRGB,
     colour,
     grey,
     noise,
@@ -25,7 +26,7 @@ from helpers import (
     torchrun,
     torchrun_command,
 )
-from PIL import Image, ImageCms
+from PIL import Image
 
 from model.checkpoint import fingerprint, load_checkpoint
 from model.limits import DEFAULT_QUALITY
@@ -33,7 +34,6 @@ from utils.measures import psnr
 from xfr.file import pack, unpack
 from xfr.images import read_picture
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SCRIPTS = ("train", "encode", "decode", "test")
 COLUMNS = [
     "file", "width", "height", "original_bytes", "compressed_bytes", "compression_ratio", "bpp",
@@ -398,7 +398,9 @@ def test_verify_writes_nothing(script, project):
 def test_pictures_larger_than_max_pixels_are_refused_by_name(script, project):
     assert script("encode").code == 0
     result = script("encode", "--max_pixels", 3359)
-    assert result.code == 1 and "photo.png: more pixels than" in only_line(failures(result)[0])
+    assert result.code == 1 and "photo.png: more pixels than the limit of 3359 (" in only_line(
+        failures(result)[0]
+    )
     result = script("decode", "--max_pixels", 3359)
     assert result.code == 1 and "photo.xfr: 70x48 pixels" in only_line(failures(result)[0])
 

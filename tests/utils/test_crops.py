@@ -14,6 +14,7 @@ from utils.data import PictureDataset
 from utils.device_crops import DeviceBatches, fits
 
 HEIGHT, WIDTH, SIDE = 128, 160, 32
+PLACES = "CPU", "device"
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +29,21 @@ def dataset(path: Path, training: bool, count: int = 1, crop_size: int = SIDE) -
     return PictureDataset([path] * count, crop_size, 16, seed=0, training=training)
 
 
-@pytest.fixture(scope="module", params=["CPU", "device"])
-def drawn(request, ramps) -> tuple[np.ndarray, np.ndarray]:
+def draw(path: Path, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Many training crops, float [N, 3, H, W] in 0 to 255, and their qualities."""
-    if request.param == "CPU":
-        source = dataset(ramps, training=True)
+    if where == "CPU":
+        source = dataset(path, training=True)
         items = [source[epoch, 0] for epoch in range(2048)]
     else:
-        source = DeviceBatches(dataset(ramps, training=True, count=64), 64, torch.device("cpu"))
+        source = DeviceBatches(dataset(path, training=True, count=64), 64, torch.device("cpu"))
         items = [item for batch in islice(source.after(0), 32) for item in zip(*batch)]
     crops, qualities = zip(*items)
     return 255 * torch.stack(crops).numpy(), torch.stack(qualities).numpy()
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def drawn(request, ramps) -> tuple[np.ndarray, np.ndarray]:
+    return draw(ramps, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,23 @@ def test_crops_are_taken_from_everywhere(natural):
         values = natural[:, channel].mean((1, 2))  # where the middle of a crop is
         assert values.mean() == pytest.approx((length - 1) / 2, abs=3)
         assert values.min() < SIDE / 2 + 2 and values.max() > length - 1 - SIDE / 2 - 2
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_crops_reach_the_first_and_the_last_row_and_column(tmp_path, where):
+    """Red is dark in the first row and bright in the last, green so in the columns, and blue is
+    darker on the left. The picture has 36 pixels a side, and most crops have all of them."""
+    pixels = np.full((SIDE + 4, SIDE + 4, 3), 100, np.uint8)
+    pixels[0, :, 0] = pixels[:, 0, 1] = 0
+    pixels[-1, :, 0] = pixels[:, -1, 1] = 255
+    pixels[:, : SIDE // 2 + 2, 2] = 90
+    crops, _ = draw(save_png(tmp_path / "edges.png", pixels), where)
+    crops = crops[(abs(crops[:, 2] - 95) < 10).all((1, 2))]  # not those of pure colours
+    mirrored = crops[:, 2, :, 0].mean(1) > crops[:, 2, :, -1].mean(1)
+    rows, columns = crops[:, 0].mean(2), crops[:, 1].mean(1)
+    for values in (rows, columns[~mirrored], columns[mirrored][:, ::-1]):
+        begins, ends = values[:, 0] < 60, values[:, -1] > 150
+        assert 0.02 < np.mean(begins & ~ends) < 0.2 and 0.02 < np.mean(ends & ~begins) < 0.2
 
 
 def test_one_crop_in_256_is_of_pure_colours(drawn, natural):

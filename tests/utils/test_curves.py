@@ -5,10 +5,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from helpers import as_tensor, colour, noise
+from helpers import as_tensor, colour, noise, tiny_codec
 from PIL import Image
 
-from utils.curves import QUALITIES, compare, curve, jpeg_curve
+from model.limits import DISTORTIONS
+from utils.curves import QUALITIES, codec_curve, compare, curve, jpeg_curve
 from utils.measures import psnr
 
 PICTURES = [colour(64, 80, 0) // 2 + noise(64, 80, 1) // 4, colour(64, 80, 2)]
@@ -25,6 +26,16 @@ def test_the_curve_of_jpeg_is_of_a_file_of_all_pictures_of_a_batch():
         decibels = np.mean([psnr(*pair) for pair in zip(PICTURES, decoded)])
         assert found[f"bpp_{quality}"] == pytest.approx(rate, rel=1e-5)
         assert found[f"psnr_{quality}"] == pytest.approx(decibels, abs=1e-3)
+
+
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_ssimulacra_2_is_measured_where_it_is_all_or_a_part_of_the_distortion(distortion):
+    crops = [as_tensor(PICTURES[1])[None] / 255]
+    codec = tiny_codec("binary")
+    codec.distortion = distortion
+    for found in (jpeg_curve(crops, distortion), codec_curve(codec, crops)):
+        measured = {name.rpartition("_")[0] for name in found}
+        assert measured == {"bpp", "psnr"} | ({"ssimulacra2"} if distortion != "mse" else set())
 
 
 def test_a_reconstruction_is_compared_as_it_is_shown_rounded_and_within_its_range():

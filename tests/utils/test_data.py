@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import save_png
+import torch
+from helpers import as_tensor, colour, save_png
+from PIL import Image
 
-from utils.data import crops_in, split
+from utils.data import area, crops_in, pure_colours, split
 
 
 def paths(count: int, folder: str = "") -> list[Path]:
@@ -45,3 +47,28 @@ def test_a_picture_is_held_out_where_chance_holds_out_none_unless_none_is_wanted
 def test_a_picture_gives_a_crop_for_every_four_that_fit_into_it(tmp_path, shape, count):
     path = save_png(tmp_path / "a.png", np.zeros((*shape, 3), np.uint8))
     assert crops_in(path, 32) == count and crops_in(path, 0) == 1
+
+
+def test_a_file_that_a_program_would_have_to_show_is_not_opened_for_its_area(tmp_path):
+    """PostScript, which Pillow leaves to Ghostscript, says here that it is large."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1000 1000\n%%EndComments\n")
+    assert Image.open(path).size == (1000, 1000)
+    assert area(path) == 0 and crops_in(path, 32) == 1
+
+
+def test_pure_colours_are_just_that_and_repeat():
+    x = torch.stack([as_tensor(colour(64, 64, seed)) for seed in (0, 0)])
+    first, second = (pure_colours(x, torch.Generator().manual_seed(seed)) for seed in (1, 1))
+    assert first.shape == x.shape and first.unique().tolist() == [0, 255]
+    assert torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
+def test_pure_colours_have_noise_of_any_strength_up_to_half_of_the_range():
+    """On a ramp, a channel changes once without noise, and often with much."""
+    ramp = torch.linspace(0, 255, 64).expand(400, 3, 64, 64)
+    pure = pure_colours(ramp, torch.Generator().manual_seed(0))
+    changes = (pure.diff(dim=3) != 0).float().sum(3).mean((1, 2))
+    assert changes.min() < 1.1 and changes.max() > 15
+    bright = [(pure[..., columns] > 0).float().mean().item() for columns in (0, 32, 63)]
+    assert bright == pytest.approx([0.1, 0.5, 0.9], abs=0.03)

@@ -69,7 +69,7 @@ def pictures(
     second = save_png(folder / "second.png", np.minimum(pixels, 245) + 10)
     numbers = {"psnr": 30.0, "ssim": 0.9, "ms_ssim": None} | values
     score = (width, height, 7200, 900, 8.0, 3.0)
-    origin = Origin("binary 01234567", 35, False, "")
+    origin = Origin(0x01234567, 35, False, "")
     files = str(first), str(second), origin
     return [Result(Score(name, *score, dict(numbers)), *files) for name in names]
 
@@ -160,14 +160,14 @@ def test_ssimulacra_2_has_a_column_if_it_was_scored_and_tells_the_worst(page, tm
 def test_page_names_checkpoint_quality_target_and_date(page, tmp_path):
     listed = pictures(tmp_path, ["a.png", "b.png"])
     words = page(listed).words
-    assert "Checkpoint binary 01234567, quality 35." in words
+    assert "Checkpoint 0000000001234567, quality 35." in words
     assert f"2 pictures, {date.today().isoformat()}." in words
-    listed[0].origin = Origin("hyperprior 89abcdef", 60, False, "max_bytes 20000")
+    listed[0].origin = Origin(0x89ABCDEF, 60, False, "max_bytes 20000")
     words = page(listed).words
-    assert "Checkpoint binary 01234567 and hyperprior 89abcdef, qualities 35 to 60" in words
+    assert "Checkpoint 0000000001234567 and 0000000089abcdef, qualities 35 to 60" in words
     assert "chosen for --max_bytes 20000" in words
-    listed[0].origin = Origin("binary 01234567", 35, True, "")
-    expected = "Checkpoint binary 01234567, quality 35, 1 graphic."
+    listed[0].origin = Origin(0x01234567, 35, True, "")
+    expected = "Checkpoint 0000000001234567, quality 35, 1 graphic."
     assert expected in page(listed).words
     listed[0].origin = listed[1].origin = None
     assert "Checkpoint" not in page(listed).words

@@ -4,6 +4,7 @@ import pytest
 from helpers import colour, save_png
 from PIL import Image
 
+from utils import scores
 from utils.matching import PictureFiles
 from utils.measures import MEASURES
 from utils.scores import score_picture
@@ -15,6 +16,28 @@ def files(tmp_path) -> PictureFiles:
     original = save_png(tmp_path / "original.png", colour(40, 60))
     (tmp_path / "a.xfr").write_bytes(bytes(100))
     return PictureFiles(original, tmp_path / "a.xfr", save_png(tmp_path / "a.png", colour(40, 60)))
+
+
+def test_a_file_that_is_replaced_while_it_is_scored_is_the_one_that_was_opened(files, monkeypatch):
+    """Or else the bytes of a new .xfr file would stand beside the picture of the one before."""
+    read = scores.read_opened
+
+    def read_while_all_are_replaced(stream, max_pixels):
+        for path, content in (
+            (files.compressed, bytes(999)),
+            (files.original, b""),
+            (files.reconstructed, b""),
+        ):
+            new = path.with_suffix(".new")
+            new.write_bytes(content)
+            new.replace(path)
+        return read(stream, max_pixels)
+
+    size = files.original.stat().st_size
+    monkeypatch.setattr(scores, "read_opened", read_while_all_are_replaced)
+    score = score_picture("a", files, 10**6, [MEASURES["psnr"]]).score
+    assert (score.original_bytes, score.compressed_bytes) == (size, 100)
+    assert score.measures["psnr"] == float("inf")
 
 
 def second_score(files: PictureFiles, extension: str, **options):

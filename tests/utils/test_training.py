@@ -34,7 +34,7 @@ from model.entropy import SymbolCoder
 from model.hyperprior.network import HyperpriorConfig
 from utils.configuration import default_settings, setting
 from utils.curves import QUALITIES, jpeg_curve
-from utils.data import crops_in, pure_colours, split
+from utils.data import crops_in, split
 from utils.files import find_files, image_extensions
 from utils.history import Mean
 from utils.optimizer import SOAP
@@ -364,13 +364,6 @@ def test_a_checkpoint_without_optimiser_state_is_fine_tuned_and_this_is_said(tra
     result = train("--checkpoint_path", shipped, "--num_of_epochs", 1)
     assert result.code == 0 and "fine-tuning" in result.out
     assert load_checkpoint(Path("out/last.tar"))["history"]["epoch"] == [1]
-
-
-def test_pure_colours_are_just_that_and_repeat():
-    image = torch.from_numpy(colour(64, 64)).permute(2, 0, 1)
-    first, second = (pure_colours(image, torch.Generator().manual_seed(seed)) for seed in (1, 1))
-    assert first.dtype == torch.uint8 and first.unique().tolist() == [0, 255]
-    assert torch.equal(first, second)
 
 
 def test_a_large_picture_gives_more_crops_than_a_small_one(train, pictures):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import save_png
-from PIL import Image, ImageCms
+from helpers import SRGB, save_png
+from PIL import Image
 
 from utils.report.page import write_report
 from utils.report.views import AMPLIFY, Views, worst_area
@@ -89,8 +89,7 @@ def test_the_area_that_is_seen_at_1_to_1_holds_the_largest_errors(place, box):
 
 
 def test_pictures_have_the_profile_of_the_original_and_error_maps_none():
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = np.full((40, 60, 3), 90, np.uint8)
-    views = Views([Picture(pixels, metadata=Metadata(icc=profile)), Picture(pixels)])
-    assert [opened(uri).info.get("icc_profile") for uri in views.shown] == [profile, profile]
+    views = Views([Picture(pixels, metadata=Metadata(icc=SRGB)), Picture(pixels)])
+    assert [opened(uri).info.get("icc_profile") for uri in views.shown] == [SRGB, SRGB]
     assert [opened(uri).info.get("icc_profile") for uri in views.errors] == [None]

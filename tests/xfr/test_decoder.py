@@ -168,3 +168,10 @@ def test_a_missing_checkpoint_is_named_if_it_is_a_shipped_one(files):
         with pytest.raises(ValueError) as refused:
             Decoder(paths[0]).decode(replace(xfr, fingerprint=fingerprint))
         assert str(refused.value) == f"made by checkpoint {name}, which is not here"
+
+
+def test_a_missing_checkpoint_of_an_earlier_version_is_named_with_the_way_to_get_it(files):
+    paths, (xfr, *_) = files
+    with pytest.raises(ValueError, match=r"visual of 72f439e \(51893cca3b95ed4b\)") as refused:
+        Decoder(paths[0]).decode(replace(xfr, fingerprint=0x51893CCA3B95ED4B))
+    assert any("`git show 72f439e:out/visual.tar >" in note for note in refused.value.__notes__)

@@ -9,30 +9,20 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers import colour, grey
-from PIL import Image, ImageCms
+from helpers import SRGB, colour, grey
+from PIL import Image
 from raw_files import rounded, segment
 
 import xfr.formats
 from xfr.formats import readable_extensions, unreadable_reason
-from xfr.images import Picture, check_quality, read_picture, write_picture
+from xfr.images import Picture, check_quality, write_picture
 from xfr.metadata import Metadata
 from xfr.text import pack_texts, unpack_texts
 
 RNG = np.random.default_rng(0)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 HEIC = b"\0\0\0\x18ftypheic" + bytes(100)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 IPTC = b"\x1c\x02\x50\0\x05ALICE"
-
-
-@pytest.fixture
-def read(tmp_path):
-    def run(data: bytes, name: str = "picture.jpg"):
-        (tmp_path / name).write_bytes(data)
-        return read_picture(tmp_path / name)
-
-    return run
 
 
 def saved(format_name: str, image: Image.Image | None = None, **options) -> bytes:

@@ -305,6 +305,21 @@ def test_large_pictures_are_graphics_only_without_loss_and_if_smaller(
         assert xfr.payload == (payload if is_graphic else bytes(length))
 
 
+@pytest.mark.parametrize(("width", "tried"), [(4096, "fewer colours"), (4097, "without loss")])
+def test_pictures_of_up_to_33_megapixels_may_become_graphics_of_fewer_colours(
+    encoder, monkeypatch, width, tried
+):
+    """Larger ones would take too much memory. The pixels of these take none: they are one."""
+    ways = []
+    monkeypatch.setattr(encoder.codec, "compress", lambda *args: bytes(1000))
+    monkeypatch.setattr(encoding.Encoding, "learned_cost", lambda *args: 0.0)
+    monkeypatch.setattr(Graphic, "cheapest", lambda *args: ways.append("fewer colours"))
+    monkeypatch.setattr(Graphic, "exact", lambda *args: ways.append("without loss"))
+    pixels = np.broadcast_to(np.uint8(9), (8192, width, 3))
+    assert not encoded(encoder, pixels)[0].graphic
+    assert ways == [tried]
+
+
 def test_a_drawing_is_not_searched(checkpoints, monkeypatch):
     encoder = Encoder(checkpoints["hyperprior"])
     compress, efforts = encoder.codec.compress, []

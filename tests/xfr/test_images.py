@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import colour, grey
-from PIL import Image, ImageCms
+from helpers import SRGB, colour, grey
+from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
 from xfr.formats import normalize_extension
@@ -21,7 +21,6 @@ from xfr.metadata import Metadata
 EXTENSIONS = ["bmp", "png", "jpg", "jpeg", "webp", "tiff", "tif", "ppm", "avif", "gif", "jp2"]
 LOSSLESS = ["bmp", "png", "webp", "tiff", "tif", "ppm"]
 HOLDS_ALPHA = {"png", "webp", "tiff", "tif", "avif", "jp2"}
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SHAPE = (24, 38)
 ALPHA = np.linspace(0, 255, SHAPE[0] * SHAPE[1]).astype(np.uint8).reshape(SHAPE)
 
@@ -217,21 +216,25 @@ def test_only_the_first_frame_of_an_animation_is_kept_with_a_notice(reread, exte
 def test_more_pixels_than_the_limit_are_refused(tmp_path):
     Image.new("L", (30, 20)).save(tmp_path / "picture.png")
     assert read_picture(tmp_path / "picture.png", 600).shape == (20, 30)
-    with pytest.raises(ValueError, match="more pixels than the limit of 599"):
+    with pytest.raises(ValueError, match="30x20 pixels are more than the limit of 599"):
         read_picture(tmp_path / "picture.png", 599)
 
 
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
-def test_a_picture_within_an_icon_is_not_larger_than_the_limit(tmp_path):
+def test_a_picture_within_an_icon_is_not_larger_than_the_limit(tmp_path, monkeypatch):
     inner = io.BytesIO()
     Image.new("L", (400, 300)).save(inner, "PNG")
     entry = struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, len(inner.getvalue()), 22)
     data = struct.pack("<3H", 0, 1, 1) + entry + inner.getvalue()
     for name in ("icon.ico", "icon.png"):  # Pillow goes by the content
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match="more pixels than the limit of 119999"):
+        with pytest.raises(ValueError, match="more than the limit of 119999"):
             read_picture(tmp_path / name, max_pixels=119_999)
         assert read_picture(tmp_path / name, max_pixels=120_000).shape == (300, 400)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119_999 / 2)  # as the scripts set it
+        with pytest.raises(ValueError, match="more pixels than the limit of 119999"):
+            read_picture(tmp_path / name)
+        monkeypatch.undo()
 
 
 def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path):

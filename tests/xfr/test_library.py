@@ -7,20 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import ROOT, colour, drawing, grey, noise, save_png
-from PIL import Image, ImageCms
+from helpers import ROOT, SRGB, drawing, grey, save_png, textured
+from PIL import Image, PngImagePlugin
 
 import xfr
 from model.checkpoint import fingerprint, load_checkpoint
 from xfr import library
-from xfr.checkpoints import FOLDER, SHIPPED
+from xfr.checkpoints import EARLIER, FOLDER, SHIPPED
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import TARGETS, unpack
-from xfr.images import Picture
+from xfr.images import Picture, is_intact
 from xfr.targets import TARGETS as MEETING_TARGETS
 from xfr.targets import psnr, ssimulacra2
+from xfr.text import pack_raw_profile
 
-PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
+PHOTO = textured(70, 90)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -31,6 +32,17 @@ def test_a_shipped_checkpoint_has_the_name_and_fingerprint_that_messages_tell(na
 
 def test_every_checkpoint_in_the_folder_has_a_name():
     assert {path.stem for path in FOLDER.glob("*.tar")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_earlier_checkpoint_of_a_name_is_known_by_its_commit(name):
+    command = ["git", "log", "--format=%H", "--", f"out/{name}.tar"]
+    log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not log or (ROOT / ".git/shallow").exists():
+        pytest.skip("no history")
+    known = [commit for earlier, commit in EARLIER.values() if earlier == name]
+    assert [commit[:7] for commit in reversed(log[1:])] == known
+    assert not set(EARLIER) & {shipped.fingerprint for shipped in SHIPPED.values()}
 
 
 def test_every_target_of_a_file_can_be_met():
@@ -55,6 +67,19 @@ def test_packages_are_all_that_the_library_needs():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.parent for room in ("model", "xfr") for path in (ROOT / room).rglob("*.py")}
     assert set(listed) == {str(path.relative_to(ROOT)).replace("/", ".") for path in folders}
+
+
+def test_pillow_s_limit_of_pixels_stays_that_of_the_program_that_uses_the_library(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 90)
+    path = save_png(tmp_path / "a.png", PHOTO)
+    xfr.decode(xfr.encode(path, "main"))
+    assert is_intact(path, path, (70, 90))
+    assert Image.MAX_IMAGE_PIXELS == 70 * 90
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="more pixels than the limit of 2000"):
+        xfr.encode(path, "main")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -101,14 +126,15 @@ def test_a_target_is_met(target, limit):
         assert limit <= psnr(PHOTO, np.asarray(xfr.decode(data))) < limit + 2
 
 
-@pytest.mark.parametrize("effort", [0, 1])
-def test_an_ssimulacra_2_is_met_by_the_lowest_quality(effort):
+def test_an_ssimulacra_2_is_met_by_the_lowest_quality_and_by_no_higher_one_with_effort():
     image = Image.open(FOLDER / "original/chelsea.png").crop((120, 30, 280, 190))
     pixels = np.asarray(image.convert("RGB"))
-    data = xfr.encode(pixels, effort=effort, target_ssimulacra2=70)
-    assert ssimulacra2(pixels, np.asarray(xfr.decode(data))) >= 70
-    lower = xfr.encode(pixels, quality=unpack(data).quality - 1, effort=effort)
-    assert ssimulacra2(pixels, np.asarray(xfr.decode(lower))) < 70
+    data, searched = (xfr.encode(pixels, effort=e, target_ssimulacra2=70) for e in (0, 1))
+    quality = unpack(data).quality
+    lower = xfr.encode(pixels, quality=quality - 1)
+    scores = [ssimulacra2(pixels, np.asarray(xfr.decode(x))) for x in (data, searched, lower)]
+    assert min(scores[:2]) >= 70 > scores[2]
+    assert unpack(searched).quality <= quality
 
 
 @pytest.mark.parametrize(
@@ -160,18 +186,33 @@ def test_an_image_is_turned_upright_and_left_as_it_is(tmp_path):
 
 
 def test_profile_and_metadata_are_where_pillow_looks_for_them(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x10F] = "maker"
     image = Image.fromarray(drawing(40, 60))
-    image.save(tmp_path / "a.png", exif=exif, icc_profile=profile, dpi=(300, 300))
+    image.save(tmp_path / "a.png", exif=exif, icc_profile=SRGB, dpi=(300, 300))
     found = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100))
-    assert found.info["icc_profile"] == profile and found.getexif()[0x10F] == "maker"
+    assert found.info["icc_profile"] == SRGB and found.getexif()[0x10F] == "maker"
     assert found.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     stripped = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100, strip_metadata=True))
     assert set(stripped.info) == {"icc_profile"}
     with Image.open(tmp_path / "a.png") as image:
-        assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": profile}
+        assert xfr.decode(xfr.encode(image, "main", 100)).info == {"icc_profile": SRGB}
+
+
+def test_iptc_comments_and_texts_are_in_the_info_of_a_decoded_image(tmp_path):
+    words = PngImagePlugin.PngInfo()
+    for keyword, text in (("Comment", "seen"), ("Title", "two"), ("transparency", "no level")):
+        words.add_text(keyword, text)
+    iptc = b"\x1c\x02\x69\0\x03abc"
+    words.add_text("Raw profile type iptc", pack_raw_profile("iptc", iptc))
+    Image.fromarray(drawing(40, 60)).save(tmp_path / "a.png", pnginfo=words)
+    found = xfr.decode(xfr.encode(tmp_path / "a.png", "main", 100))
+    assert found.info == {
+        "photoshop": {0x0404: iptc}, "comment": b"seen",
+        "texts": [("Comment", "seen"), ("Title", "two"), ("transparency", "no level")],
+    }  # fmt: skip
+    found.save(tmp_path / "a.jpg")
+    assert Image.open(tmp_path / "a.jpg").info["comment"] == b"seen"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import io
 import struct
 
 import pytest
-from helpers import colour, grey
+from helpers import SRGB, colour, grey
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from xfr.file import Xfr, pack, unpack
 from xfr.images import Picture, read_picture, write_picture
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file"),
 ]
 XMP = b"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 MAKER_NOTE = b"Maker\0" + bytes(range(100))
 WHOLE_EXIF = ("jpg", "png", "webp", "avif")
 HOLDS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, colour, drawing, grey, noise, run_process
-from PIL import Image, ImageCms, UnidentifiedImageError
+from helpers import ROOT, SRGB, drawing, grey, run_process, textured
+from PIL import Image, UnidentifiedImageError
 
 import xfr
 from xfr.file import TARGETS, unpack
@@ -15,8 +15,7 @@ from xfr.images import writable_format
 from xfr.plugin import SETTINGS
 from xfr.targets import psnr
 
-PHOTO = (colour(70, 90).astype(int) + noise(70, 90, 1) // 8).clip(0, 255).astype(np.uint8)
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+PHOTO = textured(70, 90)
 # Opens a file, then loads it, and says each time whether torch is there.
 OPEN_AND_LOAD = f"""
 import sys
@@ -35,7 +34,7 @@ def photo(tmp_path_factory) -> Path:
     """An .xfr file of PHOTO with profile, EXIF, XMP and resolution."""
     path, exif = tmp_path_factory.mktemp("plugin") / "photo.xfr", Image.Exif()
     exif[0x10F] = "maker"
-    metadata = {"icc_profile": PROFILE, "exif": exif, "xmp": b"<x/>", "dpi": (300, 300)}
+    metadata = {"icc_profile": SRGB, "exif": exif, "xmp": b"<x/>", "dpi": (300, 300)}
     Image.fromarray(PHOTO).save(path, quality=70, checkpoint="main", **metadata)
     return path
 
@@ -80,7 +79,7 @@ def test_an_image_of_each_mode_comes_back(tmp_path, mode):
 def test_of_metadata_only_the_profile_is_saved_unless_it_is_given(photo):
     with Image.open(photo) as image:
         image.save(stream := io.BytesIO(), "XFR", checkpoint="main")
-        assert Image.open(stream).info == {"icc_profile": PROFILE}
+        assert Image.open(stream).info == {"icc_profile": SRGB}
         image.save(stream := io.BytesIO(), "XFR", checkpoint="main", **image.info)
         assert Image.open(stream).info == image.info
 

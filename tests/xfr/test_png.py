@@ -7,15 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import colour
+from helpers import SRGB, colour
 from PIL import Image, ImageCms
 from raw_files import chunk, png, rounded
 
-from xfr.images import read_picture, write_picture
+from xfr.images import write_picture
 from xfr.text import unpack_texts
 
 RNG = np.random.default_rng(0)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RED, P3_RED = (255, 0, 0), (234, 51, 35)  # Display P3's number for the red of sRGB
 P3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 REC709 = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
@@ -25,15 +24,6 @@ KINDS = [
     for bits in depths
     for interlaced in (False, True)
 ]
-
-
-@pytest.fixture
-def read(tmp_path):
-    def run(data: bytes):
-        (tmp_path / "picture.png").write_bytes(data)
-        return read_picture(tmp_path / "picture.png")
-
-    return run
 
 
 def raw_profile(kind: str, data: bytes) -> tuple[bytes, bytes]:

@@ -6,26 +6,14 @@ import struct
 import numpy as np
 import pytest
 import tifffile
-from helpers import colour, grey
-from PIL import Image, ImageCms
+from helpers import SRGB, colour, grey
+from PIL import Image
 from raw_files import packed, rounded, tiff
 
-from xfr.images import read_picture
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RNG = np.random.default_rng(0)
 ORDERS, COMPRESSED = ["<", ">"], [False, True]
 SHAPE = (9, 13)
 REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
-
-
-@pytest.fixture
-def read(tmp_path):
-    def run(data: bytes):
-        (tmp_path / "picture.tif").write_bytes(data)
-        return read_picture(tmp_path / "picture.tif")
-
-    return run
 
 
 def random(bits: int, channels: int = 1) -> np.ndarray:

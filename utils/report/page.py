@@ -20,6 +20,7 @@ from utils.files import atomic_write
 from utils.measures import MEASURES, Measure
 from utils.report.views import AMPLIFY, Views
 from utils.scores import Origin, Result, Score, average, total
+from xfr.checkpoints import describe
 from xfr.images import read_picture
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -196,7 +197,7 @@ def described(results: list[Result]) -> str:
     origins = [result.origin for result in results if result.origin]
     if not origins:
         return ""
-    checkpoints = sorted({origin.checkpoint for origin in origins})
+    checkpoints = sorted({describe(origin.fingerprint) for origin in origins})
     targets = sorted({f"--{origin.target}" for origin in origins if origin.target})
     chosen = f", chosen for {' and '.join(targets)}" if targets else ""
     qualities = [origin.quality for origin in origins]
