@@ -1,9 +1,10 @@
-"""Pictures of the synthesis in integers, and the program that prints a digest of each.
+"""Pictures in integers, and the program that prints a digest of each.
 
     python tests/integer_pixels.py
 
 On any processor, and on those that environment variables pretend, it prints the same. Each picture
-is computed with 1 and 2 threads, with either product, and in parts.
+is computed with 1 and 2 threads and with either product; some are made of the largest numbers that
+the synthesis may hold, and in parts, and some decoded from files.
 """
 
 import hashlib
@@ -17,13 +18,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model import integer_layers
+from model import fixed_point, integer_layers, load_codec
+from model.checkpoint import load_checkpoint
 from model.hyperprior.integer_synthesis import IntegerSynthesis
 from model.hyperprior.transforms import HyperpriorConfig
 from model.integer_layers import IntegerPointwise, IntegerResidualBlock
 from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO, WEIGHT_LIMIT, float_mm, int_mm
 from model.tiles import Tile
 
+GOLDEN = Path(__file__).parent / "golden"
 CONFIG = HyperpriorConfig(
     channels8=32, channels16=64, latent=96, synthesis_blocks=(2, 2), rate_points=4
 )
@@ -103,17 +106,50 @@ def everything(y: torch.Tensor) -> Tile:
     return Tile(0, 16 * y.shape[1], 0, 16 * y.shape[2])
 
 
-def main() -> None:
+FILES = {  # payloads in golden/encoded/: height, width and quality
+    "hyperprior-quality1": (70, 90, 1),
+    "hyperprior-quality55": (70, 90, 55),
+    "hyperprior-quality100": (70, 90, 100),
+    "hyperprior-wide": (8, 1030, 40),  # two tiles
+}
+
+
+def settings() -> Iterator[None]:
+    """Choose each number of threads and each product, one after the other."""
+    for product in (int_mm, float_mm):
+        for module in (integer_layers, fixed_point):
+            module.matrix_product = lambda device, product=product: product
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            yield
+
+
+def digest(picture: np.ndarray) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def extreme_pictures() -> Iterator[set[str]]:
+    """The digests of each of ``cases``: of one picture, if all is well."""
     for synthesis, y, quality in cases():
         pictures = set()
-        for product in (int_mm, float_mm):
-            integer_layers.matrix_product = lambda device, product=product: product
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                whole = synthesis.pixels(y, quality, everything(y))
-                part = Tile(16, 48, 32, 64)
-                assert synthesis.pixels(y, quality, part).equal(whole[part.place])
-                pictures.add(hashlib.sha256(whole.numpy().tobytes()).hexdigest())
+        for _ in settings():
+            whole = synthesis.pixels(y, quality, everything(y))
+            part = Tile(16, 48, 32, 64)
+            assert synthesis.pixels(y, quality, part).equal(whole[part.place])
+            pictures.add(digest(whole.numpy()))
+        yield pictures
+
+
+def decoded_pictures() -> Iterator[set[str]]:
+    """The digests of each of FILES."""
+    codec = load_codec(load_checkpoint(GOLDEN / "hyperprior.tar"))
+    for name, shape_and_quality in FILES.items():
+        payload = (GOLDEN / f"encoded/{name}.bin").read_bytes()
+        yield {digest(codec.decompress(payload, *shape_and_quality)) for _ in settings()}
+
+
+def main() -> None:
+    for pictures in (*extreme_pictures(), *decoded_pictures()):
         print(*pictures)
 
 

@@ -1,7 +1,7 @@
 """Files of version 1 that were made once and must decode for ever, from the first release on.
 
-The tiny codecs that made them are frozen beside them. The hyperprior codec's pixels are exact; those
-of the binary one may differ by 1 of 255 from machine to machine.
+The tiny codecs that made them are frozen beside them. The hyperprior codec's pixels are exact. The
+binary codec's may differ by 1 of 255 from machine to machine.
 """
 
 import hashlib
