@@ -1,0 +1,42 @@
+"""Weights of a checkpoint of xfr 0.9, to train on."""
+
+import pytest
+import torch
+from helpers import tiny_codec
+
+from model import load_codec
+from utils.upgrade import upgraded
+
+
+def older(codec) -> dict:
+    """The codec as version 0.9 stored it."""
+    weights = {}
+    for name, weight in codec.state_dict().items():
+        if ".heads." in name:
+            for i, kind in enumerate(("means", "scales")):
+                weights[name.replace(".heads.", f".{kind}.")] = weight[i::2]
+        elif not name.startswith("synthesis.steps.") and name != "synthesis.calibrated":
+            weights[name] = weight
+    weights = {name: weight for name, weight in weights.items() if ".rounding." not in name}
+    identity = {"arch": codec.arch, "config": codec.config_dict(), "distortion": "mse"}
+    return {**identity, "history": {}, "weights": weights}
+
+
+def test_an_older_codec_has_the_same_weights_and_chooses_its_steps_in_training():
+    codec = tiny_codec("hyperprior")
+    newer = load_codec(upgraded(older(codec)))
+    for (name, found), expected in zip(newer.named_parameters(), codec.parameters()):
+        assert found.equal(expected), name
+    newer.train()(torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0]))
+    assert newer.synthesis.calibrated
+    assert newer.context.passes[0].hidden.rounding.step.max() > 0.1
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_checkpoint_of_another_kind_is_refused(missing):
+    checkpoint = older(tiny_codec("hyperprior"))
+    name, weight = checkpoint["weights"].popitem()
+    if not missing:
+        checkpoint["weights"] |= {name: weight, "other.weight": weight}
+    with pytest.raises(ValueError, match="not of xfr 0.9: .*(z_scale|other)"):
+        upgraded(checkpoint)

@@ -1,0 +1,68 @@
+"""Take the weights of a hyperprior checkpoint of xfr 0.9 over, to train on in integers.
+
+examples:
+  python -m utils.upgrade out/older.tar out/start.tar
+  python train.py --checkpoint_path out/start.tar --save_at out/newer/
+
+Before version 1, networks were trained in floating point. The new checkpoint has their weights. The
+steps in which activations are rounded are chosen by the first batches of training.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import load_checkpoint, save_checkpoint
+from model.hyperprior.network import HyperpriorCodec
+from utils.console import make_parser, run
+from utils.files import atomic_write
+
+NEW = "synthesis.calibrated", ".steps.", ".rounding."  # names of numbers without an older form
+
+
+def parse_args() -> Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("older", metavar="OLDER", type=Path, help="checkpoint of xfr 0.9")
+    parser.add_argument("newer", metavar="NEWER", type=Path, help="checkpoint to write")
+    return parser.parse_args()
+
+
+def main(args: Namespace) -> int:
+    checkpoint = load_checkpoint(args.older)
+    if checkpoint["arch"] != HyperpriorCodec.arch:
+        raise ValueError(f"{args.older} holds a {checkpoint['arch']} codec, which has not changed")
+    if args.newer.exists():
+        raise ValueError(f"{args.newer} exists: choose another name")
+    with atomic_write(args.newer) as stream:
+        save_checkpoint(stream, upgraded(checkpoint))
+    return 0
+
+
+def upgraded(checkpoint: dict) -> dict:
+    """The contents of a checkpoint of this version. ValueError if those of ``checkpoint`` are not
+    of version 0.9."""
+    codec = HyperpriorCodec(HyperpriorCodec.checked_config(checkpoint["config"]))
+    old, weights = dict(checkpoint["weights"]), codec.state_dict()
+    for name, weight in weights.items():
+        if any(part in name for part in NEW):
+            continue
+        kinds = ("means", "scales") if ".heads." in name else ("heads",)
+        parts = [old.pop(name.replace(".heads.", f".{kind}."), None) for kind in kinds]
+        if any(part is None or len(parts) * part.numel() != weight.numel() for part in parts):
+            raise ValueError(f"the checkpoint is not of xfr 0.9: {name}")
+        weight.copy_(interleaved(parts).view_as(weight))
+    if old:
+        raise ValueError(f"the checkpoint is not of xfr 0.9: {min(old)!r:.80}")
+    identity = {name: checkpoint[name] for name in ("arch", "distortion", "history")}
+    return {**identity, "config": codec.config_dict(), "weights": weights}
+
+
+def interleaved(parts: list[Tensor]) -> Tensor:
+    """Tensors [D, ...] to one, [D * len(parts), ...]: the first of each, then the second."""
+    return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+if __name__ == "__main__":
+    run(main, parse_args())
