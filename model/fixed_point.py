@@ -65,7 +65,7 @@ def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
 class Rounding(nn.Module):
     """The rounding of activations to 8 bits.
 
-    step: float32 [C], in multiples of 2^-bits. In training, it follows the largest values.
+    step: float32 [C], in multiples of 2^-bits. In training, ``follow`` adapts it to the inputs.
     """
 
     step: Tensor
@@ -77,15 +77,13 @@ class Rounding(nn.Module):
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """x [B, C, H, W], rounded and clipped; gradients pass through the rounding."""
         unit = 2.0**-bits
-        if self.training:
-            self.follow(x, unit)
         step = (self.step[:, None, None] * unit).to(x.dtype)
         return round_straight_through((x / step).clamp(-INPUT_LIMIT, INPUT_LIMIT)) * step
 
     @torch.no_grad()
-    def follow(self, x: Tensor, unit: Tensor) -> None:
-        """Widen the steps to the values of x, or make them a little finer."""
-        largest = (x / unit).abs().amax((0, 2, 3)).float().clamp(max=ACTIVATION_LIMIT)
+    def follow(self, x: Tensor, bits: Tensor) -> None:
+        """Widen the steps to the values of x [B, C, H, W], or make them a little finer."""
+        largest = (x * 2.0**bits).abs().amax((0, 2, 3)).float().clamp(max=ACTIVATION_LIMIT)
         finer = (STEP_DECAY * self.step).clamp(min=MIN_STEP)
         self.step.copy_(torch.maximum(finer, largest / INPUT_LIMIT))
 
@@ -142,6 +140,8 @@ class Pointwise(Conv1x1):
             layer = self.integers(bits).first(outputs)
             total = layer.scaled(layer.sums(self.rounding.integers(x)))
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
+        if self.training and self.weight.requires_grad:
+            self.rounding.follow(x, bits)
         weight = rounded_weight(self.weight, self.rounding.step)
         return conv1x1(self.rounding(x, bits), weight[:outputs], self.bias[:outputs])
 

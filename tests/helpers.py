@@ -107,10 +107,7 @@ def full_latent(codec, payload: bytes, height: int, width: int, quality: int) ->
 def save_tiny(path: Path, arch: str = "binary", seed: int = 0) -> Path:
     """A checkpoint to ship: half precision, without optimiser state."""
     codec = tiny_codec(arch, seed)
-    weights = {
-        name: weight.half() if weight.is_floating_point() else weight
-        for name, weight in codec.state_dict().items()
-    }
+    weights = codec.shipped_weights()
     contents = {"arch": arch, "config": codec.config_dict(), "weights": weights, "history": {}}
     write_checkpoint(path, contents)
     return path

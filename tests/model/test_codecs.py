@@ -474,14 +474,25 @@ def test_steps_follow_the_largest_values():
     rounding = Rounding(2).train()
     x = torch.tensor([[1.0, -3.0], [0.5, 0.1]])[None, :, :, None]
     soft = torch.full((1, 1, 1, 1), 4.0)
+    rounding.follow(x, soft)
     rounded = rounding(x, soft)
     assert torch.allclose(rounding.step, torch.tensor([48.0, 8.0]) / INPUT_LIMIT)
     assert torch.allclose(rounded, x, atol=48 / INPUT_LIMIT / 32)
     before = rounding.step.clone()
-    rounding(x / 2, soft)
+    rounding.follow(x / 2, soft)
     assert torch.allclose(rounding.step, before * 0.999)
-    rounding.eval()(x * 2, soft)
-    assert torch.allclose(rounding.step, before * 0.999)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_steps_change_only_where_weights_do(learns):
+    layer = Pointwise(2, 3).train().requires_grad_(learns)
+    before = layer.rounding.step.clone()
+    layer(torch.ones(1, 2, 1, 1), torch.full((1, 1, 1, 1), 4.0))
+    assert (layer.rounding.step > before).all() == learns
+    assert layer.rounding.step.equal(before) != learns
+    before = layer.rounding.step.clone()
+    layer.eval()(4 * torch.ones(1, 2, 1, 1), torch.full((1, 1, 1, 1), 4.0))
+    assert layer.rounding.step.equal(before)
 
 
 # Tiles

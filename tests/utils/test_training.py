@@ -125,7 +125,7 @@ def test_best_tar_is_a_small_codec_that_can_be_shipped(train, arch):
     payload = codec.compress(colour(50, 60), 50)
     assert codec.decompress(payload, 50, 60, 50).shape == (50, 60, 3)
     for name, weight in best["weights"].items():
-        if weight.is_floating_point():
+        if name in last["average"] and weight.dtype == torch.float16:
             assert weight.equal(last["average"][name].half()), name
 
 
@@ -412,11 +412,11 @@ def test_a_config_that_cannot_be_is_one_line(script, pictures, field, error):
 
 def test_a_larger_config_makes_a_checkpoint_grow(train):
     shipped = save_tiny(Path("shipped.tar"), "hyperprior")
-    flags = ["--num_of_epochs", 1, "--config", "channels8=20"]
+    flags = ["--num_of_epochs", 1, "--config", "channels8=24"]
     result = train("--checkpoint_path", shipped, *flags)
     assert result.code == 0 and "grown from a smaller codec" in result.out
-    assert load_checkpoint(Path("out/best.tar"))["config"]["channels8"] == 20
-    result = train("--checkpoint_path", "out/last.tar", "--config", "channels8=24")
+    assert load_checkpoint(Path("out/best.tar"))["config"]["channels8"] == 24
+    result = train("--checkpoint_path", "out/last.tar", "--config", "channels8=32")
     assert result.code == 1 and "is a training state: grow its best.tar" in only_line(result.err)
 
 

@@ -27,7 +27,7 @@ def test_an_older_codec_has_the_same_weights_and_chooses_its_steps_in_training()
     newer = load_codec(upgraded(older(codec)))
     for (name, found), expected in zip(newer.named_parameters(), codec.parameters()):
         assert found.equal(expected), name
-    newer.train()(torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0]))
+    newer.requires_grad_().train()(torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0]))
     assert newer.synthesis.calibrated
     assert newer.context.passes[0].hidden.rounding.step.max() > 0.1
 
