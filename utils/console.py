@@ -87,6 +87,12 @@ def add_keep_extension(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def sample_pictures() -> Path:
+    """The folder of sample pictures in this folder or, if it has none, beside the scripts."""
+    here = Path("./out/original/")
+    return here if here.exists() else SCRIPTS / here
+
+
 def add_inputs(parser: argparse.ArgumentParser, option: str, default: Path, kind: str) -> None:
     """Add the inputs: any number of files of a ``kind`` and folders, or one behind ``option``."""
     parser.add_argument("inputs", type=Path, nargs="*", help=f"{kind}, and directories of them")
