@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from utils.console import (
+    SAMPLES,
     add_keep_extension,
     add_shared_arguments,
     make_parser,
@@ -116,7 +117,7 @@ def main(args: Namespace) -> int:
     if report:
         write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)
-    if root == sample_pictures():
+    if root.resolve() == SAMPLES:
         print("for photographs of your own: python encode.py photos/ --model ./out/visual.tar")
     return code
 
