@@ -22,13 +22,12 @@ from utils.console import (
     number,
     parse_with_inputs,
     run,
+    sample_pictures,
     size,
 )
 
 if TYPE_CHECKING:  # slow to load
     from xfr.images import Picture
-
-ORIGINAL = Path("./out/original/")
 
 
 class Original(NamedTuple):
@@ -42,9 +41,11 @@ class Original(NamedTuple):
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     # fmt: off
-    add_inputs(parser, "--image_folder", ORIGINAL, "images to compress")
+    samples = sample_pictures()
+    add_inputs(parser, "--image_folder", samples, "images to compress")
     add = parser.add_argument
-    add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
+    add("--model", type=Path, default=Path("./out/main.tar"),
+        help="checkpoint; for photographs, ./out/visual.tar needs far fewer bytes")
     add("--out_folder", type=Path, default=Path("./out/compressed/"),
         help="directory for the .xfr files; for one image, its .xfr file")
     add("--file_format", help="only encode images with this extension (default: all readable)")
@@ -78,7 +79,7 @@ def parse_args() -> Namespace:
     add_shared_arguments(parser)
     kept = "intact files of the same picture, checkpoint, quality and target, made with at least "
     add_skip_existing(parser, kept + "this effort")
-    return parse_with_inputs(parser, "--image_folder", ORIGINAL)
+    return parse_with_inputs(parser, "--image_folder", samples)
 
 
 def main(args: Namespace) -> int:

@@ -12,7 +12,14 @@ examples:
 from argparse import Namespace
 from pathlib import Path
 
-from utils.console import add_keep_extension, add_shared_arguments, make_parser, run
+from utils.console import (
+    SAMPLES,
+    add_keep_extension,
+    add_shared_arguments,
+    make_parser,
+    run,
+    sample_pictures,
+)
 from utils.measures import MEASURES
 
 SCORES = Path("./out/scores/")
@@ -24,7 +31,7 @@ def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--folder_path_original", type=Path, default=Path("./out/original/"),
+    add("--folder_path_original", type=Path, default=sample_pictures(),
         help="original images")
     add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
     add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
@@ -110,6 +117,8 @@ def main(args: Namespace) -> int:
     if report:
         write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)
+    if root.resolve() == SAMPLES:
+        print("for photographs of your own: python encode.py photos/ --model ./out/visual.tar")
     return code
 
 

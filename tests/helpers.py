@@ -18,6 +18,7 @@ from model.binary.network import BinaryConfig
 from model.checkpoint import save_checkpoint
 from model.hyperprior.transforms import HyperpriorConfig
 from model.tiles import padded
+from xfr.colour import SRGB_CURVE, build_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -30,6 +31,8 @@ SMALL = {  # configurations smaller than the default ones
     ),
 }  # fmt: skip
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+P3 = (0.3127, 0.329), (0.68, 0.32), (0.265, 0.69), (0.15, 0.06)  # white, red, green, blue
+WIDE = build_profile(P3, SRGB_CURVE, grey=False)  # of a wider range of colours than SRGB
 TINY = {arch: SMALL.get(arch) or codec_class(arch).Config() for arch in ARCHS}
 
 

@@ -14,6 +14,7 @@ from model.limits import MAX_PIXELS
 SIZE = re.compile(r"(?P<number>[\d_]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
+SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -85,6 +86,12 @@ def add_keep_extension(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a.jpg becomes a.jpg.xfr instead of a.xfr, and a.tif beside it a.tif.xfr",
     )
+
+
+def sample_pictures() -> Path:
+    """The folder of sample pictures in this folder or, if it has none, beside the scripts."""
+    here = Path("./out/original/")
+    return here if here.exists() else SAMPLES
 
 
 def add_inputs(parser: argparse.ArgumentParser, option: str, default: Path, kind: str) -> None:

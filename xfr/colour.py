@@ -40,6 +40,7 @@ CURVES: dict[int, Curve] = {
 }  # fmt: skip
 HDR_CURVES = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
+SRGB_TOLERANCE = 2  # levels; versions of the profile differ by one
 SRGB_GAMMA = 1 / 0.45455  # PNG files of sRGB say so beside or instead of their sRGB chunk
 GAMMA_TOLERANCE, CHROMATICITY_TOLERANCE = 0.02, 0.001
 BRADFORD = np.array(
@@ -147,6 +148,21 @@ def adapt(white: np.ndarray) -> np.ndarray:
     """The Bradford matrix from ``white`` to the D50 of profiles."""
     cones = BRADFORD @ D50 / (BRADFORD @ white)
     return np.linalg.inv(BRADFORD) @ np.diag(cones) @ BRADFORD
+
+
+def is_srgb(icc: bytes) -> bool:
+    """Whether a profile of RGB or grey is that of sRGB, for which a file without one is taken: it
+    changes no colour by more than SRGB_TOLERANCE levels."""
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 36, 3)
+    colours = Image.fromarray(cube)
+    try:
+        grey = ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile.xcolor_space.strip() == "GRAY"
+        image = Image.fromarray(levels[None]) if grey else colours
+        found = np.asarray(to_srgb(image, icc), dtype=int)
+    except (OSError, ImageCms.PyCMSError):
+        return False
+    return bool(np.abs(found - np.asarray(image.convert("RGB"), dtype=int)).max() <= SRGB_TOLERANCE)
 
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

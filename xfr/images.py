@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from model.limits import MAX_PIXELS
-from xfr.colour import fits, is_whole, to_srgb
+from xfr.colour import fits, is_srgb, is_whole, to_srgb
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
@@ -311,7 +311,7 @@ def holdable(
             notices.append(f"{extension} has no grey: its profile is dropped")
         elif value is not None and keeps_metadata(name, mode, kind, value):
             kept[kind] = value
-        elif value is not None:
+        elif value is not None and not (kind == "icc" and is_srgb(value)):
             notices.append(f"{extension} cannot hold its {LABELS[kind]}: dropped")
     return Metadata(**kept), notices
 

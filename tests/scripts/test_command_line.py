@@ -49,6 +49,20 @@ def test_the_default_checkpoint_is_found_from_any_folder(script, photos):
     assert sorted(p.name for p in Path("out/reconstructed").iterdir()) == ["a.bmp", "b.bmp"]
 
 
+def test_the_samples_are_found_from_any_folder_and_their_scores_name_visual(script, workplace):
+    for name in ("encode", "decode"):
+        result = script(name)
+        assert result.code == 0 and not result.err, result.err
+        assert result.out.startswith("5 ")
+    result = script("test")
+    assert result.code == 0 and "visual.tar" in result.out.splitlines()[-1]
+    script("encode", "out/reconstructed", "--out_folder", "again")
+    result = script(
+        "test", "--folder_path_original", "out/reconstructed", "--out_file_name", "b.csv"
+    )
+    assert "visual.tar" not in result.out
+
+
 def test_the_other_checkpoint_is_found_from_any_folder(script, photos):
     flags = ["--model", "out/hyperprior.tar", "--image_folder", "photos/a.png"]
     assert script("encode", *flags).code == 0

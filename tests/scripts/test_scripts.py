@@ -17,6 +17,7 @@ from helpers import (
     ROOT,
     SMALL,
     SRGB,
+    WIDE,
     colour,
     grey,
     noise,
@@ -298,7 +299,7 @@ def test_exif_xmp_and_resolution_come_back_unless_they_are_stripped(script, proj
 
 
 def test_what_bmp_cannot_hold_is_noted(script, project):
-    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=SRGB)
+    Image.fromarray(colour(48, 70)).save("out/original/photo.png", icc_profile=WIDE)
     script("encode")
     assert "photo.xfr: bmp cannot hold its colour profile: dropped" in script("decode").err
 

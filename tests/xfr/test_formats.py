@@ -9,11 +9,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers import SRGB, colour, grey
+from helpers import SRGB, WIDE, colour, grey
 from PIL import Image
 from raw_files import rounded, segment
 
 import xfr.formats
+from xfr.colour import is_srgb
 from xfr.formats import readable_extensions, unreadable_reason
 from xfr.images import Picture, check_quality, write_picture
 from xfr.metadata import Metadata
@@ -358,3 +359,10 @@ def test_exif_of_many_directories_costs_no_time_in_tiff():
     start = time.process_time()
     assert write_picture(picture, io.BytesIO(), "tiff") == ["tiff cannot hold its EXIF: dropped"]
     assert time.process_time() - start < 1
+
+
+def test_a_profile_that_a_format_cannot_hold_is_told_unless_it_is_that_of_srgb():
+    assert is_srgb(SRGB) and not is_srgb(WIDE) and not is_srgb(b"nonsense")
+    for icc, notices in ((SRGB, []), (WIDE, ["bmp cannot hold its colour profile: dropped"])):
+        picture = Picture(colour(8, 9), metadata=Metadata(icc=icc))
+        assert write_picture(picture, io.BytesIO(), "bmp") == notices

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import SRGB, colour
+from helpers import SRGB, WIDE, colour
 from PIL import Image, ImageCms
 from raw_files import chunk, png, rounded
 
@@ -269,7 +269,7 @@ def test_texts_of_more_than_a_megabyte_are_kept(read):
 
 
 def test_a_profile_too_long_for_other_programs_is_not_written_to_png(read):
-    profile = struct.pack(">I", len(SRGB) + 1_100_000) + SRGB[4:] + bytes(1_100_000)
+    profile = struct.pack(">I", len(WIDE) + 1_100_000) + WIDE[4:] + bytes(1_100_000)
     picture = read(png(colour(6, 7), before=[(b"iCCP", b"x\0\0" + zlib.compress(profile))]))
     assert picture.metadata.icc == profile
     stream = io.BytesIO()
