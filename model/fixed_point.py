@@ -89,7 +89,7 @@ class Rounding(nn.Module):
 
     def integers(self, x: Tensor) -> Tensor:
         """x [1, C, H, W] in fixed point to integers [H W, C], up to INPUT_LIMIT in magnitude."""
-        x = x[0].permute(1, 2, 0).flatten(0, 1) * (1 / self.step.double()).float()
+        x = x[0].permute(1, 2, 0).flatten(0, 1) * (1 / self.step)
         return x.clamp_(-INPUT_LIMIT, INPUT_LIMIT).round_()
 
 
@@ -116,8 +116,10 @@ class Integers(NamedTuple):
         """Sums [P, D] to multiples of 2^-bits, float32 [P, D]."""
         return total.add_(self.bias).float().mul_(self.scale).round_()
 
-    def first(self, outputs: int | None) -> "Integers":
-        return Integers(*(numbers[:outputs] for numbers in self))
+    def part(self, outputs: int | None, finer: int) -> "Integers":
+        """The first ``outputs``, in multiples of 2^-(bits + finer)."""
+        weight, bias, scale = (numbers[:outputs] for numbers in self)
+        return Integers(weight, bias, scale * 2.0**finer)
 
 
 class Pointwise(Conv1x1):
@@ -133,11 +135,14 @@ class Pointwise(Conv1x1):
         return super().train(mode)
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, bits: Bits, outputs: int | None = None
+        self, x: Tensor, bits: Bits, outputs: int | None = None, out_bits: int | None = None
     ) -> Tensor:
-        """``outputs``: how many of the outputs are computed, from the first on."""
+        """``outputs``: how many of the outputs are computed, from the first on. ``out_bits``: the
+        fraction bits of the result in fixed point, if not ``bits``."""
         if isinstance(bits, int):
-            layer = self.integers(bits).first(outputs)
+            layer = self.integers(bits)
+            if outputs is not None or out_bits is not None:
+                layer = layer.part(outputs, 0 if out_bits is None else out_bits - bits)
             total = layer.scaled(layer.sums(self.rounding.integers(x)))
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
         if self.training and self.weight.requires_grad:

@@ -126,9 +126,10 @@ class ContextPass(nn.Module):
         if not isinstance(bits, int):
             x = x.float()  # means are compared with rounded numbers: bfloat16 is too coarse
         with torch.autocast(x.device.type, enabled=False):
-            predicted = [layer(x, bits, 2 * count) for layer, x in zip(self.heads, split_phases(x))]
-        if isinstance(bits, int):
-            predicted = [(x * 2.0 ** (FRACTION_BITS - bits)).round_() for x in predicted]
+            predicted = [
+                layer(x, bits, 2 * count, FRACTION_BITS)
+                for layer, x in zip(self.heads, split_phases(x))
+            ]
         means, scales = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
         return means, scales
 

@@ -429,9 +429,7 @@ def test_a_1x1_convolution_is_exact_up_to_its_limits(kind, channels, bits, scale
     assert weight.abs().max() == WEIGHT_LIMIT
     inputs = x[0].double()
     if kind is Pointwise:
-        inputs = (
-            inputs.float() * (1 / layer.rounding.step.double()).float()[:, None, None]
-        ).double()
+        inputs = (inputs.float() * (1 / layer.rounding.step)[:, None, None]).double()
         inputs = inputs.clamp(-INPUT_LIMIT, INPUT_LIMIT).round()
     total = torch.einsum("dc,chw->dhw", weight[:, :channels].long(), inputs.long())
     total = (total + bias[:, None, None]).int().float() * unit[:, None, None]

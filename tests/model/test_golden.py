@@ -18,7 +18,7 @@ from xfr.file import unpack
 # Of the latent as little-endian int32.
 LATENTS = {
     "binary": "54f042d65d86e4cb8732d414e361947b7556053229e8c61f9b45141fa06c458f",
-    "hyperprior": "57f2b01eb34fc855159895db8c31a6a1044e0e5801b902cc97d8466097528f24",
+    "hyperprior": "5dc8928ffd8edcbd64c11396b36d7850a0148bd2f512e02b968a7c0edae5eea4",
 }
 
 # Of the picture and the EXIF in the file without loss.
