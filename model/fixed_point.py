@@ -7,10 +7,11 @@ Each layer runs in two arithmetics, told apart by ``bits``, the fraction bits of
   multiples of 2^-bits. All sums are exact, see model/integer_products.py: in any order, on any
   processor, with any number of threads. In memory, the channels of a position lie side by side.
 
-Inputs and weights of 1x1 convolutions are rounded to 8 bits, in training as in coding: Jacob et al.
-2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
-inference", https://arxiv.org/abs/1712.05877. Ballé, Johnston, Minnen 2019, "Integer networks for
-data compression with latent-variable models", https://openreview.net/forum?id=S1zz2i0cY7.
+Inputs of 1x1 convolutions are rounded to 8 bits, in training as in coding: Jacob et al. 2018,
+"Quantization and training of neural networks for efficient integer-arithmetic-only inference",
+https://arxiv.org/abs/1712.05877. Weights have 13 bits, in two halves: with 7, low qualities would
+take 4 % more bytes. Ballé, Johnston, Minnen 2019, "Integer networks for data compression with
+latent-variable models", https://openreview.net/forum?id=S1zz2i0cY7.
 """
 
 from typing import NamedTuple
@@ -30,16 +31,17 @@ from model.integer_products import (
 from model.layers import Conv1x1, conv1x1, interpolated
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
-from model.tiles import padded
 
 FRACTION_BITS = 6  # latents, means and scale logits are multiples of 2^-FRACTION_BITS
-WEIGHT_BITS = 12  # the most fraction bits of a weight of a depthwise convolution
+WEIGHT_BITS = 12  # fraction bits of the weights of latents, and the most of depthwise convolutions
 ACTIVATION_LIMIT = 2**11 - 1  # activations are clipped to +-ACTIVATION_LIMIT
-LATENT_LIMIT = 2**15 - 2**7 - 1  # latents, as inputs of the context model, are clipped to it
-HALF = 2**8  # a latent is HALF times its high half, and its low half
+LATENT_LIMIT = 2**15 - 1  # latents, as inputs of the context model, are clipped to +-LATENT_LIMIT
 MAX_BIAS = EXACT_UP_TO // 2  # of 8-bit products, in units of their sums
-STEP_DECAY = 0.999  # of the step of a channel, in a training step without values as large
-MIN_STEP = 2.0**-6
+FINE = 64  # of a fine step of a weight in a coarse one
+LEVELS, MOST_BITS = 4, 7  # of the fraction bits of activations
+DECAY = 0.999  # of the largest value of a channel, in a training step without one as large
+MIN_LARGEST = 2.0**-3
+ROOM = 1.25  # of steps, beyond the largest values: clipping costs far more than rounding
 
 Bits = int | Tensor  # see above
 
@@ -47,13 +49,13 @@ Bits = int | Tensor  # see above
 def activation_bits(quality: int) -> int:
     """The fraction bits of activations, 4 to 7. Latents are in units of the quantization step, so
     activations grow with the quality."""
-    return 7 - 4 * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
+    return MOST_BITS - LEVELS * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
 
 
 def soft_bits(quality: Tensor) -> Tensor:
     """``activation_bits`` of each quality [B], for layers in floating point: [B, 1, 1, 1]."""
     above, span = quality.round().long() - MIN_QUALITY, MAX_QUALITY - MIN_QUALITY + 1
-    bits = 7 - torch.div(4 * above, span, rounding_mode="floor")
+    bits = MOST_BITS - torch.div(LEVELS * above, span, rounding_mode="floor")
     return bits.float()[:, None, None, None]
 
 
@@ -63,63 +65,74 @@ def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
 
 
 class Rounding(nn.Module):
-    """The rounding of activations to 8 bits.
+    """The rounding of activations to 8 bits, in steps for each channel and number of bits.
 
-    step: float32 [C], in multiples of 2^-bits. In training, ``follow`` adapts it to the inputs.
+    largest: float32 [LEVELS, C], the largest values in multiples of 2^-bits, for each number of
+    bits. In training, ``follow`` adapts them.
     """
 
-    step: Tensor
+    largest: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
-        self.register_buffer("step", torch.full((channels,), MIN_STEP))
+        self.register_buffer("largest", torch.full((LEVELS, channels), MIN_LARGEST))
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """x [B, C, H, W], rounded and clipped; gradients pass through the rounding."""
-        unit = 2.0**-bits
-        step = (self.step[:, None, None] * unit).to(x.dtype)
+        largest = self.largest[level_of(bits).flatten()][:, :, None, None]
+        step = (largest * 2.0**-bits * (ROOM / INPUT_LIMIT)).to(x.dtype)
         return round_straight_through((x / step).clamp(-INPUT_LIMIT, INPUT_LIMIT)) * step
 
     @torch.no_grad()
     def follow(self, x: Tensor, bits: Tensor) -> None:
-        """Widen the steps to the values of x [B, C, H, W], or make them a little finer."""
-        largest = (x * 2.0**bits).abs().amax((0, 2, 3)).float().clamp(max=ACTIVATION_LIMIT)
-        finer = (STEP_DECAY * self.step).clamp(min=MIN_STEP)
-        self.step.copy_(torch.maximum(finer, largest / INPUT_LIMIT))
+        """Adapt to the values of x [B, C, H, W]: to larger ones at once, to smaller ones slowly."""
+        most = (x * 2.0**bits).abs().amax((2, 3)).float().clamp(MIN_LARGEST, ACTIVATION_LIMIT)
+        here = level_of(bits).flatten() == torch.arange(LEVELS, device=x.device)[:, None]
+        seen = torch.where(here[:, :, None], most, 0.0).amax(1)
+        finer = torch.where(here.any(1, keepdim=True), DECAY * self.largest, self.largest)
+        self.largest.copy_(torch.maximum(finer.clamp(min=MIN_LARGEST), seen))
 
-    def integers(self, x: Tensor) -> Tensor:
-        """x [1, C, H, W] in fixed point to integers [H W, C], up to INPUT_LIMIT in magnitude."""
-        x = x[0].permute(1, 2, 0).flatten(0, 1) * (1 / self.step)
-        return x.clamp_(-INPUT_LIMIT, INPUT_LIMIT).round_()
+    def steps(self, bits: int) -> Tensor:
+        """Steps in multiples of 2^-bits, float64 [C]. Double precision, an operation at a time,
+        rounds alike on every machine."""
+        return self.largest[MOST_BITS - bits].cpu().double() * ROOM / INPUT_LIMIT
+
+
+def level_of(bits: Tensor) -> Tensor:
+    """The number, from 0 on, of these fraction bits of activations."""
+    return (MOST_BITS - bits).long()
 
 
 class Integers(NamedTuple):
-    """A 1x1 convolution in fixed point: ``scale * (weight x + bias)``.
+    """A 1x1 convolution in fixed point: ``scale * (weight x + bias)``, where x is the input times
+    ``factor``, rounded to 8 bits, and the weight is ``coarse + fine / FINE``.
 
-    weight: int8 [D, C], where C is a multiple of CHANNEL_MULTIPLE; bias: int32 [D]; scale: float32
-    [D].
+    factor: float32 [C]; coarse, fine: int8 [D, K], where K is a multiple of CHANNEL_MULTIPLE; bias:
+    int32 [D], in multiples of 1 / FINE; scale: float32 [D]. No sum reaches 2^31.
     """
 
-    weight: Tensor
+    factor: Tensor
+    coarse: Tensor
+    fine: Tensor
     bias: Tensor
     scale: Tensor
 
-    def sums(self, x: Tensor) -> Tensor:
-        """The sums without biases, int32 [P, D], of integers x [P, K], up to 128 in magnitude."""
-        padding = padded(x.shape[1], CHANNEL_MULTIPLE) - x.shape[1]
-        x = F.pad(x.to(torch.int8), (0, padding)) if padding else x.to(torch.int8)
-        total = x.new_empty(len(x), len(self.bias), dtype=torch.int32)
-        matrix_product(x.device)(x, self.weight[:, : x.shape[1]].T, total)
-        return total
-
-    def scaled(self, total: Tensor) -> Tensor:
-        """Sums [P, D] to multiples of 2^-bits, float32 [P, D]."""
-        return total.add_(self.bias).float().mul_(self.scale).round_()
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [P, C] to [P, D], integers in multiples of 2^-bits."""
+        x = (x * self.factor).clamp_(-INPUT_LIMIT, INPUT_LIMIT).round_().to(torch.int8)
+        if padding := self.coarse.shape[1] - x.shape[1]:
+            x = F.pad(x, (0, padding))
+        product, shape = matrix_product(x.device), (len(x), len(self.bias))
+        total, more = (x.new_empty(shape, dtype=torch.int32) for _ in range(2))
+        product(x, self.coarse.T, total)
+        product(x, self.fine.T, more)
+        total = more.add_(total, alpha=FINE).add_(self.bias)
+        return total.float().mul_(self.scale).round_()
 
     def part(self, outputs: int | None, finer: int) -> "Integers":
         """The first ``outputs``, in multiples of 2^-(bits + finer)."""
-        weight, bias, scale = (numbers[:outputs] for numbers in self)
-        return Integers(weight, bias, scale * 2.0**finer)
+        coarse, fine, bias, scale = (numbers[:outputs] for numbers in self[1:])
+        return Integers(self.factor, coarse, fine, bias, scale * 2.0**finer)
 
 
 class Pointwise(Conv1x1):
@@ -143,78 +156,65 @@ class Pointwise(Conv1x1):
             layer = self.integers(bits)
             if outputs is not None or out_bits is not None:
                 layer = layer.part(outputs, 0 if out_bits is None else out_bits - bits)
-            total = layer.scaled(layer.sums(self.rounding.integers(x)))
+            total = layer(x[0].permute(1, 2, 0).flatten(0, 1))
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
         if self.training and self.weight.requires_grad:
             self.rounding.follow(x, bits)
-        weight = rounded_weight(self.weight, self.rounding.step)
-        return conv1x1(self.rounding(x, bits), weight[:outputs], self.bias[:outputs])
+        return conv1x1(self.rounding(x, bits), self.weight[:outputs], self.bias[:outputs])
 
     def integers(self, bits: int) -> Integers:
-        """The layer's numbers. Double precision, an operation at a time, rounds alike on every
-        machine."""
+        """The layer's numbers for inputs of so many fraction bits."""
         if bits not in self.made:
-            self.made[bits] = integers(self.weight, self.bias, self.rounding.step, bits)
+            steps = self.rounding.steps(bits)
+            weight = self.weight.detach().cpu().double().flatten(1) * steps
+            bias = self.bias.detach().cpu().double() * 2.0**bits
+            # Where weights are next to nothing, the bias decides on the unit.
+            unit = torch.maximum(weight.abs().amax(1) / WEIGHT_LIMIT, bias.abs() / MAX_BIAS)
+            unit = unit.clamp(min=2.0**-40)
+            weight = F.pad(weight / unit[:, None], (0, -len(steps) % CHANNEL_MULTIPLE))
+            coarse = weight.round()
+            fine = ((weight - coarse) * FINE).round()
+            self.made[bits] = Integers(
+                factor=(1 / steps).float(),
+                coarse=coarse.to(torch.int8),
+                fine=fine.to(torch.int8),
+                bias=(FINE * bias / unit).round().int(),
+                scale=(unit / FINE).float(),
+            )
         return self.made[bits]
 
 
-def rounded_weight(weight: Tensor, step: Tensor) -> Tensor:
-    """The weights [D, C, 1, 1] of inputs in steps [C], rounded as in fixed point, with the gradient
-    of the identity."""
-    steps = step[:, None, None].to(weight)
-    with torch.no_grad():
-        largest = (weight * steps).abs().amax(1, keepdim=True).clamp(min=1e-12)
-        unit = largest / WEIGHT_LIMIT / steps
-    return round_straight_through(weight / unit) * unit
-
-
-def integers(weight: Tensor, bias: Tensor, step: Tensor, bits: int) -> Integers:
-    """Weights [D, C, 1, 1] of inputs in steps [C] of 2^-bits, and biases [D], in fixed point."""
-    weights = weight.detach().cpu().double().flatten(1) * step.cpu().double()
-    biases = bias.detach().cpu().double() * 2.0**bits
-    # Where weights are next to nothing, the bias decides on the unit.
-    unit = torch.maximum(weights.abs().amax(1) / WEIGHT_LIMIT, biases.abs() / MAX_BIAS)
-    unit = unit.clamp(min=2.0**-40)
-    rounded = (weights / unit[:, None]).round().to(torch.int8)
-    padding = padded(rounded.shape[1], CHANNEL_MULTIPLE) - rounded.shape[1]
-    return Integers(F.pad(rounded, (0, padding)), (biases / unit).round().int(), unit.float())
-
-
 class LatentPointwise(Conv1x1):
-    """1x1 convolution of latents, [B, C, H, W] to [B, D, H, W]. Weights are rounded to 8 bits.
+    """1x1 convolution of latents, [B, C, H, W] to [B, D, H, W].
 
     x may have fewer channels than the layer: the others are taken as zero. In fixed point, x is in
-    multiples of 2^-FRACTION_BITS, and is divided into two halves of 8 bits.
+    multiples of 2^-FRACTION_BITS, and sums are float64 ones of integers below 2^53.
     """
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels)
-        self.made: dict[int, Integers] = {}
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}
 
     def train(self, mode: bool = True) -> "LatentPointwise":
         self.made = {}  # the weights are about to change, or have just changed
         return super().train(mode)
 
     def forward(self, x: Tensor, bits: Bits) -> Tensor:  # type: ignore[override]
-        if isinstance(bits, int):
-            total = self.product(x[0].permute(1, 2, 0).flatten(0, 1), bits)
-            return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
-        weight = rounded_weight(self.weight, self.weight.new_ones(1))
-        return conv1x1(x, weight[:, : x.shape[1]], self.bias)
+        if not isinstance(bits, int):
+            return conv1x1(x, self.weight[:, : x.shape[1]], self.bias)
+        weight, bias = self.rounded(bits)
+        y = x[0].permute(1, 2, 0).flatten(0, 1).double().clamp_(-LATENT_LIMIT, LATENT_LIMIT)
+        with torch.autocast(x.device.type, enabled=False):
+            total = torch.addmm(bias, y, weight[:, : x.shape[1]].T)
+        total = total.mul_(2.0 ** (bits - FRACTION_BITS - WEIGHT_BITS)).round_().float()
+        return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
 
-    def product(self, x: Tensor, bits: int) -> Tensor:
-        """Latents x [P, K] to multiples of 2^-bits, float32 [P, D]."""
-        layer = self.integers(bits)
-        x = x.clamp(-LATENT_LIMIT, LATENT_LIMIT)
-        high = ((x + HALF / 2) / HALF).floor_()
-        total = layer.sums(x.sub_(high, alpha=HALF))  # whole numbers: nothing is rounded
-        return layer.scaled(total.add_(layer.sums(high), alpha=HALF))
-
-    def integers(self, bits: int) -> Integers:
-        """See ``Pointwise.integers``."""
+    def rounded(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Weights [D, C] in multiples of 2^-WEIGHT_BITS, and biases [D], in units of the sums."""
         if bits not in self.made:
-            step = torch.full((self.in_channels,), 2.0 ** (bits - FRACTION_BITS))
-            self.made[bits] = integers(self.weight, self.bias, step, bits)
+            weight = fixed_point(self.weight, WEIGHT_BITS, EXACT_UP_TO).flatten(1)
+            bias = fixed_point(self.bias, FRACTION_BITS + WEIGHT_BITS, EXACT_UP_TO**2)
+            self.made[bits] = weight, bias
         return self.made[bits]
 
 
