@@ -55,7 +55,8 @@ def upgraded(checkpoint: dict) -> dict:
         weight.copy_(interleaved(parts).view_as(weight))
     if old:
         raise ValueError(f"the checkpoint is not of xfr 0.9: {min(old)!r:.80}")
-    identity = {name: checkpoint[name] for name in ("arch", "distortion", "history")}
+    kept = ("arch", "distortion", "history")  # the oldest have no distortion
+    identity = {name: checkpoint[name] for name in kept if name in checkpoint}
     return {**identity, "config": codec.config_dict(), "weights": weights}
 
 
