@@ -57,11 +57,12 @@ def grow(codec: Codec, config: Any) -> Codec:
             expanded.add(f"{name}.expand")
             if f"{name}.project.weight" not in old:
                 nn.init.zeros_(module.project.weight)
+    learned = {name for name, _ in grown.named_parameters()}
     for name, weight in grown.state_dict().items():
         if name in old:
             parts = 2 if name.rpartition(".")[0] in expanded else 1
             try:
-                embed(weight, old[name], parts)
+                embed(weight, old[name], parts, unseen=name in learned)
             except (RuntimeError, IndexError):
                 raise ValueError(
                     f"--config: {name} cannot shrink from {list(old[name].shape)} to "
@@ -76,13 +77,14 @@ def grow(codec: Codec, config: Any) -> Codec:
     return grown
 
 
-def embed(new: Tensor, old: Tensor, parts: int) -> None:
-    """Copy ``old`` to the first places of ``new`` in every dimension, and set to zero what else the
-    outputs of ``old`` would see. The outputs, dimension 0, consist of equal ``parts``."""
+def embed(new: Tensor, old: Tensor, parts: int, unseen: bool) -> None:
+    """Copy ``old`` to the first places of ``new`` in every dimension. The outputs, dimension 0,
+    consist of equal ``parts``. ``unseen``: set to zero what else the outputs of ``old`` would see."""
     new = new.view(parts, -1, *new.shape[1:]) if parts > 1 else new[None]
     old = old.view(parts, -1, *old.shape[1:]) if parts > 1 else old[None]
     corner = new[tuple(slice(size) for size in old.shape)]
-    new[:, : old.shape[1]] = 0
+    if unseen:
+        new[:, : old.shape[1]] = 0
     corner.copy_(old)
 
 
