@@ -79,7 +79,7 @@ def grow(codec: Codec, config: Any) -> Codec:
 
 def embed(new: Tensor, old: Tensor, parts: int, unseen: bool) -> None:
     """Copy ``old`` to the first places of ``new`` in every dimension. The outputs, dimension 0,
-    consist of equal ``parts``. ``unseen``: set to zero what else the outputs of ``old`` would see."""
+    consist of equal ``parts``. ``unseen``: what else the outputs of ``old`` would see is zero."""
     new = new.view(parts, -1, *new.shape[1:]) if parts > 1 else new[None]
     old = old.view(parts, -1, *old.shape[1:]) if parts > 1 else old[None]
     corner = new[tuple(slice(size) for size in old.shape)]

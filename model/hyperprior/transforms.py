@@ -1,6 +1,7 @@
 """The hyperprior codec's configuration and its transforms."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from model.codec import check_range
 from model.hyperprior.coder import CHANNEL_STEP, Y_STRIDE
 from model.layers import Conv1x1, Down, QualityTable, ResidualBlock, conv1x1
 from model.quantizers import CURVATURE
+from model.rounded_blocks import RoundedBlocks
 
 BLOCK_SIDE = Y_STRIDE  # side of the blocks of the linear transforms
 # Bounds of the residual blocks, see ``ResidualBlock``. In the synthesis, photographs come close to
@@ -20,6 +22,8 @@ CHANNELS_AT_ONCE = 128  # channels of y that the encoder computes before it asks
 CONTEXT_SHARE = 0.2  # bits of a symbol with its context, relative to its bits without
 INTEGER_STEP = 8  # of channels: libraries refuse other matrices of 8-bit integers, or are wrong
 INVERSE_DAMPING = 0.3  # beside the linear synthesis's singular values, about 1 to 2.5
+
+Blocks = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,14 @@ class AnalysisTransform(nn.Module):
         self.latent = Conv1x1(config.channels16, config.latent)
         self.linear = Down(3, config.latent, BLOCK_SIDE)
         self.gain = QualityTable(config.rate_points, config.latent)
+        self.made: list[RoundedBlocks] = []
+
+    def train(self, mode: bool = True) -> "AnalysisTransform":
+        self.made = []  # the weights are about to change, or have just changed
+        return super().train(mode)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        inputs = self.inputs(x, quality)
+        inputs = self.inputs(x, quality, self.blocks8, self.blocks16)
         with torch.autocast(x.device.type, enabled=False):
             y = self.channels(*inputs, quality, slice(0, FINE_CHANNELS))
         if self.latent.out_channels > FINE_CHANNELS:
@@ -78,11 +87,13 @@ class AnalysisTransform(nn.Module):
             y = torch.cat([y, others.float()], dim=1)
         return y
 
-    def inputs(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(
+        self, x: Tensor, quality: Tensor, blocks8: Blocks, blocks16: Blocks
+    ) -> tuple[Tensor, Tensor]:
         """x to the inputs of the last layers: the deep network's output, and blocks of pixels."""
         x = x.float() - 0.5
-        deep = self.blocks8(self.down8(x))
-        deep = self.blocks16(self.down16(deep) * self.gain16(quality).exp())
+        deep = blocks8(self.down8(x))
+        deep = blocks16(self.down16(deep) * self.gain16(quality).exp())
         return deep.float(), self.linear[0](x / BLOCK_SIDE)
 
     def channels(self, deep: Tensor, pixels: Tensor, quality: Tensor, part: slice) -> Tensor:
@@ -92,9 +103,11 @@ class AnalysisTransform(nn.Module):
         return y * self.gain(quality)[:, part].exp()
 
     def used(self, x: Tensor, quality: Tensor) -> Tensor:
-        """y [1, K, H/16, W/16], as far as its channels are worth coding. Channels are computed part
-        by part, up to the first part that is not worth it."""
-        inputs = self.inputs(x, quality)
+        """y [1, K, H/16, W/16] of x [1, 3, H, W], as far as its channels are worth coding. Channels
+        are computed part by part, up to the first part that is not worth it."""
+        if not self.made:
+            self.made = [RoundedBlocks(blocks) for blocks in (self.blocks8, self.blocks16)]
+        inputs = self.inputs(x, quality, *self.made)
         parts = []
         for start in range(0, self.latent.out_channels, CHANNELS_AT_ONCE):
             parts.append(self.channels(*inputs, quality, slice(start, start + CHANNELS_AT_ONCE)))
@@ -146,7 +159,7 @@ def used_channels(y: Tensor) -> Tensor:
     magnitude = symbols.abs_()
     share = magnitude.count_nonzero((2, 3)) / y[0, 0].numel()
     entropy = torch.special.entr(share) + torch.special.entr(1 - share)
-    bits = magnitude.mul_(2).log2_().clamp_(min=0).sum((2, 3))
+    bits = magnitude.mul_(2).clamp_(min=1).log2_().sum((2, 3))  # clamped first: log2(0) is slow
     bits = bits + entropy / math.log(2) * y[0, 0].numel()
     total, last = (saved - CONTEXT_SHARE * bits).cumsum(1).max(1)
     count = torch.where(total > 0, last + 1, 1)
