@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from model.distortion import Distortion
 
 Latents = Any  # each architecture has a NamedTuple of its own, of tensors [1, C, H / s, W / s]
+Sample = tuple[np.ndarray, int]  # a uint8 image [H, W, 3] and a quality
 Report = Callable[[float], None]  # takes the share of the work that is done, now and then
 
 
@@ -142,9 +143,10 @@ class Codec(nn.Module):
         x_hat, of the shape of x, and the rate in bits per pixel, [B]; both differentiable."""
         raise NotImplementedError
 
-    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure the parameters that gradients do not train, if there are any, on uint8 images
-        [H, W, 3] and qualities. Training does so before it saves a checkpoint to be shipped."""
+    def calibrate(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """Measure the parameters that gradients do not train, if there are any. ``samples`` is
+        called for each pass over the same pictures. Training does so before it saves a checkpoint
+        to be shipped."""
 
     def analyse(self, x: Tensor, quality: Tensor) -> Latents:
         """x [1, 3, H, W] to its latents."""

@@ -52,6 +52,14 @@ def activation_bits(quality: int) -> int:
     return MOST_BITS - LEVELS * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
 
 
+def at_each_level(quality: int) -> list[int]:
+    """A quality for each number of fraction bits, in the place that ``quality`` has among those of
+    its own number."""
+    span = (MAX_QUALITY - MIN_QUALITY + 1) // LEVELS
+    first = MIN_QUALITY + (quality - MIN_QUALITY) % span
+    return [first + level * span for level in range(LEVELS)]
+
+
 def soft_bits(quality: Tensor) -> Tensor:
     """``activation_bits`` of each quality [B], for layers in floating point: [B, 1, 1, 1]."""
     above, span = quality.round().long() - MIN_QUALITY, MAX_QUALITY - MIN_QUALITY + 1
@@ -68,7 +76,8 @@ class Rounding(nn.Module):
     """The rounding of activations to 8 bits, in steps for each channel and number of bits.
 
     largest: float32 [LEVELS, C], the largest values in multiples of 2^-bits, for each number of
-    bits. In training, ``follow`` adapts them.
+    bits. In training, ``follow`` adapts them; rare crops, such as those of pure colours, make them
+    too large, so that a codec is calibrated afterwards.
     """
 
     largest: Tensor
@@ -84,12 +93,13 @@ class Rounding(nn.Module):
         return round_straight_through((x / step).clamp(-INPUT_LIMIT, INPUT_LIMIT)) * step
 
     @torch.no_grad()
-    def follow(self, x: Tensor, bits: Tensor) -> None:
-        """Adapt to the values of x [B, C, H, W]: to larger ones at once, to smaller ones slowly."""
+    def follow(self, x: Tensor, bits: Tensor, decay: float) -> None:
+        """Adapt to the values of x [B, C, H, W]: to larger ones at once, to smaller ones by
+        ``decay``."""
         most = (x * 2.0**bits).abs().amax((2, 3)).float().clamp(MIN_LARGEST, ACTIVATION_LIMIT)
         here = level_of(bits).flatten() == torch.arange(LEVELS, device=x.device)[:, None]
         seen = torch.where(here[:, :, None], most, 0.0).amax(1)
-        finer = torch.where(here.any(1, keepdim=True), DECAY * self.largest, self.largest)
+        finer = torch.where(here.any(1, keepdim=True), decay * self.largest, self.largest)
         self.largest.copy_(torch.maximum(finer.clamp(min=MIN_LARGEST), seen))
 
     def steps(self, bits: int) -> Tensor:
@@ -142,10 +152,17 @@ class Pointwise(Conv1x1):
         super().__init__(channels, out_channels)
         self.made: dict[int, Integers] = {}
         self.rounding = Rounding(channels)
+        self.measured = False
 
     def train(self, mode: bool = True) -> "Pointwise":
         self.made = {}  # the weights are about to change, or have just changed
+        self.measured = False
         return super().train(mode)
+
+    def measure(self) -> None:
+        """Choose the steps of the rounding anew, by the largest values from here to ``eval``."""
+        self.rounding.largest.fill_(MIN_LARGEST)
+        self.measured = True
 
     def forward(  # type: ignore[override]
         self, x: Tensor, bits: Bits, outputs: int | None = None, out_bits: int | None = None
@@ -158,8 +175,8 @@ class Pointwise(Conv1x1):
                 layer = layer.part(outputs, 0 if out_bits is None else out_bits - bits)
             total = layer(x[0].permute(1, 2, 0).flatten(0, 1))
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
-        if self.training and self.weight.requires_grad:
-            self.rounding.follow(x, bits)
+        if self.measured or (self.training and self.weight.requires_grad):
+            self.rounding.follow(x, bits, decay=1 if self.measured else DECAY)
         return conv1x1(self.rounding(x, bits), self.weight[:outputs], self.bias[:outputs])
 
     def integers(self, bits: int) -> Integers:

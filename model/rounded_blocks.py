@@ -51,6 +51,10 @@ class RoundedBlocks:
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.through(x.float())
+
+    def through(self, x: Tensor) -> Tensor:
         shape, work = x.shape, Workspace(x.device)
         for block, (expand, project) in zip(self.blocks, self.products):
             inner, y = positions(block.depthwise(x)), positions(x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from model.codec import Sample
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.device_crops import DeviceBatches, fits
@@ -88,6 +89,15 @@ def training_data(
         loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)
         batches = LoadedBatches(loader, device)
     return batches, validation_loader
+
+
+def samples(loader: DataLoader) -> Iterator[Sample]:
+    """The crops of a loader one by one, and their qualities in whole numbers."""
+    for batch in batches(loader):
+        if batch is not None:
+            for x, quality in zip(*batch):
+                pixels = (255 * x).round().byte().permute(1, 2, 0)
+                yield pixels.numpy(), round(quality.item())
 
 
 def cut_on_device(settings: TrainingSettings, paths: list[Path], device: torch.device) -> bool:

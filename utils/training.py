@@ -18,7 +18,7 @@ import xfr
 from model.checkpoint import first_line, save_checkpoint
 from model.codec import Codec
 from model.precision import fast_precision
-from utils.batches import Batches
+from utils.batches import Batches, samples
 from utils.configuration import TrainingSettings
 from utils.console import uninterrupted
 from utils.curves import CURVE_PICTURES, codec_curve, jpeg_curve
@@ -278,14 +278,8 @@ class Trainer:
     def calibrate(self, loader: DataLoader) -> None:
         """Calibrate the codec on the validation pictures: to those that it was trained on, it is
         fitted a little too well."""
-        readable = (batch for batch in batches(loader) if batch is not None)
-        samples = (
-            ((255 * x).round().byte().permute(1, 2, 0).numpy(), round(quality.item()))
-            for batch in readable
-            for x, quality in zip(*batch)
-        )
         with fast_precision(self.device):
-            self.codec.calibrate(samples)
+            self.codec.calibrate(lambda: samples(loader))
 
     def measure_curve(self, validation: DataLoader) -> None:
         """Append the curve of some validation pictures to ``curves``, and write the epoch's numbers

@@ -4,16 +4,16 @@ The configuration and the transforms are in transforms.py, the networks of the e
 context.py, the coding of latents in coder.py, the search for cheaper ones in search.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.codec import Codec, Report
+from model.codec import Codec, Report, Sample
 from model.entropy import CERTAIN_BELOW, SymbolCoder, gaussian_bits
-from model.fixed_point import FRACTION_BITS, QualityBias, soft_bits
+from model.fixed_point import FRACTION_BITS, Pointwise, QualityBias, at_each_level, soft_bits
 from model.hyperprior.coder import (
     CHANNEL_STEP,
     Y_STRIDE,
@@ -47,6 +47,19 @@ COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes t
 
 
 DEFAULT = HyperpriorConfig()
+
+
+class Quantized(NamedTuple):
+    """The latents of a batch in training. y, y_hat: [B, K, h, w]; z: [B, Z, h/4, w/4]; coded: 1 for
+    coded channels, and 0 for the others, [B, K, 1, 1]; means and scales of the split latent:
+    [B, 4, 4, K/4, h/2, w/2]."""
+
+    y: Tensor
+    z: Tensor
+    coded: Tensor
+    y_hat: Tensor
+    means: Tensor
+    scales: Tensor
 
 
 class HyperpriorCodec(Codec):
@@ -158,17 +171,7 @@ class HyperpriorCodec(Codec):
             self.hyper_analysis.gain.points.sub_(ramp)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.analysis(x, quality)
-        used = self.coded_channels(y)[:, None, None, None]
-        if y.is_cpu:  # elsewhere, shapes depend on no values, so that a CUDA graph can hold a step
-            y = y[:, : used.max()]
-        coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
-        y = y * coded
-        z = self.hyper_analysis(y, quality)
-        bits = soft_bits(quality)
-        features = self.hyper_synthesis(round_straight_through(z), quality, bits)
-        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded, bits)
-
+        y, z, coded, y_hat, means, scales = self.quantized(x, quality)
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
         index = scale_index(scales)
@@ -179,6 +182,20 @@ class HyperpriorCodec(Codec):
             y_bits = y_bits * (index.round() >= CERTAIN_BELOW)
         bits = z_bits.flatten(1).sum(1) + y_bits.flatten(1).sum(1)
         return self.synthesis(y_hat, quality), bits / (x.shape[2] * x.shape[3])
+
+    def quantized(self, x: Tensor, quality: Tensor) -> Quantized:
+        """The latents of x [B, 3, H, W] as training sees them, differentiable."""
+        y = self.analysis(x, quality)
+        used = self.coded_channels(y)[:, None, None, None]
+        if y.is_cpu:  # elsewhere, shapes depend on no values, so that a CUDA graph can hold a step
+            y = y[:, : used.max()]
+        coded = (torch.arange(y.shape[1], device=y.device)[:, None, None] < used).float()
+        y = y * coded
+        z = self.hyper_analysis(y, quality)
+        bits = soft_bits(quality)
+        features = self.hyper_synthesis(round_straight_through(z), quality, bits)
+        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded, bits)
+        return Quantized(y, z, coded, y_hat, means, scales)
 
     @torch.no_grad()
     def coded_channels(self, y: Tensor) -> Tensor:
@@ -197,19 +214,33 @@ class HyperpriorCodec(Codec):
         return x + torch.rand_like(x) - 0.5 if self.training else x.round()
 
     @torch.no_grad()
-    def calibrate(self, samples: Iterable[tuple[np.ndarray, int]]) -> None:
-        """Measure the probability tables of the symbols, and the ranges of the synthesis."""
-        trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
-        histogram, ranges = self.coder.histogram([]), Ranges()
-        for image, quality in samples:
+    def calibrate(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """Measure the ranges of activations, then the probability tables of the symbols."""
+        self.measure_ranges(samples())
+        histogram = self.coder.histogram([])
+        for image, quality in samples():
             q = self.quality_tensor(quality)
             for latents in self.tile_latents(image, q):
                 coder = self.tile_coder(Y_STRIDE * latents.y.shape[3], q)
                 histogram += self.coder.histogram(coder.symbols(latents)[0])
-                if trained:
-                    trained.observe(latents.y.round(), q, ranges)
         self.coder.fit(histogram)
-        if trained:
+
+    def measure_ranges(self, samples: Iterable[Sample]) -> None:
+        """Choose the steps in which activations are rounded by their largest values."""
+        trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
+        ranges = Ranges()
+        for number, (image, quality) in enumerate(samples):
+            if number == 0:  # without any picture, steps stay
+                for layer in self.modules():
+                    if isinstance(layer, Pointwise):
+                        layer.measure()
+            q = torch.tensor(at_each_level(quality), dtype=torch.float32, device=self.device)
+            for view in self.grid(*image.shape[:2]).views(image, self.device):
+                y_hat = self.quantized(view.x.expand(len(q), -1, -1, -1), q).y_hat
+                if trained:
+                    trained.observe(y_hat, q, ranges)
+        self.eval()  # ends the measuring
+        if trained and ranges:
             trained.choose_steps(ranges)
 
     def zone_share(self, quality: Tensor) -> Tensor:

@@ -488,14 +488,14 @@ def test_steps_follow_the_largest_values_at_each_number_of_bits():
     rounding = Rounding(2).train()
     x = torch.tensor([[1.0, -3.0], [0.5, 0.1]])[None, :, :, None]
     soft = torch.full((1, 1, 1, 1), 4.0)
-    rounding.follow(x, soft)
+    rounding.follow(x, soft, decay=0.999)
     assert rounding.largest[MOST_BITS - 4].tolist() == [48, 8]
     assert rounding.largest[:-1].unique().tolist() == [MIN_LARGEST]
     assert torch.allclose(rounding.steps(4) * INPUT_LIMIT, torch.tensor([60.0, 10.0]).double())
     assert torch.allclose(rounding(x, soft), x, atol=60 / INPUT_LIMIT / 32)
-    rounding.follow(x / 2, soft)
+    rounding.follow(x / 2, soft, decay=0.999)
     assert torch.allclose(rounding.largest[-1], torch.tensor([48, 8]) * 0.999)
-    rounding.follow(torch.cat([x, 2 * x]), torch.tensor([5.0, 4.0])[:, None, None, None])
+    rounding.follow(torch.cat([x, 2 * x]), torch.tensor([5.0, 4.0])[:, None, None, None], 0.999)
     assert rounding.largest[-2:].tolist() == [[96, 16], [96, 16]]
 
 

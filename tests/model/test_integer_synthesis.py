@@ -44,7 +44,7 @@ def random_codec():
 def trained():
     """A codec as training has it at its end, and the checkpoint that it ships."""
     codec = random_codec().eval()
-    codec.calibrate([(picture(), quality) for quality in QUALITIES])
+    codec.calibrate(lambda: [(picture(), quality) for quality in QUALITIES])
     checkpoint = {"arch": codec.arch, "config": codec.config_dict(), "history": {}}
     return codec, {**checkpoint, "weights": codec.shipped_weights()}
 

@@ -122,7 +122,7 @@ def hyperprior(request):
             weight.add_(0.02 * torch.randn_like(weight))
     codec.eval()
     if request.param:
-        codec.calibrate([(colour(90, 150), quality) for quality in (5, 50, 95)])
+        codec.calibrate(lambda: [(colour(90, 150), quality) for quality in (5, 50, 95)])
     return codec.requires_grad_(False)
 
 
