@@ -89,6 +89,6 @@ def ppm_bits(image: Any) -> int:
 
 
 CHECKS = {
-    "BMP": check_bmp, "DIB": check_bmp, "DDS": check_dds, "GIF": check_gif, "ICO": check_ico,
+    "BMP": check_bmp, "DDS": check_dds, "GIF": check_gif, "ICO": check_ico,
     "PSD": check_psd, "SGI": check_sgi, "TGA": check_tga,
 }  # fmt: skip
