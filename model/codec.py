@@ -4,6 +4,7 @@ model/blocks.py is the smallest example of a codec.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, fields
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 Latents = Any  # each architecture has a NamedTuple of its own, of tensors [1, C, H / s, W / s]
 Sample = tuple[np.ndarray, int]  # a uint8 image [H, W, 3] and a quality
+LARGEST_LATENT = 2.0**20  # magnitude; those of trained codecs stay below 1000
 Report = Callable[[float], None]  # takes the share of the work that is done, now and then
+
+
+class AbsurdWeights(ValueError):
+    """The weights of a checkpoint are finite numbers, but no picture can be coded with them."""
 
 
 class TileCoder(Protocol):
@@ -244,17 +250,27 @@ class Codec(nn.Module):
     def tile_latents(
         self, image: np.ndarray, quality: Tensor, effort: int = 0, report: Report = lambda _: None
     ) -> Iterator[Latents]:
-        """The latents of each tile of a uint8 image [H, W, 3]."""
+        """The latents of each tile of a uint8 image [H, W, 3]; see ``sane_latents``."""
         grid = self.grid(*image.shape[:2])
         count = len(list(grid))
         for done, view in enumerate(grid.views(image, self.device)):
-            latents = self.analyse(view.x, quality)
+            latents = self.sane_latents(view.x, quality)
             progress = part_of(report, done, count)
             if effort:
                 yield self.search(view, latents, quality, effort, progress)
             else:
                 yield latents._make(view.tile.crop(latent, view.around) for latent in latents)
                 progress(1)
+
+    def sane_latents(self, x: Tensor, quality: Tensor) -> Latents:
+        """x [1, 3, H, W] to its latents. AbsurdWeights if they are not finite, or beyond
+        LARGEST_LATENT."""
+        with suppress(torch.linalg.LinAlgError):
+            latents = self.analyse(x, quality)
+            # A comparison with NaN is false.
+            if all((latent.float().abs() <= LARGEST_LATENT).all() for latent in latents):
+                return latents
+        raise AbsurdWeights("the checkpoint's weights are absurd: no picture can be coded")
 
     @torch.inference_mode()
     def decompress(

@@ -72,7 +72,7 @@ def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
     stream.seek(0, 2)
     length = stream.tell()
     grey = image.mode in ("L", "LA", "I;16", "1")
-    bits = 8
+    bits = 8 if image.mode.startswith("I") else image.info.get("bit_depth", 8)  # of HEIC
     for kind, data in read_boxes(stream, 0, length):
         if kind == b"colr" and not image.info.get("icc_profile"):
             add_colours(image, data, grey, notices)

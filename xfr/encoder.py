@@ -11,7 +11,7 @@ import torch
 
 from model import codec_class, load_codec
 from model.checkpoint import load_checkpoint
-from model.codec import Report
+from model.codec import AbsurdWeights, Report
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
 from model.precision import fast_precision
 from xfr.candidates import Graphic
@@ -195,6 +195,8 @@ class Encoding:
             with fast_precision(self.codec.device):
                 try:
                     payload = self.codec.compress(self.rgb, quality, effort, self.report)
+                except AbsurdWeights:
+                    raise
                 except ValueError as error:  # a codec takes any picture: this is a defect of it
                     raise RuntimeError(str(error)) from error
             self.payloads[quality, effort] = payload

@@ -8,14 +8,16 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from xfr.jxl import read_jxl_header
+
 # Pillow's names of the formats that are read. Left out are those that start a program (EPS), that
-# open a file within in any format (IPTC, FPX, MIC), and that hold no pixels Pillow decodes (WMF,
-# MPEG, BUFR, GRIB, HDF5). The first that accepts a file opens it: those with a signature go first.
+# open a file within in any format (IPTC, FPX, MIC), that hold no pixels Pillow decodes (WMF, MPEG,
+# BUFR, GRIB, HDF5), that hold measurements (FITS, MCIDAS, SPIDER), and old ones that Pillow
+# misreads or reads in part (BLP, CUR, FLI, FTEX, IM, IMT, PCD, SUN, XBM, XPM, XVTHUMB). The first
+# that accepts a file opens it: those with a signature go first.
 FORMATS = [
     "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000",
-    "BLP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "IM", "IMT",
-    "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA", "XBM",
-    "XPM", "XVTHUMB",
+    "DCX", "DDS", "DIB", "GBR", "ICNS", "ICO", "MSP", "PCX", "PIXAR", "PSD", "QOI", "SGI", "TGA",
 ]  # fmt: skip
 ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 JPEG_EXTENSIONS = {"mpo"}  # that Pillow does not list as readable
@@ -35,7 +37,8 @@ UNREAD_EXTENSIONS = {
     **dict.fromkeys("eps ps ai svg svgz wmf emf cdr".split(), VECTOR_GRAPHICS),
     **dict.fromkeys("exr hdr pfs".split(), "high dynamic range: export a png"),
     **dict.fromkeys("xcf kra psb afphoto clip".split(), EXPORT_NEEDED),
-    **dict.fromkeys("jxr wdp hdp flif bpg djvu fpx mic".split(), EXPORT_NEEDED),
+    **dict.fromkeys("jxr wdp hdp flif bpg djvu fpx mic pam".split(), EXPORT_NEEDED),
+    **dict.fromkeys("blp cur fits fli flc ftc ftu im pcd ras xbm xpm".split(), EXPORT_NEEDED),
 }
 # Pillow logs some of the errors that it raises; without a handler, Python would print them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -44,6 +47,7 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 CANON_CR2, CANON_CR3 = b"CR\2", b"ftypcrx "
+PSD_BEGINNING = b"8BPS"
 POSTSCRIPT_BEGINNINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
@@ -120,9 +124,30 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     package = needed_package(head, extension)
     if package is not None and is_installed(package):
         register_package(package)
-    known = [name for name in FORMATS if name not in PACKAGES or name in Image.OPEN]
+    if package == "JXL":
+        check_jxl_size(stream)
+    known = [
+        name for name in FORMATS
+        if name not in PACKAGES or (name == package and name in Image.OPEN)
+    ]  # fmt: skip
     try:
         return Image.open(stream, formats=known)
     except UnidentifiedImageError:
-        reason = reason_by_content(head, extension)
+        reason = reason_by_content(head, extension) or misfit(head)
         raise OSError(reason or "not a picture of a kind that is read") from None
+
+
+def misfit(head: bytes) -> str | None:
+    """Reason why Pillow does not open a file that begins as a picture of Photoshop."""
+    if not head.startswith(PSD_BEGINNING):
+        return None
+    return f"Photoshop's pictures of {int.from_bytes(head[22:24], 'big')} bits are not read"
+
+
+def check_jxl_size(stream: BinaryIO) -> None:
+    """DecompressionBombError for more pixels than Pillow allows: the plugin decodes them before
+    Pillow looks."""
+    header, limit = read_jxl_header(stream), Image.MAX_IMAGE_PIXELS
+    stream.seek(0)
+    if limit is not None and header.width * header.height > 2 * limit:
+        raise Image.DecompressionBombError

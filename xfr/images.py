@@ -14,7 +14,7 @@ from PIL import Image
 
 from model.limits import MAX_PIXELS
 from xfr.colour import fits, is_srgb, is_whole, to_srgb
-from xfr.formats import normalize_extension, open_with_pillow
+from xfr.formats import FORMATS, normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
     COMMENTED,
@@ -25,7 +25,7 @@ from xfr.metadata import (
     read_metadata,
     save_options,
 )
-from xfr.samples import is_deep, load_samples, strips
+from xfr.samples import REDUCED, is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
@@ -124,7 +124,7 @@ def writable_format(extension: str) -> str:
     writable = set(Image.SAVE) - {"XFR"}  # for pictures that come out of .xfr files
     for registered, name in extensions.items():
         if normalize_extension(registered) == wanted and name in writable:
-            if not keeps_size(name):
+            if name not in (*FORMATS, "MPO") or not keeps_size(name):
                 raise ValueError(
                     f"Pillow cannot write pictures of any size as {wanted} and read them back: "
                     "choose another format, such as png"
@@ -165,7 +165,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
     image, samples = open_picture(stream, stream.name, notices)
     check_shape(image.height, image.width, max_pixels)
     if is_deep(image, samples):
-        notices.append("16 bits per channel are reduced to 8")
+        notices.append(REDUCED)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
     icc = image.info.get("icc_profile")

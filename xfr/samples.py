@@ -11,13 +11,13 @@ from PIL import Image
 STRIP = 512  # rows at a time
 # Pillow reads the first byte of each sample of two in one raw mode, and the second in the other.
 FIRST, SECOND = ";16B", ";16L"
+REDUCED = "16 bits per channel are reduced to 8"  # a notice
 BITS = {
     "BGR;15": (5, 5, 5),
     "BGR;16": (5, 6, 5),
     "BGRA;15": (5, 5, 5),
     "BGRA;15Z": (5, 5, 5),
 }
-UNKNOWN_RANGE = {"FITS", "IM", "MCIDAS", "SPIDER"}  # formats of signed samples, or of measurements
 
 
 @dataclass
@@ -89,8 +89,10 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
 
 def to_plain_mode(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB, RGBA, CMYK or LAB, as Pillow converts it."""
-    transparent = "transparency" in image.info or image.mode in ("La", "PA", "RGBa")
-    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB") and not transparent:
+    transparent = image.has_transparency_data
+    if image.mode in ("LA", "RGBA", "CMYK", "LAB") or (
+        image.mode in ("L", "RGB") and not transparent
+    ):
         return image
     if image.mode in ("1", "L", "La", "LA"):
         return image.convert("LA" if transparent else "L")
@@ -99,7 +101,7 @@ def to_plain_mode(image: Image.Image) -> Image.Image:
 
 def load_grey(image: Image.Image, samples: Samples) -> Image.Image:
     """Grey of more than 8 bits, with alpha if a level is transparent."""
-    if image.format in UNKNOWN_RANGE or (image.mode == "I" and image.format != "PPM"):
+    if image.mode == "I" and image.format != "PPM":
         raise ValueError("samples of this width have no agreed range in this format")
     image.load()
     top = 2 ** (samples.bits or 16) - 1

@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from xfr.boxes import add_boxes, check_components, component_bits
 from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
+from xfr.jxl import add_jxl
+from xfr.layouts import CHECKS, ppm_bits
 from xfr.metadata import DESCRIPTIVE, PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
@@ -53,7 +55,7 @@ JPEG_SEGMENTS = (
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip
 PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
-PSD_MULTICHANNEL, PSD_DUOTONE = 7, 8
+PSD_DUOTONE = 8
 GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
 MAX_BLOCK = 1 << 24  # bytes of metadata
 UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
@@ -75,8 +77,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         image.seek(0)
     readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
         "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
-        "SGI": check_sgi,
-        "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes,
+        "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes, "JXL": add_jxl,
     }  # fmt: skip
     bits = 0
     position = stream.tell()
@@ -84,6 +85,10 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         components = component_bits(stream)
         check_components(image, components)
         bits = max(components)
+    if image.format == "PPM":
+        bits = ppm_bits(image)
+    if image.format in CHECKS:
+        CHECKS[image.format](image, stream)
     if image.format in readers:
         readers[image.format](image, stream, notices)
     stream.seek(position)
@@ -277,11 +282,9 @@ def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
 
 
 def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
-    """Metadata among the resources of Photoshop. ValueError for channels of no agreed colour."""
+    """Metadata among the resources of Photoshop."""
     stream.seek(12)
     channels, _, _, _, kind = struct.unpack(">HIIHH", stream.read(14))
-    if kind == PSD_MULTICHANNEL:
-        raise ValueError("Photoshop's multichannel pictures are not read")
     if kind == PSD_DUOTONE:
         notices.append("its duotone inks are not kept, but its grey")
     if channels > len(image.getbands()):
@@ -293,13 +296,6 @@ def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
             image.info[PSD_RESOURCES[number]] = data
         if number == IPTC_RESOURCE:
             image.info["iptc"] = data
-
-
-def check_sgi(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
-    """ValueError for samples of two bytes, of which Pillow would cut the second off."""
-    stream.seek(3)
-    if stream.read(1) == b"\2":
-        raise ValueError("16-bit samples of SGI files are not read")
 
 
 def add_bmp(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:

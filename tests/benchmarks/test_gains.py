@@ -1,5 +1,6 @@
 """The tables of the benchmarks of effort and of speed, of known costs and times."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -160,6 +161,23 @@ def test_a_process_is_shown_with_its_median_time_and_memory(pictures, monkeypatc
     table = cells(speed.process_times([Path("one.tar")], pictures / "0.png", 3, tmp_path))
     assert table["one"] == ["20", "80", "2", "7"]
     assert table["Python, Pillow, webp"] == ["5", "5", "1", "1"]
+
+
+ALLOCATE = """
+import time
+numbers = bytearray(100_000_000)
+time.sleep(0.3)
+lines = dict(line.split(":") for line in open("/proc/self/status"))
+open("peak", "w").write(str(1024 * int(lines["VmHWM"].split()[0])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is that of Linux")
+def test_the_memory_of_a_process_is_its_peak_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, peak = speed.run_script([sys.executable, "-c", ALLOCATE])
+    assert peak == pytest.approx(int(Path("peak").read_text()), rel=0.01)
+    assert peak > 100_000_000
 
 
 def test_milliseconds_are_of_the_call(monkeypatch):

@@ -18,9 +18,12 @@ from helpers import ARCHS, TINY, colour, full_latent, save_png, tiny_codec
 
 from model import codec_class, load_codec
 from model.checkpoint import fingerprint, load_checkpoint
+from model.codec import AbsurdWeights
 from tests.fuzz import memory_bound, virtual_bytes
 from utils.training import Trainer, TrainingSettings
 from xfr.decoder import Decoder
+from xfr.encoder import Encoder, EncodingSettings
+from xfr.images import Picture
 
 HUGE = 10**9
 needs_proc = pytest.mark.skipif(virtual_bytes() is None, reason="memory is bounded on Linux only")
@@ -487,6 +490,21 @@ def test_absurd_weights_are_refused(alter):
             checkpoint["weights"][name] = checkpoint["weights"][name].float() * factor
 
         assert "beyond" in refusal(alter("binary", enlarge))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("value", [50.0, 4000.0])
+def test_weights_that_are_absurd_together_are_told_when_a_picture_is_coded(alter, arch, value):
+    def fill(checkpoint):
+        for weight in checkpoint["weights"].values():
+            if weight.is_floating_point():
+                weight.fill_(value)
+        checkpoint.pop("fingerprint", None)
+
+    encoder = Encoder(alter(arch, fill))
+    for quality in (1, 100):
+        with pytest.raises(AbsurdWeights, match="weights are absurd"):
+            encoder.encode(Picture(colour(64, 64)), EncodingSettings(quality))
 
 
 def test_a_stored_fingerprint_must_be_that_of_the_weights(checkpoints, tmp_path):

@@ -281,6 +281,24 @@ def test_a_high_quality_brings_back_what_the_transforms_lose(monkeypatch):
     assert below == coded(CORRECTED_FROM - 1)
 
 
+@pytest.mark.parametrize(("quality", "corrected"), [(89, False), (90, True), (100, True)])
+def test_the_latent_is_corrected_from_quality_90_on(monkeypatch, quality, corrected):
+    codec, called = tiny_codec("hyperprior"), []
+    monkeypatch.setattr(codec, "corrected", lambda y, *_: called.append(y) or y)
+    codec.compress(colour(64, 64), quality)
+    assert bool(called) == corrected
+
+
+def test_training_starts_with_steps_in_proportion_to_the_inverse_root_of_lmbda():
+    codec = HyperpriorCodec(replace(TINY["hyperprior"], rate_points=8))
+    lmbda = torch.tensor(codec.LMBDA)
+    gains = codec.analysis.gain.points.exp()[:, :1]
+    steps = 1 / gains
+    torch.testing.assert_close(steps / steps[0], (lmbda[0] / lmbda).sqrt()[:, None])
+    assert gains.log().mean().item() == pytest.approx(2)
+    torch.testing.assert_close(codec.synthesis.gain.points.exp()[:, :1], steps)
+
+
 def test_blocks_that_lose_much_are_corrected_and_blocks_that_lose_little_hardly_move(monkeypatch):
     codec = tiny_codec("hyperprior")
     quality, y = codec.quality_tensor(95), torch.zeros(1, 16, 4, 8)

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.cvvdp import cvvdp_distance, cvvdp_terms
 from model.distortion import CVVDP_EXPONENT, CVVDP_FACTOR, RECORDS, ssimulacra2_cost
 from model.limits import DISTORTIONS
+from model.ssimulacra2 import ssimulacra2_distance
 
 
 @cache
@@ -72,6 +73,23 @@ def test_distortions_cost_about_as_much_so_that_a_quality_has_about_as_many_byte
         record.loss(*photograph(quality), torch.tensor([lmbda])) for record in RECORDS.values()
     ]
     assert max(costs) < 1.6 * min(costs)
+
+
+def test_the_visual_distortion_is_the_mean_of_two_measures_with_spots_and_some_squared_error():
+    x_hat, x = photograph(30)
+    lmbda = 0.006
+    distance, spots = cvvdp_terms(x_hat, x)
+    ssimulacra2 = (
+        6.2 * lmbda**1.066 / (1 + 0.0005 / lmbda) * ssimulacra2_distance(x_hat, x, mirror=True)
+    )
+    error = 255 * (x_hat - x)
+    luma = torch.tensordot(torch.tensor([0.299, 0.587, 0.114]), error, ([0], [1]))[:, None]
+    squares = 0.5 * error.square().mean() + 3 * (error - luma).square().mean()
+    measures = 0.5 * ssimulacra2 + 0.5 * 50 * lmbda**1.05 * distance
+    expected = measures + 0.1 * lmbda * spots + 0.13 * lmbda * squares
+    found = RECORDS["visual"].loss(x_hat, x, torch.tensor([lmbda]))
+    torch.testing.assert_close(found, expected)
+    assert 0.1 * lmbda * spots > 0.01 * expected  # or else the test could not tell
 
 
 def test_a_step_against_the_gradient_of_the_visual_distortion_lowers_all_that_it_consists_of():

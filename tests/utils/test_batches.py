@@ -55,6 +55,14 @@ def test_processes_share_an_epoch_without_a_picture_in_common():
     assert sorted(sum(keys, [])) == [(0, index) for index in range(12)]
 
 
+@pytest.mark.parametrize("length", [12, 13, 14])
+def test_processes_take_as_many_steps_whatever_is_left_over(length):
+    samplers = [EpochSampler(length, seed=3, shuffle=True, rank=rank, world=3) for rank in range(3)]
+    keys = [list(sampler) for sampler in samplers]
+    assert [len(part) for part in keys] == [4, 4, 4]
+    assert len(set(sum(keys, []))) == 12
+
+
 def test_epochs_and_seeds_are_shuffled_anew_and_the_same_when_repeated():
     def order(seed: int, epoch: int) -> list[int]:
         sampler = EpochSampler(50, seed, shuffle=True)

@@ -183,6 +183,17 @@ def test_processes_share_the_crops_of_an_epoch(ramps):
     assert not set(plans[0].tolist()) & set(plans[1].tolist())
 
 
+def test_each_process_and_each_step_has_noise_of_its_own(ramps, monkeypatch):
+    source, seeds = dataset(ramps, training=True, count=9), []
+    for rank in range(2):
+        batches = DeviceBatches(source, 2, torch.device("cpu"), rank, world=2)
+        monkeypatch.setattr(
+            batches, "cut", lambda _, generator: seeds.append(generator.get_state())
+        )
+        list(islice(batches.after(0), 3))
+    assert len({bytes(state.tolist()) for state in seeds}) == 6
+
+
 def test_pictures_that_cannot_be_read_are_left_out_on_the_device(ramps, tmp_path, capsys):
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"damaged")

@@ -147,3 +147,11 @@ def test_a_step_on_a_gpu_never_waits_for_it(distortion, monkeypatch):
         cached.cache_clear()
     assert measures.shape == (3, 2) and measures.is_cuda
     assert not watch.found
+
+
+def test_large_gradients_are_shortened_to_a_norm_of_one():
+    step = make_step("binary")
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    step(noise, torch.tensor([90.0, 100.0]), 0, 1e-3)
+    norm = torch.stack([weight.grad.norm() for weight in step.weights]).norm()
+    assert norm.item() == pytest.approx(1, rel=1e-3)

@@ -1,0 +1,183 @@
+"""Old formats: every layout that Pillow opens is right, or refused by name."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from helpers import colour, grey
+from PIL import Image
+from raw_files import packed, rounded
+
+from xfr.formats import readable_extensions
+from xfr.images import writable_format
+
+RNG = np.random.default_rng(0)
+SHAPE = HEIGHT, WIDTH = 6, 8
+PIXELS = RNG.integers(0, 256, (*SHAPE, 4)).astype(np.uint8)
+LEVELS = PIXELS[..., 0]
+WORDS = RNG.integers(0, 2**16, SHAPE)
+BITS = RNG.integers(0, 2, SHAPE)
+
+
+def channels(words: np.ndarray, *parts: tuple[int, int]) -> np.ndarray:
+    """The channels of words [H, W]: the lowest bit and the number of bits of each."""
+    return np.dstack([rounded(words >> low & 2**count - 1, 2**count - 1) for low, count in parts])
+
+
+def bmp(bits: int, data: np.ndarray, masks=(), header: int = 40) -> bytes:
+    rows = [row.tobytes() for row in data[::-1]]
+    pixels = b"".join(row + bytes(-len(row) % 4) for row in rows)
+    masks = struct.pack(f"<{len(masks)}I", *masks)
+    sizes = header, WIDTH, HEIGHT, 1, bits, 3 if masks else 0, len(pixels), 0, 0, 0, 0
+    head = (struct.pack("<IiiHHIIiiII", *sizes) + masks).ljust(max(header, 40 + len(masks)), b"\0")
+    start = 14 + len(head)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + pixels
+
+
+def tga(bits: int, kind: int, data: np.ndarray, descriptor: int, palette=b"", width=0) -> bytes:
+    colours = 8 * len(palette) // width if width else 0
+    sizes = WIDTH, HEIGHT, bits, descriptor
+    head = struct.pack("<BBBHHB4xHHBB", 0, bool(palette), kind, 0, colours, width, *sizes)
+    return head + palette + data.tobytes()
+
+
+def dds(bits: int, masks: tuple, data: np.ndarray) -> bytes:
+    layout = struct.pack("<8I", 32, 0x41 if masks[3] else 0x40, 0, bits, *masks)
+    head = struct.pack("<7I44x", 124, 0x1007, HEIGHT, WIDTH, 0, 0, 0)
+    return b"DDS " + head + layout + struct.pack("<5I", 0x1000, 0, 0, 0, 0) + data.tobytes()
+
+
+def psd(mode: int, bits: int, data: bytes, count: int = 1) -> bytes:
+    head = struct.pack(">H6xHIIHH", 1, count, HEIGHT, WIDTH, bits, mode)
+    return b"8BPS" + head + struct.pack(">IIIH", 0, 0, 0, 0) + data
+
+
+@pytest.mark.parametrize(
+    ("masks", "header", "colours", "alpha"),
+    [
+        ((), 40, ((10, 5), (5, 5), (0, 5)), None),
+        ((0xF800, 0x7E0, 0x1F), 40, ((11, 5), (5, 6), (0, 5)), None),
+        ((0x7C00, 0x3E0, 0x1F, 0), 108, ((10, 5), (5, 5), (0, 5)), None),
+        ((0x7C00, 0x3E0, 0x1F, 0x8000), 108, ((10, 5), (5, 5), (0, 5)), (15, 1)),
+        ((0x7C00, 0x3E0, 0x1F, 0x8000), 56, ((10, 5), (5, 5), (0, 5)), (15, 1)),
+    ],
+)
+def test_bmp_of_16_bits_is_rounded_and_keeps_its_alpha(read, masks, header, colours, alpha):
+    picture = read(bmp(16, WORDS.astype("<u2"), masks, header), "picture.bmp")
+    assert np.array_equal(picture.pixels, channels(WORDS, *colours))
+    assert (picture.alpha is None) == (alpha is None)
+    assert alpha is None or np.array_equal(picture.alpha, channels(WORDS, alpha)[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("masks", "order"),
+    [
+        ((0xFF0000, 0xFF00, 0xFF, 0xFF000000), [2, 1, 0, 3]),
+        ((0xFF, 0xFF00, 0xFF0000, 0xFF000000), [0, 1, 2, 3]),
+        ((0xFF000000, 0xFF0000, 0xFF00, 0xFF), [3, 2, 1, 0]),
+        ((0xFF000000, 0xFF0000, 0xFF00, 0), [3, 2, 1]),
+    ],
+)
+def test_bmp_of_32_bits_has_the_channels_of_its_masks(read, masks, order):
+    picture = read(bmp(32, PIXELS, masks, 108), "picture.bmp")
+    assert np.array_equal(picture.pixels, PIXELS[..., order[:3]])
+    assert (picture.alpha is None) == (len(order) == 3)
+    assert len(order) == 3 or np.array_equal(picture.alpha, PIXELS[..., order[3]])
+
+
+@pytest.mark.parametrize("descriptor", [0x00, 0x10, 0x20, 0x30])
+def test_tga_is_turned_as_it_says(read, descriptor):
+    picture = read(tga(24, 2, PIXELS[..., :3], descriptor), "picture.tga")
+    rows = slice(None) if descriptor & 0x20 else slice(None, None, -1)
+    columns = slice(None, None, -1) if descriptor & 0x10 else slice(None)
+    assert np.array_equal(picture.pixels, PIXELS[rows, columns, 2::-1])
+
+
+def test_tga_of_16_bits_without_alpha_is_opaque_whatever_the_top_bit_is(read):
+    picture = read(tga(16, 2, WORDS.astype("<u2"), 0x20), "picture.tga")
+    assert np.array_equal(picture.pixels, channels(WORDS, (10, 5), (5, 5), (0, 5)))
+    assert picture.alpha is None
+    with pytest.raises(ValueError, match="16 bits with alpha"):
+        read(tga(16, 2, WORDS.astype("<u2"), 0x21), "picture.tga")
+
+
+def test_a_palette_of_tga_keeps_its_alpha(read):
+    palette = RNG.integers(0, 256, (256, 4)).astype(np.uint8)
+    picture = read(tga(8, 1, LEVELS, 0x28, palette.tobytes(), 32), "picture.tga")
+    assert np.array_equal(picture.pixels, palette[LEVELS][..., 2::-1])
+    assert np.array_equal(picture.alpha, palette[LEVELS][..., 3])
+    with pytest.raises(ValueError, match="palettes of 16 bits"):
+        read(tga(8, 1, LEVELS, 0x20, bytes(512), 16), "picture.tga")
+
+
+@pytest.mark.parametrize(
+    "masks", [(0xF800, 0x7E0, 0x1F, 0), (0xF00, 0xF0, 0xF, 0xF000), (0x7C00, 0x3E0, 0x1F, 0x8000)]
+)
+def test_dds_of_fewer_than_8_bits_per_channel_is_refused(read, masks):
+    with pytest.raises(ValueError, match="other than 8 bits"):
+        read(dds(16, masks, WORDS.astype("<u2")), "picture.dds")
+
+
+def test_dds_of_8_bits_per_channel_is_right(read):
+    picture = read(dds(32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000), PIXELS), "picture.dds")
+    assert np.array_equal(np.dstack([picture.pixels, picture.alpha]), PIXELS)
+
+
+def test_the_black_of_photoshops_bits_is_1(read):
+    picture = read(psd(0, 1, packed(BITS, 1)), "picture.psd")
+    assert np.array_equal(picture.pixels, 255 * (1 - BITS))
+
+
+def test_photoshops_pictures_that_are_not_read_are_named(read):
+    with pytest.raises(OSError, match="Photoshop's pictures of 16 bits"):
+        read(psd(3, 16, bytes(6 * LEVELS.size), 3), "picture.psd")
+    with pytest.raises(ValueError, match="multichannel"):
+        read(psd(7, 8, bytes(LEVELS.size)), "picture.psd")
+
+
+@pytest.mark.parametrize("top", [1, 3, 254, 255, 256, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("plain", [False, True])
+def test_ppm_is_scaled_by_its_largest_level_and_more_than_8_bits_are_told(read, top, count, plain):
+    samples = RNG.integers(0, top + 1, (*SHAPE, count))
+    samples[0, 0] = top
+    kind = {(1, True): 2, (3, True): 3, (1, False): 5, (3, False): 6}[count, plain]
+    content = samples.astype(">u2" if top > 255 else "u1").tobytes()
+    if plain:
+        content = " ".join(map(str, samples.ravel())).encode()
+    picture = read(b"P%d %d %d %d\n" % (kind, WIDTH, HEIGHT, top) + content, "picture.ppm")
+    assert np.array_equal(picture.pixels, rounded(samples, top).squeeze())
+    assert picture.notices == ["16 bits per channel are reduced to 8"] * (top > 255)
+
+
+def test_a_gif_whose_first_frame_leaves_a_border_is_refused(read):
+    stream = io.BytesIO()
+    Image.fromarray(grey(*SHAPE)).save(stream, "GIF")
+    data = bytearray(stream.getvalue())
+    assert np.array_equal(read(bytes(data), "picture.gif").rgb[..., 0], grey(*SHAPE))
+    struct.pack_into("<HH", data, 6, WIDTH + 4, HEIGHT + 3)
+    with pytest.raises(ValueError, match="does not fill"):
+        read(bytes(data), "picture.gif")
+
+
+def test_icons_of_16_bits_are_refused(read):
+    head = struct.pack("<IiiHHIIiiII", 40, 16, 32, 1, 16, 0, 0, 0, 0, 0, 0)
+    body = head + bytes(2 * 16 * 16) + bytes(4 * 16)
+    entry = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 16, len(body), 22)
+    with pytest.raises(ValueError, match="icons of 16 bits"):
+        read(entry + body, "icon.ico")
+
+
+@pytest.mark.parametrize("extension", "xbm xpm ras cur fli blp fits pcd im".split())
+def test_formats_that_pillow_misreads_are_neither_read_nor_written(tmp_path, extension):
+    assert extension not in readable_extensions()
+    with pytest.raises(ValueError):
+        writable_format(extension)
+
+
+def test_a_file_of_a_format_that_is_not_read_is_refused_by_name(read):
+    stream = io.BytesIO()
+    Image.fromarray(colour(*SHAPE)).save(stream, "IM")
+    with pytest.raises(OSError, match="export a png"):
+        read(stream.getvalue(), "picture.im")

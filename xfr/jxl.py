@@ -1,0 +1,135 @@
+"""JPEG XL files: size and depth, read here before the plugin decodes the entire picture.
+
+The plugin, pillow-jxl-plugin, decodes a file when it opens it. The standard: ISO 18181-1, annex D,
+and 18181-2 for the boxes.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+from xfr.boxes import read_boxes
+from xfr.samples import REDUCED
+
+BARE = b"\xff\x0a"  # begins a codestream
+CODESTREAMS = {b"jxlc": 0, b"jxlp": 4}  # boxes of it, or of a part; bytes before it
+HEAD_BYTES = 64  # of a codestream: size and depth take no more
+# Numbers that are stored in one of four ways: the least, and the bits of what is added to it.
+Choices = tuple[tuple[int, int], ...]
+SIDE: Choices = ((1, 9), (1, 13), (1, 18), (1, 30))
+PREVIEW_SIDE: Choices = ((1, 6), (65, 8), (321, 10), (1345, 12))
+PREVIEW_SIDE_BY_8: Choices = ((16, 0), (32, 0), (1, 5), (33, 9))
+TICKS: Choices = ((100, 0), (1000, 0), (1, 10), (1, 30))
+TICKS_BY: Choices = ((1, 0), (1001, 0), (1, 8), (1, 10))
+LOOPS: Choices = ((0, 0), (0, 3), (0, 16), (0, 32))
+DEPTH: Choices = ((8, 0), (10, 0), (12, 0), (1, 6))
+RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+class JxlHeader(NamedTuple):
+    """Width and height in pixels, bits of a sample, and whether there are several frames. Samples
+    in floating point have no bits: 0."""
+
+    width: int
+    height: int
+    bits: int
+    is_animated: bool
+
+
+class BitReader:
+    """Numbers of some bits each, the lowest first."""
+
+    def __init__(self, data: bytes):
+        self.bits, self.left = int.from_bytes(data, "little"), 8 * len(data)
+
+    def number(self, count: int = 1) -> int:
+        """A number of so many bits. OSError at the end."""
+        self.left -= count
+        if self.left < 0:
+            raise OSError("a damaged JPEG XL file")
+        found = self.bits & ((1 << count) - 1)
+        self.bits >>= count
+        return found
+
+    def choice(self, choices: Choices) -> int:
+        """A number that is stored in one of four ways."""
+        least, count = choices[self.number(2)]
+        return least + self.number(count)
+
+    def size(self, by_8: Callable[[], int], by_1: Callable[[], int]) -> tuple[int, int]:
+        """Width and height. Sides are stored divided by 8, or not; the width may be a ratio."""
+        is_divided = self.number()
+
+        def side() -> int:
+            return 8 * by_8() if is_divided else by_1()
+
+        height, ratio = side(), self.number(3)
+        if not ratio:
+            return side(), height
+        across, down = RATIOS[ratio - 1]
+        return height * across // down, height
+
+    def picture_size(self) -> tuple[int, int]:
+        return self.size(lambda: 1 + self.number(5), lambda: self.choice(SIDE))
+
+    def preview_size(self) -> tuple[int, int]:
+        by_8, by_1 = PREVIEW_SIDE_BY_8, PREVIEW_SIDE
+        return self.size(lambda: self.choice(by_8), lambda: self.choice(by_1))
+
+
+def read_jxl_header(stream: BinaryIO) -> JxlHeader:
+    """The header of a JPEG XL file, wherever the stream is. OSError if it is damaged."""
+    stream.seek(0)
+    start = 0 if stream.read(2) == BARE else codestream(stream)
+    stream.seek(start + len(BARE))
+    reader = BitReader(stream.read(HEAD_BYTES))
+    width, height = reader.picture_size()
+    is_animated = 0
+    if reader.number():  # all else is the default
+        return JxlHeader(width, height, 8, False)
+    if reader.number():  # fields beyond depth and colours
+        reader.number(3)  # orientation
+        if reader.number():
+            reader.picture_size()  # at which it is to be shown
+        if reader.number():
+            reader.preview_size()
+        is_animated = reader.number()
+        if is_animated:
+            for choices in (TICKS, TICKS_BY, LOOPS):
+                reader.choice(choices)
+            reader.number()  # time codes
+    is_float = reader.number()
+    return JxlHeader(width, height, 0 if is_float else reader.choice(DEPTH), bool(is_animated))
+
+
+def codestream(stream: BinaryIO) -> int:
+    """The position of the codestream in a file of boxes. OSError if it has none."""
+    position = 0
+    while True:
+        stream.seek(position)
+        head = stream.read(16).ljust(16, b"\0")
+        size, kind, long_size = struct.unpack(">I4sQ", head)
+        begin = 16 if size == 1 else 8
+        if kind in CODESTREAMS:
+            return position + begin + CODESTREAMS[kind]
+        size = long_size if size == 1 else size
+        if size < begin:
+            raise OSError("a damaged JPEG XL file")
+        position += size
+
+
+def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
+    """XMP of an opened file, and what is not kept of it. ValueError for samples that the plugin
+    misreads: those of grey with alpha are of 16 bits where the file's are."""
+    header = read_jxl_header(stream)
+    if image.mode == "LA" and header.bits != 8:
+        raise ValueError("JPEG XL files of grey with alpha of more than 8 bits are not read")
+    if header.bits > 8 and not image.mode.startswith("I"):
+        notices.append(REDUCED)
+    if header.is_animated:
+        notices.append("only the first frame is kept")
+    for kind, data in read_boxes(stream, 0, stream.seek(0, 2)):
+        if kind == b"xml ":
+            image.info["xmp"] = data
+        elif kind == b"brob" and data[:4] != b"jbrd":
+            notices.append("its compressed metadata are not kept")
