@@ -111,18 +111,14 @@ def test_rows_above_all_that_is_wanted_are_passed_over():
 # The hyperprior codec, whose previews have a way of their own
 
 
-@pytest.fixture(params=[0, 1])
-def hyperprior(request):
-    """A codec in floating point, and one in integers."""
+@pytest.fixture
+def hyperprior():
     torch.manual_seed(0)
-    kind = codec_class("hyperprior")
-    codec = kind(kind.Config(**(vars(TINY["hyperprior"]) | {"integer": request.param})))
+    codec = codec_class("hyperprior")(TINY["hyperprior"])
     with torch.no_grad():
         for weight in codec.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
-    codec.eval()
-    if request.param:
-        codec.calibrate(lambda: [(colour(90, 150), quality) for quality in (5, 50, 95)])
+    codec.eval().calibrate(lambda: [(colour(90, 150), quality) for quality in (5, 50, 95)])
     return codec.requires_grad_(False)
 
 
