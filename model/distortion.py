@@ -34,7 +34,6 @@ class SearchSettings:
     """The encoder's search for latents that cost less, as it suits a distortion; see
     model/hyperprior/search.py."""
 
-    steps: tuple[int, ...]  # of each effort from 1 on, two to three times those of the one below
     rdoq_rounds: int  # before annealing, at most
     rdoq_alone: int  # steps up to which RDOQ without annealing finds more
     curvature: float  # second derivative of the distortion, in bits, by a symbol
@@ -91,10 +90,8 @@ def anchor(x_hat: Tensor, x: Tensor, lmbda: Tensor, mse_weight: float = 1) -> Te
 
 
 # SSIMULACRA 2 and CVVDP weigh an error by what is around it. So no dead zone suits all symbols, and
-# the curvature differs from place to place: RDOQ finds nothing, and a single step of annealing too
-# little to be an effort.
+# the curvature differs from place to place: RDOQ finds nothing.
 PERCEPTUAL_SEARCH = SearchSettings(
-    steps=(2, 5, 10, 20, 48, 115, 255, 540, 1101),
     rdoq_rounds=0,
     rdoq_alone=0,
     curvature=6 * CURVATURE,
@@ -105,7 +102,6 @@ RECORDS = {
         loss=mse,
         dead_zone=(0.2, 0.6),
         search=SearchSettings(
-            steps=(1, 3, 8, 20, 48, 115, 255, 540, 1101),
             rdoq_rounds=12,
             rdoq_alone=30,
             curvature=CURVATURE,
