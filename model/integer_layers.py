@@ -27,6 +27,7 @@ from model.integer_products import (
     INPUT_LIMIT,
     WEIGHT_LIMIT,
     depthwise_sums,
+    fine_product,
     matrix_product,
 )
 from model.layers import conv1x1
@@ -106,28 +107,31 @@ def is_scale(x: Tensor) -> bool:
 
 
 class IntegerPointwise(nn.Module):
-    """A 1x1 convolution of 8-bit integers: ``scale * (weight x + bias)``.
+    """A 1x1 convolution of integers: ``scale * (weight x + bias)``.
 
     weight: int8 [D, K] up to +-WEIGHT_LIMIT; bias: int32 [D], in units of the sums; scale: float32
-    [D]. No sum reaches 2^24.
+    [D]. ``limit``: of the magnitude of inputs. No sum reaches 2^24.
     """
 
     weight: Tensor
     bias: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int, out_channels: int):
+    def __init__(self, channels: int, out_channels: int, limit: int = INPUT_LIMIT):
         super().__init__()
+        self.limit = limit
         weight = torch.zeros(out_channels, channels, dtype=torch.int8)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.zeros(out_channels, dtype=torch.int32))
         self.register_buffer("scale", torch.zeros(out_channels))
 
     def forward(self, x: Tensor, work: Workspace) -> Tensor:
-        """int8 x [P, K] to float32 [P, D], which holds until the next call."""
+        """x [P, K], int8 or, up to FINE_LIMIT, float32, to float32 [P, D], which holds until the
+        next call."""
         shape = len(x), len(self.bias)
         total = work("total", torch.int32, *shape)
-        work.product(x, self.weight.T, total)
+        product = work.product if x.dtype == torch.int8 else fine_product(x.device)
+        product(x, self.weight.T, total)
         total.add_(self.bias)
         return work("scaled", torch.float32, *shape).copy_(total).mul_(self.scale)
 
@@ -138,7 +142,7 @@ class IntegerPointwise(nn.Module):
 
     def check(self) -> None:
         """ValueError if a number is out of range."""
-        most = 128 * self.weight.long().abs().sum(1) + self.bias.long().abs()
+        most = (self.limit + 1) * self.weight.long().abs().sum(1) + self.bias.long().abs()
         fits = within(self.weight, WEIGHT_LIMIT) and most.max().item() < EXACT_UP_TO
         check_numbers(fits and is_scale(self.scale))
 

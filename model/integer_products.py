@@ -16,6 +16,7 @@ from torch import Tensor
 EXACT_UP_TO = 2**24  # float32 holds all integers up to here
 WEIGHT_LIMIT = 63  # of 8-bit products: two of them then add up to less than 2^15, see ``int_mm``
 INPUT_LIMIT = 127  # of 8-bit products
+FINE_LIMIT = 1023  # of the inputs of ``fine_product``
 CHANNEL_MULTIPLE = 16  # of their inputs; some libraries compute one channel wrong
 DEPTHWISE_LIMIT = 2**13 - 1  # of the inputs of depthwise convolutions
 
@@ -51,26 +52,47 @@ def matrix_product(device: torch.device) -> MatrixProduct:
     return min(exact, key=lambda product: seconds(product, device)) if len(exact) > 1 else exact[0]
 
 
-def is_exact_product(product: MatrixProduct, device: torch.device) -> bool:
+def double_mm(x: Tensor, weight: Tensor, total: Tensor) -> None:
+    """``float_mm`` in float64."""
+    with torch.autocast(x.device.type, enabled=False):
+        total.copy_(torch.mm(x.double(), weight.double()))
+
+
+@cache
+def fine_product(device: torch.device) -> MatrixProduct:
+    """A product of integers up to FINE_LIMIT, as float32, with int8: exact while sums stay below
+    2^24."""
+    is_exact = is_exact_product(float_mm, device, FINE_LIMIT, torch.float32)
+    return float_mm if is_exact else double_mm
+
+
+def is_exact_product(
+    product: MatrixProduct,
+    device: torch.device,
+    limit: int = INPUT_LIMIT,
+    dtype: torch.dtype = torch.int8,
+) -> bool:
     """Whether ``product`` is exact where sums are largest, and for any numbers, in matrices of
-    shapes that take different ways through the library."""
+    shapes that take different ways through the library. ``limit``, ``dtype``: of the inputs."""
     random = torch.Generator().manual_seed(0)
 
     def integers(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high + 1, shape, generator=random)
 
+    most = EXACT_UP_TO // (WEIGHT_LIMIT * (limit + 1))  # inputs whose sum stays exact
     for rows, inputs, outputs in ((192, 320, 48), (24, 176, 72), (1, 16, 16), (17, 1024, 32)):
+        inputs = min(inputs, most)
         sign = 2 * integers(0, 1, 1, inputs) - 1
-        largest = INPUT_LIMIT * sign.repeat(rows, 1)
-        largest[rows // 2 :] = torch.where(sign < 0, -128, INPUT_LIMIT)
+        largest = limit * sign.repeat(rows, 1)
+        largest[rows // 2 :] = torch.where(sign < 0, -limit - 1, limit)
         steepest = WEIGHT_LIMIT * sign.T.expand(-1, outputs)
-        any_x = integers(-128, 127, rows, inputs)
+        any_x = integers(-limit - 1, limit, rows, inputs)
         any_weight = integers(-WEIGHT_LIMIT, WEIGHT_LIMIT, inputs, outputs)
         for x, weight in ((largest, steepest), (any_x, any_weight)):
             total = torch.empty(rows, outputs, dtype=torch.int32, device=device)
             columns = weight.T.to(device, torch.int8).contiguous().T
             try:
-                product(x.to(device, torch.int8), columns, total)
+                product(x.to(device, dtype), columns, total)
             except RuntimeError:  # not on this machine, or not of this shape
                 return False
             if not torch.equal(total.cpu().double(), x.double() @ weight.double()):

@@ -52,7 +52,7 @@ class Extreme:
     def fill_pointwise(self, layer: IntegerPointwise, scale: float) -> None:
         outputs, inputs = layer.weight.shape
         layer.weight.copy_(WEIGHT_LIMIT * self.sign(outputs, inputs))
-        room = EXACT_UP_TO - 1 - 128 * WEIGHT_LIMIT * inputs
+        room = EXACT_UP_TO - 1 - (layer.limit + 1) * WEIGHT_LIMIT * inputs
         layer.bias.copy_(torch.from_numpy(self.random.integers(-room // 64, room // 64, outputs)))
         layer.bias[::7] = room * (2 * (self.seed % 2) - 1)
         layer.scale.copy_((self.positive(outputs) + 0.5) * scale)
@@ -80,9 +80,8 @@ class Extreme:
         made.first.scale.copy_(0.3 * self.positive(outputs))
         made.first_bias.copy_(100 * self.normal(outputs))
         made.into8.copy_(0.05 * self.positive(CONFIG.channels16))
-        made.into1.copy_(0.05 * self.positive(CONFIG.channels8))
         self.fill_pointwise(made.up8, 1e-2)
-        self.fill_pointwise(made.up1, 1e-3)
+        self.fill_pointwise(made.up1, 1e-4)
         for block in (*made.blocks16, *made.blocks8):
             self.fill_block(block)
         made.check()

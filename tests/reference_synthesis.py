@@ -6,7 +6,7 @@ from model.fixed_point import FRACTION_BITS
 from model.gains import gains
 from model.hyperprior.integer_synthesis import IntegerSynthesis, latent_bits
 from model.integer_layers import WIDE_LIMIT, IntegerPointwise, IntegerResidualBlock
-from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO
+from model.integer_products import DEPTHWISE_LIMIT, EXACT_UP_TO, FINE_LIMIT
 
 F32 = np.float32
 
@@ -83,6 +83,7 @@ def pixels(synthesis: IntegerSynthesis, y: np.ndarray, quality) -> np.ndarray:
     stream = upsampled(stream, 2)
     for block in synthesis.blocks8:
         stream = residual(block, stream)
-    deep = pointwise(synthesis.up1, to_int8(stream.astype(F32) * synthesis.into1.numpy()))
+    fine = np.rint(stream / 8).clip(-FINE_LIMIT, FINE_LIMIT).astype(np.int64)
+    deep = pointwise(synthesis.up1, fine)
     image = deep + upsampled(first[..., c16:], 2)
     return upsampled(np.rint(image.clip(0, 255)), 8).astype(np.uint8)

@@ -28,7 +28,7 @@ from model.integer_layers import (
     to_stream,
     within,
 )
-from model.integer_products import CHANNEL_MULTIPLE, DEPTHWISE_LIMIT, INPUT_LIMIT
+from model.integer_products import CHANNEL_MULTIPLE, DEPTHWISE_LIMIT, FINE_LIMIT, INPUT_LIMIT
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from model.quantizers import round_straight_through
 from model.tiles import Tile, padded
@@ -36,6 +36,9 @@ from model.tiles import Tile, padded
 STAGES = 16, 8  # pixels of a position of the two residual streams
 BLOCK_VALUES = 3 * BLOCK_SIDE**2  # values of the pixels of a position of the latent
 WHITE = 255
+# Steps of the stream at 1/8 in one of the inputs of up1. These have more than the 8 bits of other
+# layers, which would make a quarter of all noise.
+INTO_FINE = 8
 
 
 def latent_bits(quality: Tensor) -> Tensor:
@@ -51,8 +54,8 @@ class IntegerSynthesis(nn.Module):
     first: to the stream at 1/16 and to the linear part of the pixels, [c16 + BLOCK_VALUES].
     first_bias: float32, in steps of the stream and in levels of a pixel.
     gain, gain16: tables for ``gains``. ranges: float32 [latent], powers of two: a step of channel
-    k is ``ranges[k] * 2^-latent_bits``. into8, into1: float32 [c16] and [c8], steps of the streams
-    in those of the inputs of up8, at gain 1, and of up1.
+    k is ``ranges[k] * 2^-latent_bits``. into8: float32 [c16], steps of the stream in those of the
+    inputs of up8, at gain 1.
     Pixels come in the order [2, 2, 8, 8, 3], the outputs of up1 in [8, 8, 3], of up8 in [2, 2, c8].
     steps: of the activations that are rounded, float32 [C] each. Decoding does without them; it
     takes them to train on.
@@ -63,7 +66,6 @@ class IntegerSynthesis(nn.Module):
     first_bias: Tensor
     gain16: Tensor
     into8: Tensor
-    into1: Tensor
 
     def __init__(self, config: HyperpriorConfig):
         super().__init__()
@@ -79,8 +81,7 @@ class IntegerSynthesis(nn.Module):
         self.register_buffer("into8", torch.zeros(c16))
         self.up8 = IntegerPointwise(c16, 4 * c8)
         self.blocks8 = nn.ModuleList(IntegerResidualBlock(c8) for _ in range(at8))
-        self.register_buffer("into1", torch.zeros(c8))
-        self.up1 = IntegerPointwise(c8, BLOCK_VALUES // 4)
+        self.up1 = IntegerPointwise(c8, BLOCK_VALUES // 4, FINE_LIMIT)
         self.steps = new_steps(config)
 
     def check(self) -> None:
@@ -89,7 +90,7 @@ class IntegerSynthesis(nn.Module):
             if isinstance(module, IntegerPointwise | IntegerResidualBlock | WidePointwise):
                 module.check()
         logs = within(self.gain, MAX_LOG << LOG_BITS) and within(self.gain16, MAX_LOG << LOG_BITS)
-        scales = is_scale(self.into8) and is_scale(self.into1) and is_scale(self.ranges)
+        scales = is_scale(self.into8) and is_scale(self.ranges)
         exact = bool((torch.frexp(self.ranges)[0] == 0.5).all()) and self.ranges.min().item() >= 1
         check_numbers(logs and scales and exact and within(self.first_bias, MAX_SCALE))
 
@@ -134,7 +135,7 @@ class IntegerSynthesis(nn.Module):
     def upsampled(self, x: Tensor, quality: Tensor, work: Workspace) -> Tensor:
         """The stream at 1/16, [h, w, C] without rows of zeros, to that at 1/8, between them."""
         height, width, channels = x.shape
-        outputs = len(self.into1)
+        outputs = len(self.up8.bias) // 4
         stream = new_stream(2 * height, 2 * width, outputs, x.device)
         into8 = self.into8 * gains(self.gain16, quality)[0]
         for top, bottom in pieces(height, width * channels, PIECE_VALUES):
@@ -157,8 +158,9 @@ class IntegerSynthesis(nn.Module):
             linear = torch.add(linear, bias, out=work("linear", torch.float32, *linear.shape))
             linear = linear.view(-1, width, 2, BLOCK_VALUES // 2).transpose(1, 2)
             inputs = work("gated", torch.float32, 2 * (bottom - top), 2 * width, channels)
-            torch.mul(deep[2 * top : 2 * bottom], self.into1, out=inputs)
-            y = self.up1(to_int8(inputs.view(-1, channels), work), work)
+            torch.mul(deep[2 * top : 2 * bottom], 1 / INTO_FINE, out=inputs)
+            inputs.round_().clamp_(-FINE_LIMIT, FINE_LIMIT)
+            y = self.up1(inputs.view(-1, channels), work)
             y.view(-1, 2, width, BLOCK_VALUES // 2).add_(linear)
             y = work("pixels", torch.uint8, *y.shape).copy_(y.clamp_(0, WHITE).round_())
             rows = image[16 * top : 16 * bottom].view(-1, 8, 2 * width, 24)
@@ -182,7 +184,7 @@ class IntegerSynthesis(nn.Module):
         x = to_limit(x * cube(self.into8 * gains(self.gain16, quality)), INPUT_LIMIT)
         x = from_positions(to_limit(self.up8.differentiable(x), DEPTHWISE_LIMIT), 2)
         x = differentiable(self.blocks8, x)
-        x = to_limit(x * self.into1[:, None, None], INPUT_LIMIT)
+        x = to_limit(x / INTO_FINE, FINE_LIMIT)
         deep = from_positions(self.up1.differentiable(x).float(), 8)
         linear = from_positions(from_positions(first[:, c16:].float(), 2), 8)
         return (deep + linear) / WHITE
@@ -216,7 +218,7 @@ def in_blocks(x: Tensor) -> Tensor:
 def new_steps(config: HyperpriorConfig) -> nn.Module:
     """Room for the steps of the activations that are rounded, [C] each, by their names."""
     c16, c8 = config.channels16, config.channels8
-    sizes = {"stream16": c16, "stream8": c8, "up8": c16, "up1": c8, "range": config.latent}
+    sizes = {"stream16": c16, "stream8": c8, "up8": c16, "range": config.latent}
     for stage, size, count in zip(STAGES, (c16, c8), config.synthesis_blocks):
         for i in range(count):
             sizes[f"depthwise{stage}_{i}"] = sizes[f"gate{stage}_{i}"] = size

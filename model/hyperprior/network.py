@@ -4,7 +4,7 @@ The configuration and the transforms are in transforms.py, the networks of the e
 context.py, the coding of latents in coder.py, the search for cheaper ones in search.py.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -216,7 +216,7 @@ class HyperpriorCodec(Codec):
     @torch.no_grad()
     def calibrate(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """Measure the ranges of activations, then the probability tables of the symbols."""
-        self.measure_ranges(samples())
+        self.measure_ranges(samples)
         histogram = self.coder.histogram([])
         for image, quality in samples():
             q = self.quality_tensor(quality)
@@ -225,23 +225,32 @@ class HyperpriorCodec(Codec):
                 histogram += self.coder.histogram(coder.symbols(latents)[0])
         self.coder.fit(histogram)
 
-    def measure_ranges(self, samples: Iterable[Sample]) -> None:
-        """Choose the steps in which activations are rounded by their largest values."""
+    def measure_ranges(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """Choose the steps in which activations are rounded, of the entropy networks by their
+        largest values, of the synthesis by its errors."""
         trained = self.synthesis if isinstance(self.synthesis, TrainedSynthesis) else None
-        ranges = Ranges()
-        for number, (image, quality) in enumerate(samples):
+        largest, errors = Ranges(), Ranges()
+        for number, (x, quality) in enumerate(self.at_all_levels(samples())):
             if number == 0:  # without any picture, steps stay
                 for layer in self.modules():
                     if isinstance(layer, Pointwise):
                         layer.measure()
+            y_hat = self.quantized(x, quality).y_hat
+            if trained:
+                trained.observe(y_hat, quality, largest)
+        self.eval()  # ends the measuring
+        if trained and largest:
+            for x, quality in self.at_all_levels(samples()):
+                trained.compare(self.quantized(x, quality).y_hat, quality, largest, errors)
+            trained.choose_steps(largest, errors)
+
+    def at_all_levels(self, samples: Iterable[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The tiles x [LEVELS, 3, H, W] of each picture, as often as there are numbers of fraction
+        bits, and for each number a quality, [LEVELS]."""
+        for image, quality in samples:
             q = torch.tensor(at_each_level(quality), dtype=torch.float32, device=self.device)
             for view in self.grid(*image.shape[:2]).views(image, self.device):
-                y_hat = self.quantized(view.x.expand(len(q), -1, -1, -1), q).y_hat
-                if trained:
-                    trained.observe(y_hat, q, ranges)
-        self.eval()  # ends the measuring
-        if trained and ranges:
-            trained.choose_steps(ranges)
+                yield view.x.expand(len(q), -1, -1, -1), q
 
     def zone_share(self, quality: Tensor) -> Tensor:
         """The share of the bits that the dead zone counts at quality [B]: [B]."""

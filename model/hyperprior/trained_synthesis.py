@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from model.gains import LOG_BITS
-from model.hyperprior.integer_synthesis import STAGES, WHITE, IntegerSynthesis, new_steps
+from model.hyperprior.integer_synthesis import INTO_FINE, STAGES, WHITE, IntegerSynthesis, new_steps
 from model.hyperprior.transforms import (
     BLOCK_SIDE,
     SYNTHESIS_BOUND,
@@ -37,6 +37,8 @@ from model.quantizers import round_straight_through
 
 Values = dict[str, Tensor]  # integers and scales, by their names in IntegerSynthesis
 Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
+EIGHT_BITS = "up8", "depthwise", "gate"  # begin the names of activations that have 8 bits
+SHARES = 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2  # of the largest value, at which to clip
 STREAM_ROOM = 1.25  # of the streams, beyond the largest values that calibration has seen
 
 
@@ -82,9 +84,10 @@ class TrainedSynthesis(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """y_hat [B, K, H/16, W/16] and quality [B] to x_hat [B, 3, H, W], both differentiable."""
         if self.training and not self.chosen:
-            largest: Ranges = {}
+            largest, errors = Ranges(), Ranges()
             self.observe(y_hat.detach(), quality, largest)
-            self.choose_steps(largest)
+            self.compare(y_hat.detach(), quality, largest, errors)
+            self.choose_steps(largest, errors)
         shapes = self.shapes[0].train(self.training)
         return functional_call(shapes, self.values(), (y_hat, quality))
 
@@ -116,10 +119,30 @@ class TrainedSynthesis(nn.Module):
                 largest[name] = torch.maximum(largest.get(name, most), most)
 
     @torch.no_grad()
-    def choose_steps(self, largest: Ranges) -> None:
-        """Choose the steps in which the ``largest`` values are just not clipped."""
+    def compare(self, y_hat: Tensor, quality: Tensor, largest: Ranges, errors: Ranges) -> None:
+        """Add to ``errors`` [SHARES, C] the squared errors of activations that are rounded to 8
+        bits and clipped at each share of their ``largest`` values."""
+        with torch.autocast(y_hat.device.type, enabled=False):
+            for name, x in self.activations(y_hat.float(), quality):
+                if name.startswith(EIGHT_BITS):
+                    steps = (largest[name].clamp(min=1e-6) / INPUT_LIMIT)[:, None, None]
+                    found = [
+                        (to_limit(x / (share * steps), INPUT_LIMIT) * (share * steps) - x)
+                        .square()
+                        .sum((0, 2, 3))
+                        for share in SHARES
+                    ]
+                    errors[name] = errors.get(name, 0) + torch.stack(found)
+
+    @torch.no_grad()
+    def choose_steps(self, largest: Ranges, errors: Ranges) -> None:
+        """Choose the steps of activations by their ``largest`` values: of those with ``errors``, by
+        the share that has the least error."""
+        shares = torch.tensor(SHARES, device=self.calibrated.device)
         for name, most in largest.items():
             most = torch.maximum(most, 1e-3 * most.max()).clamp(min=1e-6)
+            if name in errors:
+                most = most * shares[errors[name].argmin(0)]
             if name == "range":
                 halvings = (2 * most / (WIDE_LIMIT / 2**10)).log2().ceil().clamp(min=0)
                 self.step(name).copy_(2.0**halvings)
@@ -152,7 +175,6 @@ class TrainedSynthesis(nn.Module):
                 yield f"gate{stage}_{i}", gated
                 x = x + block.project(gated)
                 yield f"stream{stage}", x
-        yield "up1", x
 
     # Integers, as floating-point tensors with gradients
 
@@ -164,7 +186,6 @@ class TrainedSynthesis(nn.Module):
             "gain16": log2_points(self.gain16.points),
             "ranges": self.step("range"),
             "into8": stream16 / self.step("up8"),
-            "into1": stream8 / self.step("up1"),
         }
         values |= {f"steps.{name}": step for name, step in self.steps.named_buffers()}
         for stage in STAGES:
@@ -176,7 +197,7 @@ class TrainedSynthesis(nn.Module):
         values |= pointwise("up8", weight, bias, self.step("up8"), stream8.repeat(4))
         weight, bias = in_blocks(up1.weight.flatten(1), 8), in_blocks(up1.bias, 8)
         level = torch.full_like(bias, 1 / WHITE)
-        return values | pointwise("up1", weight, bias, self.step("up1"), level)
+        return values | pointwise("up1", weight, bias, INTO_FINE * stream8, level)
 
     def first(self) -> Values:
         """The first layers, to the stream at 1/16 and to the linear part of the pixels."""
@@ -289,7 +310,8 @@ def restored(made: IntegerSynthesis, config: HyperpriorConfig) -> TrainedSynthes
             restore_block(synthesis, stage, i, cast(IntegerResidualBlock, block))
     weight, bias = unscaled(made.up8, synthesis.step("up8"), stream8.repeat(4))
     set_weights(synthesis.up8.conv, from_places(weight), from_places(bias))
-    weight, bias = unscaled(made.up1, synthesis.step("up1"), torch.full_like(grey[:192], 1 / WHITE))
+    level = torch.full_like(grey[: len(made.up1.bias)], 1 / WHITE)
+    weight, bias = unscaled(made.up1, INTO_FINE * stream8, level)
     set_weights(synthesis.up1.conv, from_blocks(weight, 8), from_blocks(bias, 8))
     return synthesis
 

@@ -8,6 +8,8 @@ from model import integer_products
 from model.integer_products import (
     conv_sums,
     depthwise_way,
+    double_mm,
+    fine_product,
     float_mm,
     is_exact_depthwise,
     is_exact_product,
@@ -36,10 +38,10 @@ def unavailable(x: Tensor, weight: Tensor, total: Tensor) -> None:
 @pytest.fixture
 def choose(monkeypatch):
     """Forget what has been chosen, now and after the test."""
-    for choice in (matrix_product, depthwise_way):
+    for choice in (matrix_product, fine_product, depthwise_way):
         choice.cache_clear()
     yield monkeypatch
-    for choice in (matrix_product, depthwise_way):
+    for choice in (matrix_product, fine_product, depthwise_way):
         choice.cache_clear()
 
 
@@ -60,6 +62,17 @@ def test_without_an_exact_product_there_is_an_error(choose):
         choose.setattr(integer_products, name, in_bfloat16)
     with pytest.raises(ArithmeticError, match="not exact on cpu"):
         matrix_product(CPU)
+
+
+def test_a_fine_product_that_rounds_is_not_used(choose):
+    assert fine_product(CPU) is float_mm
+    fine_product.cache_clear()
+    choose.setattr(integer_products, "float_mm", in_bfloat16)
+    assert fine_product(CPU) is double_mm
+    largest = torch.full((5, 160), 1023.0)
+    total = torch.empty(5, 16, dtype=torch.int32)
+    fine_product(CPU)(largest, torch.full((160, 16), 63, dtype=torch.int8), total)
+    assert total.unique().tolist() == [1023 * 63 * 160]
 
 
 def test_a_depthwise_convolution_that_rounds_is_not_used(choose):
