@@ -267,8 +267,8 @@ class Codec(nn.Module):
         LARGEST_LATENT."""
         with suppress(torch.linalg.LinAlgError):
             latents = self.analyse(x, quality)
-            # A comparison with NaN is false.
-            if all((latent.float().abs() <= LARGEST_LATENT).all() for latent in latents):
+            # The largest of values with NaN is NaN, and a comparison with it is false.
+            if all(latent.float().abs().max() <= LARGEST_LATENT for latent in latents):
                 return latents
         raise AbsurdWeights("the checkpoint's weights are absurd: no picture can be coded")
 

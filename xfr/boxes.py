@@ -44,9 +44,9 @@ def check_components(image: Image.Image, bits: tuple[int, ...]) -> None:
         )
 
 
-def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the boxes between two positions, and of the boxes within CONTAINERS. Long
-    boxes, such as pixels, are left out. A damaged box is the end."""
+def walk_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box between two positions, and the begin and end of its content, which may be
+    beyond ``stop``. The stream is then where the content begins. A damaged box is the end."""
     for _ in range(MAX_BOXES):
         stream.seek(start)
         head = stream.read(8)
@@ -58,13 +58,22 @@ def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes,
             size = int.from_bytes(stream.read(8), "big")
             begin += 8
         end = stop if size == 0 else start + size
-        if end < begin or end > stop:
+        if end < begin:
+            return
+        yield kind, begin, end
+        start = end
+
+
+def read_boxes(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of the boxes between two positions, and of the boxes within CONTAINERS. Long
+    boxes, such as pixels, are left out. A damaged box is the end."""
+    for kind, begin, end in walk_boxes(stream, start, stop):
+        if end > stop:
             return
         if kind in CONTAINERS:
             yield from read_boxes(stream, begin + 4 * (kind in FULL_BOXES), end)
         elif end - begin <= MAX_BOX and kind not in (b"mdat", b"jp2c"):
             yield kind, stream.read(end - begin)
-        start = end
 
 
 def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:

@@ -4,19 +4,19 @@ The plugin, pillow-jxl-plugin, decodes a file when it opens it. The standard: IS
 and 18181-2 for the boxes.
 """
 
-import struct
-from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-from xfr.boxes import read_boxes
+from xfr.boxes import read_boxes, walk_boxes
 from xfr.samples import REDUCED
 
 BARE = b"\xff\x0a"  # begins a codestream
 CODESTREAMS = {b"jxlc": 0, b"jxlp": 4}  # boxes of it, or of a part; bytes before it
 HEAD_BYTES = 64  # of a codestream: size and depth take no more
-# Numbers that are stored in one of four ways: the least, and the bits of what is added to it.
+# Ways in which numbers are stored: the least, and the bits of what is added to it. Of several ways,
+# two bits before it tell which.
 Choices = tuple[tuple[int, int], ...]
 SIDE: Choices = ((1, 9), (1, 13), (1, 18), (1, 30))
+SIDE_BY_8: Choices = ((1, 5),)
 PREVIEW_SIDE: Choices = ((1, 6), (65, 8), (321, 10), (1345, 12))
 PREVIEW_SIDE_BY_8: Choices = ((16, 0), (32, 0), (1, 5), (33, 9))
 TICKS: Choices = ((100, 0), (1000, 0), (1, 10), (1, 30))
@@ -52,29 +52,19 @@ class BitReader:
         return found
 
     def choice(self, choices: Choices) -> int:
-        """A number that is stored in one of four ways."""
-        least, count = choices[self.number(2)]
+        """A number that is stored in one of these ways."""
+        least, count = choices[self.number(2) if len(choices) > 1 else 0]
         return least + self.number(count)
 
-    def size(self, by_8: Callable[[], int], by_1: Callable[[], int]) -> tuple[int, int]:
-        """Width and height. Sides are stored divided by 8, or not; the width may be a ratio."""
-        is_divided = self.number()
-
-        def side() -> int:
-            return 8 * by_8() if is_divided else by_1()
-
-        height, ratio = side(), self.number(3)
+    def size(self, by_1: Choices, by_8: Choices) -> tuple[int, int]:
+        """Width and height. Sides are stored as they are, or divided by 8; the width may be a
+        ratio."""
+        unit, choices = (8, by_8) if self.number() else (1, by_1)
+        height, ratio = unit * self.choice(choices), self.number(3)
         if not ratio:
-            return side(), height
+            return unit * self.choice(choices), height
         across, down = RATIOS[ratio - 1]
         return height * across // down, height
-
-    def picture_size(self) -> tuple[int, int]:
-        return self.size(lambda: 1 + self.number(5), lambda: self.choice(SIDE))
-
-    def preview_size(self) -> tuple[int, int]:
-        by_8, by_1 = PREVIEW_SIDE_BY_8, PREVIEW_SIDE
-        return self.size(lambda: self.choice(by_8), lambda: self.choice(by_1))
 
 
 def read_jxl_header(stream: BinaryIO) -> JxlHeader:
@@ -83,16 +73,16 @@ def read_jxl_header(stream: BinaryIO) -> JxlHeader:
     start = 0 if stream.read(2) == BARE else codestream(stream)
     stream.seek(start + len(BARE))
     reader = BitReader(stream.read(HEAD_BYTES))
-    width, height = reader.picture_size()
-    is_animated = 0
+    width, height = reader.size(SIDE, SIDE_BY_8)
     if reader.number():  # all else is the default
         return JxlHeader(width, height, 8, False)
+    is_animated = 0
     if reader.number():  # fields beyond depth and colours
         reader.number(3)  # orientation
         if reader.number():
-            reader.picture_size()  # at which it is to be shown
+            reader.size(SIDE, SIDE_BY_8)  # at which it is to be shown
         if reader.number():
-            reader.preview_size()
+            reader.size(PREVIEW_SIDE, PREVIEW_SIDE_BY_8)
         is_animated = reader.number()
         if is_animated:
             for choices in (TICKS, TICKS_BY, LOOPS):
@@ -104,18 +94,10 @@ def read_jxl_header(stream: BinaryIO) -> JxlHeader:
 
 def codestream(stream: BinaryIO) -> int:
     """The position of the codestream in a file of boxes. OSError if it has none."""
-    position = 0
-    while True:
-        stream.seek(position)
-        head = stream.read(16).ljust(16, b"\0")
-        size, kind, long_size = struct.unpack(">I4sQ", head)
-        begin = 16 if size == 1 else 8
+    for kind, begin, _ in walk_boxes(stream, 0, stream.seek(0, 2)):
         if kind in CODESTREAMS:
-            return position + begin + CODESTREAMS[kind]
-        size = long_size if size == 1 else size
-        if size < begin:
-            raise OSError("a damaged JPEG XL file")
-        position += size
+            return begin + CODESTREAMS[kind]
+    raise OSError("a damaged JPEG XL file")
 
 
 def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:

@@ -20,11 +20,7 @@ def check_bmp(image: Any, stream: BinaryIO) -> None:
     """Pixels of 16 bits whose top one is alpha, which Pillow leaves out."""
     stream.seek(14)
     head = stream.read(56).ljust(56, b"\0")
-    (size,), (bits,) = struct.unpack_from("<I", head), struct.unpack_from("<H", head, 14)
-    (compression,), (alpha,) = (
-        struct.unpack_from("<I", head, 16),
-        struct.unpack_from("<I", head, 52),
-    )
+    size, bits, compression, alpha = struct.unpack("<I10xHI32xI", head)
     if size in BMP_ALPHA_SIZES and bits == 16 and compression == 3 and alpha == TOP_BIT:
         set_raw_mode(image, "RGBA", "BGRA;15")
 
