@@ -6,7 +6,7 @@ import torch
 def mixed_precision(device: torch.device) -> bool:
     """True if bfloat16 is faster than float32 on ``device``."""
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        return torch.cpu._is_avx512_bf16_supported()
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
