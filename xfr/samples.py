@@ -39,7 +39,8 @@ class Samples:
 
 
 def raw_modes(image: Any) -> list[str]:
-    """Pillow's names of how the file, whose pixels are not loaded yet, stores them."""
+    """Pillow's names of how the file, whose pixels are not loaded yet, stores them. Before Pillow
+    13, the compression of TIFF files follows."""
     decoders = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     return [value for values in decoders for value in values if isinstance(value, str)]
 
@@ -72,7 +73,7 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
     if wide:
         return load_wide(image, wide[0], samples)
     if samples.is_associated and image.mode == "RGBA":
-        set_raw_mode(image, "RGBA", next(iter(names)).replace("a", "A"))
+        set_raw_mode(image, "RGBA", raw_modes(image)[0].replace("a", "A"))
     image.load()
     if samples.palette is not None:
         image.putpalette(samples.palette)
