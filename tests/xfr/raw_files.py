@@ -4,6 +4,9 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
+
+PILLOW = int(PIL.__version__.partition(".")[0])
 
 # First column, first row, and steps, of the passes of an interlaced PNG file.
 PASSES = (
