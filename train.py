@@ -83,11 +83,18 @@ def parse_args() -> Namespace:
         "or visual, a mixture of that and CVVDP "
         "(default: that of the checkpoint, or mse without one)",
     )
-    add(
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument(
         "--only",
         nargs="+",
         metavar="PART",
         help="train only these parts of the codec, such as synthesis; the others stay as they are",
+    )
+    part.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="OLDER",
+        help="train only the synthesis, to the pixels that this checkpoint of xfr 0.9 decodes",
     )
     add(
         "--crop_size",
@@ -127,6 +134,7 @@ def main(args: Namespace) -> int:
     from utils.processes import processes
     from utils.schedule import make_schedule
     from utils.step import train_only
+    from utils.teacher import Taught
     from utils.training import DivergedError, Trainer, check_place
 
     names = [field.name for field in fields(TrainingSettings)]
@@ -146,7 +154,8 @@ def main(args: Namespace) -> int:
     device = pick_device(args.device)
     codec = codec.to(device, memory_format=torch.channels_last)
     batches, validation = training_data(settings, codec.STRIDE, device)
-    with data_parallel(codec, device) as model:
+    learner = Taught(codec, args.teacher).to(device) if args.teacher else codec
+    with data_parallel(learner, device) as model:
         trainer = Trainer(codec, model, device, settings, args.save_at, began)
         trainer.resume(checkpoint)
         trainer.board = board

@@ -122,6 +122,20 @@ def write_checkpoint(path: Path, contents: dict) -> None:
         save_checkpoint(stream, contents)
 
 
+def older_contents(codec) -> dict:
+    """A hyperprior codec as a checkpoint of xfr 0.9 holds it."""
+    weights = {}
+    for name, weight in codec.state_dict().items():
+        if ".heads." in name:
+            for i, kind in enumerate(("means", "scales")):
+                weights[name.replace(".heads.", f".{kind}.")] = weight[i::2]
+        elif not name.startswith("synthesis.steps.") and name != "synthesis.calibrated":
+            weights[name] = weight
+    weights = {name: weight for name, weight in weights.items() if ".rounding." not in name}
+    identity = {"arch": codec.arch, "config": codec.config_dict(), "distortion": "mse"}
+    return {**identity, "history": {}, "weights": weights}
+
+
 def run_process(command: list, cwd: Path | None = None, seconds: float = 120) -> SimpleNamespace:
     """Exit code, stdout and stderr; too late, it is killed with all that it has started."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

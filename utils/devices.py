@@ -35,16 +35,18 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def data_parallel(codec: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The codec itself; under torchrun, a wrapping that averages the gradients of all processes. On
-    a GPU, in a stream of its own, which a CUDA graph can record."""
+def data_parallel(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """The network itself; under torchrun, a wrapping that averages the gradients of all processes.
+    On a GPU, in a stream of its own, which a CUDA graph can record."""
     with own_stream(device):
         if processes()[1] == 1:
-            yield codec
+            yield network
             return
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         try:
-            yield DistributedDataParallel(codec, [device.index] if device.type == "cuda" else None)
+            yield DistributedDataParallel(
+                network, [device.index] if device.type == "cuda" else None
+            )
         finally:
             dist.destroy_process_group()
 

@@ -2,10 +2,11 @@
 
 examples:
   python -m utils.upgrade out/older.tar out/start.tar
-  python train.py --checkpoint_path out/start.tar --save_at out/newer/
+  python train.py --checkpoint_path out/start.tar --teacher out/older.tar --save_at out/newer/
 
 Before version 1, networks were trained in floating point. The new checkpoint has their weights. The
-steps in which activations are rounded are chosen by the first batches of training.
+steps in which activations are rounded are chosen by the first batches of training. With --teacher,
+the synthesis in integers learns the pixels of the older one.
 """
 
 from argparse import Namespace

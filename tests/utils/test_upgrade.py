@@ -2,29 +2,15 @@
 
 import pytest
 import torch
-from helpers import tiny_codec
+from helpers import older_contents, tiny_codec
 
 from model import load_codec
 from utils.upgrade import upgraded
 
 
-def older(codec) -> dict:
-    """The codec as version 0.9 stored it."""
-    weights = {}
-    for name, weight in codec.state_dict().items():
-        if ".heads." in name:
-            for i, kind in enumerate(("means", "scales")):
-                weights[name.replace(".heads.", f".{kind}.")] = weight[i::2]
-        elif not name.startswith("synthesis.steps.") and name != "synthesis.calibrated":
-            weights[name] = weight
-    weights = {name: weight for name, weight in weights.items() if ".rounding." not in name}
-    identity = {"arch": codec.arch, "config": codec.config_dict(), "distortion": "mse"}
-    return {**identity, "history": {}, "weights": weights}
-
-
 def test_an_older_codec_has_the_same_weights_and_chooses_its_steps_in_training():
     codec = tiny_codec("hyperprior")
-    newer = load_codec(upgraded(older(codec)))
+    newer = load_codec(upgraded(older_contents(codec)))
     for (name, found), expected in zip(newer.named_parameters(), codec.parameters()):
         assert found.equal(expected), name
     newer.requires_grad_().train()(torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0]))
@@ -34,7 +20,7 @@ def test_an_older_codec_has_the_same_weights_and_chooses_its_steps_in_training()
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_checkpoint_of_another_kind_is_refused(missing):
-    checkpoint = older(tiny_codec("hyperprior"))
+    checkpoint = older_contents(tiny_codec("hyperprior"))
     name, weight = checkpoint["weights"].popitem()
     if not missing:
         checkpoint["weights"] |= {name: weight, "other.weight": weight}
