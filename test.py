@@ -113,7 +113,7 @@ def main(args: Namespace) -> int:
     if not results:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")
     write_scores(table, results)
-    print(average_line([result.score for result in results]), "->", table)
+    print(average_line(results), "->", table)
     if report:
         write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)

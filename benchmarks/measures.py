@@ -1,9 +1,8 @@
-"""The measures that curves, tables and BD-rates are of: those of test.py, and judges, which need
+"""The measures that curves, tables and BD-rates are of: those of test.py, and others, which need
 packages of their own.
 
-Codecs are tuned and trained for squared error, for SSIM and its descendants, and for SSIMULACRA 2.
-A judge is a measure that no codec here was made for: so it tells whether a codec that is ahead by
-the measure that it was made for is ahead because it is better.
+A measure flatters the codecs that were tuned or trained for it. Most of these took no part in any
+training: such a judge tells whether a codec that is ahead by its own measure is better indeed.
 """
 
 import io
@@ -136,7 +135,7 @@ MEASURES = measures.MEASURES | {
         # gradients and colours varies, 0 at best
         piq_measure("MDSI", 5.5, 8, decibels),
         Measure("cvvdp", "CVVDP", cvvdp, 8, 9.7, unit="JOD", form=".2f", smallest_side=8,
-                needs="pycvvdp", remedy="pip install cvvdp"),
+                trained=("visual",), needs="pycvvdp", remedy="pip install cvvdp"),
         butteraugli_measure("butteraugli", "Butteraugli 3-norm", 1, -5, 0),
         butteraugli_measure("butteraugli_max", "Butteraugli max-norm", 0, -9, -3),
         Measure("flip", "FLIP", flip, 9.5, 13, decibels,

@@ -13,6 +13,7 @@ from utils.files import atomic_write
 from utils.matching import PictureFiles, status
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
+from xfr.checkpoints import shipped_name
 from xfr.file import read_stream, unpack
 from xfr.formats import normalize_extension
 from xfr.images import Picture, read_opened
@@ -192,14 +193,28 @@ def inert(name: str) -> str:
     return FORMULA.sub("'", name)
 
 
-def average_line(scores: list[Score]) -> str:
-    """The averages of the measures in one line."""
+def average_line(results: list[Result]) -> str:
+    """The averages of the measures, and which of them are flattered, in one line."""
     shown = [
         f"{MEASURES[name].label} {value:.4g} {MEASURES[name].unit}".rstrip()
-        for name, value in average(scores).measures.items()
+        for name, value in average([result.score for result in results]).measures.items()
         if value is not None
     ]
-    return "on average " + ", ".join(shown)
+    flattered = "".join(f" ({trained})" for trained in trained_for(results))
+    return f"on average {', '.join(shown)}{flattered}"
+
+
+def trained_for(results: list[Result]) -> list[str]:
+    """The shipped checkpoints of the files that were trained for one of their measures, in words: a
+    measure flatters a codec that was."""
+    origins = [result.origin for result in results if result.origin]
+    names = {shipped_name(origin.fingerprint) for origin in origins if not origin.graphic}
+    return [
+        f"{name} was trained for {MEASURES[measure].label}"
+        for measure in results[0].score.measures
+        for name in MEASURES[measure].trained
+        if name in names
+    ]
 
 
 def cell(value: str | float | None) -> str:

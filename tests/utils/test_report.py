@@ -18,6 +18,7 @@ from model.limits import MAX_QUALITY
 from utils.report.page import MAX_SHOWN, write_report
 from utils.report.views import ACTUAL_SIDE, AMPLIFY, MAX_SIDE
 from utils.scores import Origin, Result, Score
+from xfr.checkpoints import SHIPPED
 from xfr.file import unpack
 
 HOSTILE = [
@@ -169,6 +170,8 @@ def test_page_names_checkpoint_quality_target_and_date(page, tmp_path):
     listed[0].origin = Origin(0x01234567, 35, True, "")
     expected = "Checkpoint 0000000001234567, quality 35, 1 graphic."
     assert expected in page(listed).words
+    listed[0].origin = Origin(SHIPPED["hyperprior"].fingerprint, 35, False, "")
+    assert "quality 35. hyperprior was trained for PSNR." in page(listed).words
     listed[0].origin = listed[1].origin = None
     assert "Checkpoint" not in page(listed).words
 

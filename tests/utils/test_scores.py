@@ -10,7 +10,19 @@ import pytest
 from helpers import colour, save_png
 from PIL import Image
 
-from utils.scores import Result, Score, average, gather_results, inert, total, write_scores
+from utils.scores import (
+    Origin,
+    Result,
+    Score,
+    average,
+    average_line,
+    gather_results,
+    inert,
+    total,
+    trained_for,
+    write_scores,
+)
+from xfr.checkpoints import SHIPPED
 
 
 def score(name: str, side: int, bytes_out: int | None, psnr: float | None) -> Score:
@@ -38,6 +50,22 @@ def test_rows_are_in_the_order_of_the_originals_whoever_finished_first():
     results = [Result(score(name, 10, 5, 30.0), name, name, None) for name in names]
     random.Random(0).shuffle(results)
     assert [result.original for result in gather_results(results)] == sorted(names)
+
+
+def test_the_averages_say_which_measures_a_shipped_checkpoint_was_trained_for():
+    def result(checkpoint: int, graphic: bool = False) -> Result:
+        return Result(score("a", 100, 50, 30.0), "a", "a", Origin(checkpoint, 50, graphic, ""))
+
+    main, visual = (SHIPPED[name].fingerprint for name in ("main", "visual"))
+    assert average_line([result(main)]) == "on average PSNR 30 dB (main was trained for PSNR)"
+    for unflattered in (result(visual), result(main, graphic=True), result(1234)):
+        assert average_line([unflattered]) == "on average PSNR 30 dB"
+    scored = [result(visual), result(main)]
+    for one in scored:
+        one.score.measures["ssimulacra2"] = 60.0
+    assert trained_for(scored) == [
+        "main was trained for PSNR", "visual was trained for SSIMULACRA 2",
+    ]  # fmt: skip
 
 
 def test_a_second_run_has_columns_of_its_own_and_empty_cells_where_it_lacks_a_picture(tmp_path):

@@ -19,7 +19,7 @@ from utils.console import printable
 from utils.files import atomic_write
 from utils.measures import MEASURES, Measure
 from utils.report.views import AMPLIFY, Views
-from utils.scores import Origin, Result, Score, average, total
+from utils.scores import Origin, Result, Score, average, total, trained_for
 from xfr.checkpoints import describe
 from xfr.images import read_picture
 
@@ -193,7 +193,8 @@ def rates(scores: list[Score]) -> str:
 
 
 def described(results: list[Result]) -> str:
-    """The checkpoints, qualities and targets of the .xfr files in words; "" if none is intact."""
+    """The checkpoints, qualities and targets of the .xfr files in words, and the measures that
+    flatter them; "" if none is intact."""
     origins = [result.origin for result in results if result.origin]
     if not origins:
         return ""
@@ -206,7 +207,8 @@ def described(results: list[Result]) -> str:
     parts.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
     if graphics := sum(origin.graphic for origin in origins):
         parts.append(f"{counted(graphics, 'graphic')}")
-    return f"{', '.join(parts)}{chosen}."
+    sentences = [f"{', '.join(parts)}{chosen}", *trained_for(results)]
+    return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
 
 def shown_name(name: str) -> str:
