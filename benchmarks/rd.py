@@ -20,8 +20,8 @@ From it, or from a copy, --from prints all tables and draws all plots again, wit
 
 All rows of a table are compared over one range: that of --range, or what all curves reach.
 AVIF is measured as Pillow writes it, which newer versions tune for the eye (tune=iq), and tuned for
-PSNR (avif-psnr) and for SSIMULACRA 2 (avif-ssimulacra2). JPEG XL, and the measures that no codec
-here was made for, need: pip install -r benchmarks/requirements.txt; butteraugli and butteraugli_max
+PSNR (avif-psnr) and for SSIMULACRA 2 (avif-ssimulacra2). JPEG XL, and measures beyond those of
+test.py, need: pip install -r benchmarks/requirements.txt; butteraugli and butteraugli_max
 need libjxl's program butteraugli_main (libjxl-devtools). What is not installed is left out, with a
 note.
 """

@@ -95,6 +95,22 @@ def bd_section(
     return parts
 
 
+def overview(series: dict[str, Series], anchor: Series, measures: Measures) -> str:
+    """The means of the pictures' own BD-rates to ``anchor``: a row for each measure, and a column
+    for each codec that was measured, by its name in ``series``. Bold: it was trained for that."""
+    own = {name: one for name, one in series.items() if one.pictures and one is not anchor}
+    rows = []
+    for measure, named in measures.items():
+        limits = named or (measure.low, measure.high)
+        compared = [one for one in [anchor, *own.values()] if one.has(measure)]
+        cells = []
+        for name, one in own.items():
+            text = mean_bd_cell(measure, limits, compared, one, anchor)[1] if one in compared else ""
+            cells.append(f"**{text}**" if text and name in measure.trained else text)
+        rows.append([measure.heading(*limits), *cells])
+    return table([f"BD-rate to {anchor.label}", *(one.label for one in own.values())], rows)
+
+
 def rate_table(series: Iterable[Series], measures: list[Measure], bpp: float) -> str:
     """The levels of the average curves at ``bpp``, sorted by the first measure; best first."""
     rows = []
@@ -154,8 +170,11 @@ def report(
 ) -> str:
     """All tables of the ``series`` of one folder. ``anchors``: names in it."""
     parts = [f"# Rate and distortion, {title}"]
+    compared = [series[name] for name in anchors]
+    if len(measures) > 1:
+        parts.append("## By all measures: means of the pictures' own")
+        parts += [overview(series, anchor, measures) for anchor in compared if anchor.pictures]
     for measure, named in measures.items():
-        compared = [series[name] for name in anchors]
         parts += bd_section(series.values(), compared, measure, named)
     if at_bpp:
         parts.append("## At equal rates")

@@ -8,7 +8,7 @@ from PIL import Image
 from benchmarks.curves import Point, Series
 from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
-from benchmarks.tables import bd_section, folder_report, rate_table, report
+from benchmarks.tables import bd_section, folder_report, overview, rate_table, report
 from xfr.images import Picture
 
 PSNR, EYE = MEASURES["psnr"], MEASURES["ssimulacra2"]
@@ -69,6 +69,15 @@ def test_all_rows_are_over_the_range_that_all_curves_reach_and_the_heading_says_
     assert section([one, other, short], [one], EYE)[0] == "## SSIMULACRA 2, 40 to 60"
     heading, table = section([one, other], [one])
     assert heading == "## PSNR, 26 to 36 dB" and float(table["other"][0].split()[0]) > 2
+
+
+def test_an_overview_has_a_row_for_each_measure_and_bold_where_a_checkpoint_was_trained_for_it():
+    codecs = {"visual": series("visual (ours)", 0.5, 1), "other": series("other", 2, 4)}
+    codecs |= {"anchor": series("anchor", 1, 1), "drawn": Series("drawn", "published", [])}
+    found = cells(overview(codecs, codecs["anchor"], {PSNR: None, EYE: (40, 60)}))
+    assert found["BD-rate to anchor"] == ["visual (ours)", "other"]
+    assert found["PSNR, 26 to 36 dB"] == ["-25.0 %", "+200.0 %"]
+    assert found["SSIMULACRA 2, 40 to 60"] == ["**-25.0 %**", "+200.0 %"]
 
 
 def test_a_named_range_is_kept_and_who_does_not_reach_it_has_no_number():
