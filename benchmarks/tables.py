@@ -105,7 +105,7 @@ def overview(series: dict[str, Series], anchor: Series, measures: Measures) -> s
         compared = [one for one in [anchor, *own.values()] if one.has(measure)]
         cells = []
         for name, one in own.items():
-            text = mean_bd_cell(measure, limits, compared, one, anchor)[1] if one in compared else ""
+            _, text = mean_bd_cell(measure, limits, compared, one, anchor)
             cells.append(f"**{text}**" if text and name in measure.trained else text)
         rows.append([measure.heading(*limits), *cells])
     return table([f"BD-rate to {anchor.label}", *(one.label for one in own.values())], rows)
