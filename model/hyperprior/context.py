@@ -166,18 +166,6 @@ class ContextModel(nn.Module):
             ContextPass(latent_channels, channels, first=step == 0) for step in range(PASSES)
         )
 
-    def predict(
-        self,
-        features: Tensor,
-        state: Tensor | None,
-        step: int,
-        count: int,
-        bits: Bits,
-    ) -> tuple[Tensor, Tensor]:
-        """Means and scale logits of the symbols of pass ``step``, [B, 4, count, h/2, w/2] each,
-        given features [B, D, h, w] and the state of ``update``, None in the first pass."""
-        return self.passes[step](features, state, count, bits)
-
     def update(self, state: Tensor | None, y_hat: Tensor, step: int, bits: Bits) -> Tensor | None:
         """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point
         y_hat is in multiples of 2^-FRACTION_BITS."""
@@ -202,7 +190,7 @@ class ContextModel(nn.Module):
         for step in range(PASSES):
             phases, groups = (constant(tuple(i), y.device, torch.long) for i in coded_in(step)[1:])
             here = slice(None), phases, groups
-            mean, scale = self.predict(features, state, step, count, bits)
+            mean, scale = self.passes[step](features, state, count, bits)
             residual = y[here] - mean
             index = scale_index(scale.detach()).round()
             kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
