@@ -18,7 +18,7 @@ from model.layers import ResidualBlock
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
 from utils.configuration import DEFAULT_ARCHITECTURE, changed
 
-TOLERANCE = 3e-4  # of the two functions' mean difference, relative to values of about 1
+TOLERANCE = 3e-4  # mean difference of the two functions, relative to values of about 1
 
 
 def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
@@ -79,9 +79,8 @@ def grow(codec: Codec, config: Any) -> Codec:
 
 def embed(new: Tensor, old: Tensor, parts: int, unseen: bool) -> None:
     """Copy ``old`` to the first places of ``new`` in every dimension. The outputs, dimension 0,
-    consist of equal ``parts``. ``unseen``: what else the outputs of ``old`` would see is zero."""
-    new = new.view(parts, -1, *new.shape[1:]) if parts > 1 else new[None]
-    old = old.view(parts, -1, *old.shape[1:]) if parts > 1 else old[None]
+    consist of equal ``parts``. ``unseen``: old outputs ignore new inputs, by weights of zero."""
+    new, old = (tensor.view(parts, -1, *tensor.shape[1:]) for tensor in (new, old))
     corner = new[tuple(slice(size) for size in old.shape)]
     if unseen:
         new[:, : old.shape[1]] = 0
