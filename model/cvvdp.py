@@ -243,7 +243,7 @@ def blur_matrix(length: int, _: int) -> np.ndarray:
 
 def halving_matrix(length: int, odd: int) -> np.ndarray:
     """KERNEL at every other position of a line: [half, length]. The line is mirrored, with its ends
-    repeated; at the last end as suits an ``odd`` length."""
+    repeated; ``odd`` decides how the last end is, as in the package."""
     line = np.pad(np.eye(length), ((2, 0), (0, 0)), "symmetric")
     line = np.pad(line, ((0, 2), (0, 0)))
     shifted = [weight * line[k : k + length : 2] for k, weight in enumerate(KERNEL)]

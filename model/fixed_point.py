@@ -53,8 +53,8 @@ def activation_bits(quality: int) -> int:
 
 
 def at_each_level(quality: int) -> list[int]:
-    """A quality for each number of fraction bits, in the place that ``quality`` has among those of
-    its own number."""
+    """Qualities, one for each number of fraction bits. Each is as far above the lowest quality with
+    its number as ``quality`` is."""
     span = (MAX_QUALITY - MIN_QUALITY + 1) // BIT_LEVELS
     first = MIN_QUALITY + (quality - MIN_QUALITY) % span
     return [first + level * span for level in range(BIT_LEVELS)]

@@ -227,9 +227,9 @@ def find_pictures(
 
 
 def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
-    """Count what ``find_files`` has not found, but for .xfr files. Pictures of known kinds that are
-    not read have failed, unless one ``file_format`` is looked for; all else is left alone. Returns
-    whether one has failed."""
+    """Count files that ``find_files`` has not found, but for .xfr files. Pictures of known kinds
+    that are not read have failed, unless one ``file_format`` is looked for; all else is left alone.
+    Returns whether one has failed."""
     failed: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
     kinds: Counter[str] = Counter()

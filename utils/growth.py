@@ -22,8 +22,9 @@ TOLERANCE = 3e-4  # mean difference of the two functions, relative to values of 
 
 
 def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
-    """The codec that a run begins with, and the checkpoint at ``path`` that it is from, or None: it
-    is a new one without a path, and grown where the ``settings`` of its configuration ask for it.
+    """The codec that a run begins with, and the checkpoint at ``path`` that it is from. Without a
+    path the codec is new, and there is no checkpoint. Where ``settings`` of its configuration ask
+    for more than the checkpoint has, the codec is grown.
 
     FileNotFoundError or ValueError if the checkpoint cannot be used, or does not fit the rest.
     """
