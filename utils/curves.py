@@ -15,7 +15,7 @@ from model.ssimulacra2 import ssimulacra2_distance, ssimulacra2_score
 QUALITIES = (10, 30, 50, 70, 90)  # settings of the codec, and of JPEG
 CURVE_PICTURES = 32  # at most
 
-Measures = dict[str, Callable[[Tensor, Tensor], Tensor]]  # functions of x_hat and x, by their names
+MeasureFunctions = dict[str, Callable[[Tensor, Tensor], Tensor]]  # of x_hat and x, by name
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def ssimulacra2(x_hat: Tensor, x: Tensor) -> Tensor:
     return ssimulacra2_score(ssimulacra2_distance(x_hat, x))
 
 
-def measures_of(distortion: str) -> Measures:
+def measures_of(distortion: str) -> MeasureFunctions:
     """The measures of a curve beside the rate, for a codec that is trained for this distortion:
     PSNR, and SSIMULACRA 2 where that is the distortion or a part of it."""
     return {"psnr": psnr} if distortion == "mse" else {"psnr": psnr, "ssimulacra2": ssimulacra2}
@@ -38,7 +38,7 @@ def measures_of(distortion: str) -> Measures:
 def curve(
     code: Callable[[Tensor, int], tuple[Tensor, Tensor]],
     batches: Iterable[Tensor],
-    measures: Measures,
+    measures: MeasureFunctions,
 ) -> dict[str, float]:
     """The mean rate and measures at QUALITIES of batches [B, 3, H, W] in 0 to 1, by names such as
     psnr_50. ``code`` takes a batch and a quality, and returns x_hat, which is rounded to 8 bits

@@ -124,8 +124,8 @@ class TilePasses:
         """Means, in multiples of 2^-FRACTION_BITS, and scale indices of the symbols of pass
         ``step``, [1, 4, K/4, h/2, w/2] each."""
         count = self.y.shape[3]
-        mean, scale = self.context.passes[step](self.features, self.state, count, self.bits)
-        return self.inner(mean), fixed_scale_index(self.inner(scale))
+        mean, logits = self.context.passes[step](self.features, self.state, count, self.bits)
+        return self.inner(mean), fixed_scale_index(self.inner(logits))
 
     def update(self, step: int, y_hat: Tensor) -> None:
         """Go on after pass ``step``, which has coded y_hat."""

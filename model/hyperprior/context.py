@@ -130,8 +130,8 @@ class ContextPass(nn.Module):
                 layer(x, bits, 2 * count, FRACTION_BITS)
                 for layer, x in zip(self.heads, split_phases(x))
             ]
-        means, scales = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
-        return means, scales
+        means, logits = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
+        return means, logits
 
 
 def scale_index(logits: Tensor) -> Tensor:
@@ -185,16 +185,16 @@ class ContextModel(nn.Module):
         [B, 1, 1, 1]."""
         count = y.shape[1] // GROUPS
         y, coded = split_latent(y), split_latent(coded.expand(-1, -1, 2, 2))
-        y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
+        y_hat, means, logits = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         state = None
         for step in range(PASSES):
             phases, groups = (constant(tuple(i), y.device, torch.long) for i in coded_in(step)[1:])
             here = slice(None), phases, groups
-            mean, scale = self.passes[step](features, state, count, bits)
+            mean, logit = self.passes[step](features, state, count, bits)
             residual = y[here] - mean
-            index = scale_index(scale.detach()).round()
+            index = scale_index(logit.detach()).round()
             kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
             quantized = (round_straight_through(residual, kept) + mean) * coded[here]
             state = self.update(state, quantized, step, bits)
-            y_hat[here], means[here], scales[here] = quantized, mean, scale.float()
-        return merge_latent(y_hat), means, scales
+            y_hat[here], means[here], logits[here] = quantized, mean, logit.float()
+        return merge_latent(y_hat), means, logits

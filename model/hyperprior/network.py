@@ -48,7 +48,7 @@ COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes t
 
 class Quantized(NamedTuple):
     """The latents of a batch in training. y, y_hat: [B, K, h, w]; z: [B, Z, h/4, w/4]; coded: 1 for
-    coded channels, and 0 for the others, [B, K, 1, 1]; means and scales of the split latent:
+    coded channels, and 0 for the others, [B, K, 1, 1]; means and scale_logits: of the split latent,
     [B, 4, 4, K/4, h/2, w/2]."""
 
     y: Tensor
@@ -56,7 +56,7 @@ class Quantized(NamedTuple):
     coded: Tensor
     y_hat: Tensor
     means: Tensor
-    scales: Tensor
+    scale_logits: Tensor
 
 
 class HyperpriorCodec(Codec):
@@ -160,10 +160,10 @@ class HyperpriorCodec(Codec):
         self.hyper_analysis.gain.points.sub_(ramp)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        y, z, coded, y_hat, means, scales = self.quantized(x, quality)
+        y, z, coded, y_hat, means, scale_logits = self.quantized(x, quality)
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
-        index = scale_index(scales)
+        index = scale_index(scale_logits)
         residual = split_latent(y if self.training else y_hat) - means
         y_bits = gaussian_bits(self.noisy(residual), index)
         y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
@@ -183,8 +183,8 @@ class HyperpriorCodec(Codec):
         z = self.hyper_analysis(y, quality)
         bits = soft_bits(quality)
         features = self.hyper_synthesis(round_straight_through(z), quality, bits)
-        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded, bits)
-        return Quantized(y, z, coded, y_hat, means, scales)
+        share = self.zone_share(quality)
+        return Quantized(y, z, coded, *self.context(features, y, share, coded, bits))
 
     @torch.no_grad()
     def coded_channels(self, y: Tensor) -> Tensor:

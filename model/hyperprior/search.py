@@ -188,8 +188,8 @@ class Objective:
         features = codec.hyper_synthesis(z_hat, self.quality, soft)
         passes, y_hat = [], []
         for step, part in enumerate(point.parts):
-            mean, scale = codec.context.passes[step](features, state, part.shape[2], soft)
-            index = scale_index(scale)
+            mean, logits = codec.context.passes[step](features, state, part.shape[2], soft)
+            index = scale_index(logits)
             coded = index.round() >= CERTAIN_BELOW
             symbols, counted = (coded * values for values in quantize(part, mean))
             y_hat.append(symbols + mean)
