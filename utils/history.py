@@ -119,11 +119,10 @@ def plot_history(
         axis.set(xlabel="epoch", ylabel=units[name])
     axes[0].set_yscale("log")
     axes[0].legend()
-    epochs = {f"epoch {history['epoch'][row]}": row for row in (0, -1)}
-    rows = {"JPEG": jpeg} | {
-        label: {name: column[row] for name, column in curves.items()}
-        for label, row in epochs.items()
-    }
+    rows = {"JPEG": jpeg}
+    for row in (0, -1):
+        label = f"epoch {history['epoch'][row]}"
+        rows[label] = {name: column[row] for name, column in curves.items()}
     for axis, measure in zip(axes[len(MEASURES) :], measures):
         for label, row in rows.items():
             rates, values = (

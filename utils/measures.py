@@ -207,25 +207,22 @@ def worst_tile(measure: Measure, low: float, high: float) -> Measure:
     )
 
 
+def by_name(*measures: Measure) -> dict[str, Measure]:
+    """The measures by their names."""
+    return {measure.name: measure for measure in measures}
+
+
 # All ranges but that of PSNR are about where SSIMULACRA 2 gives photographs 30 to 80.
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("psnr", "PSNR", psnr, 26, 36, unit="dB", form=".2f",
-                trained=("main", "hyperprior")),
-        Measure("ssim", "SSIM", ssim, 8, 13, likeness, smallest_side=UNIFORM_SIDE),
-        # From 161 pixels on, the window fits into the picture at the last of the scales.
-        Measure("ms_ssim", "MS-SSIM", ms_ssim, 12, 20, likeness, smallest_side=161),
-        Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f",
-                smallest_side=SSIMULACRA2_SIDE, trained=("visual",),
-                help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s "
-                "per megapixel"),
-    )
-}  # fmt: skip
-MEASURES |= {
-    measure.name: measure
-    for measure in (
-        worst_tile(MEASURES["psnr"], 20, 32),
-        worst_tile(MEASURES["ssimulacra2"], 10, 75),
-    )
-}
+MEASURES = by_name(
+    Measure("psnr", "PSNR", psnr, 26, 36, unit="dB", form=".2f", trained=("main", "hyperprior")),
+    Measure("ssim", "SSIM", ssim, 8, 13, likeness, smallest_side=UNIFORM_SIDE),
+    # From 161 pixels on, the window fits into the picture at the last of the scales.
+    Measure("ms_ssim", "MS-SSIM", ms_ssim, 12, 20, likeness, smallest_side=161),
+    Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f",
+            smallest_side=SSIMULACRA2_SIDE, trained=("visual",),
+            help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s "
+            "per megapixel"),
+)  # fmt: skip
+MEASURES |= by_name(
+    worst_tile(MEASURES["psnr"], 20, 32), worst_tile(MEASURES["ssimulacra2"], 10, 75)
+)
