@@ -44,6 +44,7 @@ CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synt
 HALF_CORRECTED = 0.5
 DEAD_ZONE_RISES_FROM = 40  # quality
 COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes the mean latent
+DEFAULT_CONFIG = HyperpriorConfig()
 
 
 class Quantized(NamedTuple):
@@ -87,7 +88,7 @@ class HyperpriorCodec(Codec):
     PREVIEWED = (8, 16)  # at smaller scales, the linear transform alone is too far from the pixels
     SEARCHES = True
 
-    def __init__(self, config: HyperpriorConfig, *, coded: bool = False):
+    def __init__(self, config: HyperpriorConfig = DEFAULT_CONFIG, *, coded: bool = False):
         """``coded``: with the synthesis as it is shipped, see ``become_trainable``."""
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks

@@ -749,7 +749,7 @@ def test_the_dct_basis_is_orthonormal_and_in_the_order_of_variance():
 
 def test_the_deep_codec_starts_as_a_transform_codec():
     torch.manual_seed(0)
-    codec = HyperpriorCodec(HyperpriorCodec.Config()).eval()
+    codec = HyperpriorCodec().eval()
     image = colour(128, 128)
     x = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
