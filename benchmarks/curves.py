@@ -3,27 +3,14 @@
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 from benchmarks.bdrate import Curve, rising
 from benchmarks.measures import MEASURES, Measure
+from benchmarks.peers import Compared
 from benchmarks.results import Results
-
-
-class Measured(Protocol):
-    """A codec that has rows in a CSV: ``key`` there, ``name`` on the command line, ``label`` in
-    tables. ``kind``: ours or peer; ``default``: the default setting of our codecs."""
-
-    name: str
-    label: str
-    kind: str
-    settings: list[int]
-    default: int | None
-
-    @property
-    def key(self) -> str: ...
 
 
 @dataclass
@@ -67,13 +54,8 @@ class Series:
         return rising((bpp, level) for bpp, level in levels if level is not None)
 
 
-def by_rate(point: Point) -> float:
-    """The key that sorts points by rate."""
-    return point.bpp
-
-
 def average(
-    results: Results, codec: Measured, pictures: list[str], measures: Iterable[Measure]
+    results: Results, codec: Compared, pictures: list[str], measures: Iterable[Measure]
 ) -> list[Point]:
     """The averages over ``pictures`` at each of the codec's settings that was measured on all of
     them. Pictures that are too small for a measure are left out of its average."""
@@ -89,11 +71,11 @@ def average(
                     scores[measure.name] = fmean(found)
         if rates:
             points.append(Point(setting, fmean(rates), scores))
-    return sorted(points, key=by_rate)
+    return sorted(points, key=attrgetter("bpp"))
 
 
 def make_series(
-    results: Results, codec: Measured, pictures: list[str], measures: Iterable[Measure]
+    results: Results, codec: Compared, pictures: list[str], measures: Iterable[Measure]
 ) -> Series:
     """The curves of a codec on ``pictures``."""
     return Series(
@@ -120,6 +102,6 @@ def read_published(path: Path) -> dict[str, Series]:
     except (KeyError, TypeError, ValueError, csv.Error):
         raise ValueError(f"{path} is not a CSV with the columns codec, bpp, psnr, source") from None
     return {
-        codec: Series(f"{codec} (published)", "published", sorted(points, key=by_rate))
+        codec: Series(f"{codec} (published)", "published", sorted(points, key=attrgetter("bpp")))
         for codec, points in found.items()
     }

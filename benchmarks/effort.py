@@ -24,7 +24,7 @@ from benchmarks.plots import COLOURS, pyplot
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 from utils.devices import pick_device
-from utils.files import atomic_write, find_files, image_extensions
+from utils.files import atomic_write, find_inputs, image_extensions
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import unpack
@@ -52,9 +52,7 @@ def parse_args() -> Namespace:
 
 def main(args: Namespace) -> int:
     torch.set_num_threads(1)
-    paths = find_files(args.folder, image_extensions(None), recursive=True)
-    if not paths:
-        raise ValueError(f"no readable pictures in {args.folder}")
+    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
     chosen = paths[:: max(1, len(paths) // args.pictures)][: args.pictures]
     encoder, decoder = Encoder(args.model, pick_device("cpu")), Decoder(args.model)
     encoder.check(EncodingSettings(effort=max(args.effort)))
@@ -62,7 +60,7 @@ def main(args: Namespace) -> int:
     gains: dict[int, list[float]] = {effort: [] for effort in efforts}
     seconds: dict[int, list[float]] = {effort: [] for effort in [0, *efforts]}
     first = middle(chosen[0], 64)
-    measure(encoder, decoder, first, DEFAULT_QUALITY, efforts[-1])  # which is slower than others
+    measure(encoder, decoder, first, DEFAULT_QUALITY, efforts[-1])  # warms up
     for path in tqdm(chosen, "pictures"):
         picture = middle(path, args.crop)
         for quality in args.qualities:

@@ -122,25 +122,22 @@ def butteraugli_measure(name: str, label: str, norm: int, low: float, high: floa
     )  # fmt: skip
 
 
-MEASURES = measures.MEASURES | {
-    measure.name: measure
-    for measure in (
-        # L. Zhang, L. Zhang, X. Mou, D. Zhang 2011: phase congruency and gradients
-        piq_measure("FSIM", 15, 25),
-        # L. Zhang, Y. Shen, H. Li 2014: the same with visual saliency
-        piq_measure("VSI", 20, 29),
-        # R. Reisenhofer, S. Bosse, G. Kutyniok, T. Wiegand 2018: Haar wavelets
-        piq_measure("HaarPSI", 8, 16),
-        # H. Z. Nafchi, A. Shahkolaei, R. Hedjam, M. Cheriet 2016: how much the likeness of
-        # gradients and colours varies, 0 at best
-        piq_measure("MDSI", 5.5, 8, decibels),
-        Measure("cvvdp", "CVVDP", cvvdp, 8, 9.7, unit="JOD", form=".2f", smallest_side=8,
-                trained=("visual",), needs="pycvvdp", remedy="pip install cvvdp"),
-        butteraugli_measure("butteraugli", "Butteraugli 3-norm", 1, -5, 0),
-        butteraugli_measure("butteraugli_max", "Butteraugli max-norm", 0, -9, -3),
-        Measure("flip", "FLIP", flip, 9.5, 13, decibels,
-                needs="flip_evaluator", remedy="pip install flip-evaluator"),
-        Measure("psnr_hvs_m", "PSNR-HVS-M", psnr_hvs_m, 33, 48, unit="dB", form=".2f",
-                smallest_side=8, needs="psnr_hvsm", remedy="pip install psnr-hvsm"),
-    )
-}  # fmt: skip
+MEASURES = measures.MEASURES | measures.by_name(
+    # L. Zhang, L. Zhang, X. Mou, D. Zhang 2011: phase congruency and gradients
+    piq_measure("FSIM", 15, 25),
+    # L. Zhang, Y. Shen, H. Li 2014: the same with visual saliency
+    piq_measure("VSI", 20, 29),
+    # R. Reisenhofer, S. Bosse, G. Kutyniok, T. Wiegand 2018: Haar wavelets
+    piq_measure("HaarPSI", 8, 16),
+    # H. Z. Nafchi, A. Shahkolaei, R. Hedjam, M. Cheriet 2016: how much the likeness of
+    # gradients and colours varies, 0 at best
+    piq_measure("MDSI", 5.5, 8, decibels),
+    Measure("cvvdp", "CVVDP", cvvdp, 8, 9.7, unit="JOD", form=".2f", smallest_side=8,
+            trained=("visual",), needs="pycvvdp", remedy="pip install cvvdp"),
+    butteraugli_measure("butteraugli", "Butteraugli 3-norm", 1, -5, 0),
+    butteraugli_measure("butteraugli_max", "Butteraugli max-norm", 0, -9, -3),
+    Measure("flip", "FLIP", flip, 9.5, 13, decibels,
+            needs="flip_evaluator", remedy="pip install flip-evaluator"),
+    Measure("psnr_hvs_m", "PSNR-HVS-M", psnr_hvs_m, 33, 48, unit="dB", form=".2f",
+            smallest_side=8, needs="psnr_hvsm", remedy="pip install psnr-hvsm"),
+)  # fmt: skip

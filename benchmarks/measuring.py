@@ -10,14 +10,13 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from benchmarks.measures import Measure
-from benchmarks.peers import Ours, Peer, Stored, chosen_models, make_peers, stored_codecs
+from benchmarks.peers import Codec, Ours, Stored, chosen_models, make_peers, stored_codecs
 from benchmarks.results import Results, Row
 from utils.devices import pick_device
 from utils.files import find_files, image_extensions
 from utils.tally import Tally
 from xfr.images import Picture, read_picture
 
-Codec = Ours | Peer
 Complete = dict[str, list[str]]  # folders, and the names in the CSV of their pictures
 
 
@@ -74,8 +73,8 @@ def distinct(codecs: list) -> list:
 
 
 def stored_pictures(sources: list[Path], results: Results) -> Complete:
-    """The pictures of a CSV by their folders; of ``sources``, names of folders and pictures in it,
-    if there are any."""
+    """The pictures of a CSV by their folders. ``sources``: names of folders and pictures in the CSV
+    to choose; all if there are none."""
     folders: Complete = {}
     for name in dict.fromkeys(picture for _, _, picture, _ in results.rows):
         folder = Path(name).parent
@@ -119,8 +118,8 @@ def measure_folders(
     results: Results,
     keep: Path | None,
 ) -> tuple[Complete, bool]:
-    """Measure what ``results`` lacks: the pictures that all codecs could code, and whether there
-    are others. ``keep``: a folder for the files. ValueError if a folder of pictures has none."""
+    """Measure what ``results`` lacks. Returns the pictures that all codecs could code, and whether
+    any failed. ``keep``: a folder for the files. ValueError if all pictures of a folder failed."""
     paths = {name: path for pictures in folders.values() for name, path in pictures.items()}
     with nullcontext(keep) if keep else TemporaryDirectory() as files:
         tally = measure_all(codecs, measures, paths, results, Path(files), bool(keep))

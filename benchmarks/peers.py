@@ -1,7 +1,8 @@
 """The codecs that are compared, behind one interface: ours, and those of other libraries.
 
 Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (ours includes
-the checkpoint's fingerprint), its ``settings``, the ``extension`` of its files,
+the checkpoint's fingerprint), its ``kind`` (ours or peer), its ``settings``, the ``default`` one
+(None for a peer), the ``extension`` of its files,
 ``write(picture, setting, path)``, ``write_within(picture, max_bytes, path)``, which takes the
 highest quality of 1 to 100 whose file is not larger, and ``read(path)``, which returns uint8 RGB
 [H, W, 3]. Alpha and ICC profile are left out everywhere: bytes are those of the pixels and the
@@ -149,6 +150,10 @@ class Stored:
         return DEFAULT_QUALITY if self.kind == "ours" else None
 
 
+Codec = Ours | Peer
+Compared = Codec | Stored
+
+
 def stored_codecs(results: Results) -> list[Stored]:
     """The codecs that have rows in ``results``, ours first."""
     settings: dict[str, set[int]] = {}
@@ -193,8 +198,8 @@ class MbtMean:
 
 
 def make_peers(threads: int | None = None) -> list[Peer]:
-    """All of Pillow's codecs that are compared, available or not. ``threads``: of each, for those
-    that let it be chosen."""
+    """The codecs of Pillow that are compared, available or not. ``threads``: of each codec whose
+    threads can be chosen."""
     try:
         import_module("pillow_jxl")  # adds JPEG XL to Pillow's formats
     except ImportError:

@@ -19,7 +19,7 @@ COLOURS = {
     "peer": ["#e0a458", "#7fb3a6", "#b48bb8", "#9aa77c", "#c58f86", "#8ca3cf"],
     "published": ["#8996a3", "#c2a98a", "#9c92c4", "#86b5a2"],
 }
-DASHES = ["--", ":", "-."]  # of the published curves, one after each round of colours
+DASHES = ["--", ":", "-."]  # published curves take the next after each round of colours
 
 
 def plot(path: Path, series: Iterable[Series], measure: Measure, title: str) -> None:

@@ -22,7 +22,7 @@ from benchmarks.speed import repeated
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY, PREVIEW_SCALES
 from model.tiles import Extract
 from utils.console import SCRIPTS, make_parser, number, run
-from utils.files import find_files, image_extensions
+from utils.files import find_inputs, image_extensions
 from utils.measures import psnr
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
@@ -30,7 +30,7 @@ from xfr.file import unpack
 from xfr.graphics import reduced
 from xfr.images import Picture, read_picture
 
-DECODE = """
+DECODE_SCRIPT = """
 import re, sys, time
 from pathlib import Path
 import torch
@@ -64,9 +64,8 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    paths = find_files(args.folder, image_extensions(None), recursive=True)[: args.pictures]
-    if not paths:
-        raise ValueError(f"no readable pictures in {args.folder}")
+    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
+    paths = paths[: args.pictures]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in chosen_models(args):
@@ -85,7 +84,7 @@ def measured(model: Path, picture: Picture, quality: int, folder: Path) -> list[
     xfr, decoder = unpack(file.read_bytes()), Decoder(model)
     whole, rows = decoder.decode(xfr).rgb, []
     for scale in (1, *PREVIEW_SCALES):
-        command = [sys.executable, "-c", DECODE, model.resolve(), file, scale]
+        command = [sys.executable, "-c", DECODE_SCRIPT, model.resolve(), file, scale]
         process = subprocess.run(
             list(map(str, command)), cwd=SCRIPTS, capture_output=True, text=True, check=True
         )

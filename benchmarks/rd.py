@@ -30,7 +30,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from benchmarks.curves import Measured, Series, make_series, read_published
+from benchmarks.curves import Series, make_series, read_published
 from benchmarks.measures import DEFAULT_MEASURES, MEASURES
 from benchmarks.measuring import (
     choose_codecs,
@@ -39,7 +39,7 @@ from benchmarks.measuring import (
     measure_folders,
     stored_pictures,
 )
-from benchmarks.peers import add_model_argument
+from benchmarks.peers import Compared, add_model_argument
 from benchmarks.plots import plot
 from benchmarks.results import Results
 from benchmarks.tables import Measures, folder_report, preamble, report
@@ -116,7 +116,7 @@ def choose_measures(args: Namespace) -> Measures:
     return chosen
 
 
-def default_anchor(codecs: list[Measured]) -> list[str]:
+def default_anchor(codecs: list[Compared]) -> list[str]:
     """JPEG, or without it the first codec that is not ours, if there is one."""
     peers = [codec.name for codec in codecs if codec.kind == "peer"]
     return ["jpeg"] if "jpeg" in peers else [*peers, codecs[0].name][:1]
@@ -150,7 +150,7 @@ def main(args: Namespace) -> int:
 
 def write_report(
     args: Namespace,
-    codecs: list[Measured],
+    codecs: list[Compared],
     measures: Measures,
     results: Results,
     folders: dict[str, list[str]],

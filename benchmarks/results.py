@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from benchmarks.measures import Measure
+from utils.files import csv_bytes
 from utils.scores import cell
 
 
@@ -26,15 +27,8 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, str, str]:
-        """The cells that no other row has."""
+        """The cells that identify the row."""
         return self.codec, self.setting, self.picture, self.measure
-
-
-def to_line(values: Iterable) -> bytes:
-    """A line of the CSV."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def from_cells(cells: list[str]) -> Row:
@@ -47,7 +41,7 @@ def from_cells(cells: list[str]) -> Row:
 class Results:
     """The rows of the CSV at ``path``, by key. A row that is added is on disk at once."""
 
-    HEADER = to_line(field.name for field in fields(Row))
+    HEADER = csv_bytes([[field.name for field in fields(Row)]])
 
     def __init__(self, path: Path):
         """Read the file, if it exists; ValueError if it is not such a CSV."""
@@ -78,5 +72,5 @@ class Results:
     def add(self, row: Row) -> None:
         """Append a row to the file."""
         with self.path.open("ab") as stream:
-            stream.write(to_line(map(cell, astuple(row))))
+            stream.write(csv_bytes([map(cell, astuple(row))]))
         self.rows[row.key] = row

@@ -33,13 +33,13 @@ from model.precision import fast_precision
 from model.tiles import padded
 from utils.console import SCRIPTS, make_parser, number, run
 from utils.devices import pick_device
-from utils.files import atomic_write, find_files, image_extensions
+from utils.files import atomic_write, find_inputs, image_extensions
 from xfr.images import read_picture, to_picture, write_picture
 
-EFFORT = 4  # of our codecs that have one, timed beside none
+TIMED_EFFORT = 4  # effort of our codecs that search, timed beside none
 # About 30 dB on Kodak, as our default quality gives.
 SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
-PILLOW = """
+PILLOW_SCRIPT = """
 import sys
 from PIL import Image
 Image.open(sys.argv[1]).convert("RGB").save(sys.argv[2], quality=int(sys.argv[3]))
@@ -63,9 +63,7 @@ def parse_args() -> Namespace:
 def main(args: Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
     torch.set_num_threads(args.threads)
-    paths = find_files(args.folder, image_extensions(None), recursive=True)
-    if not paths:
-        raise ValueError(f"no readable pictures in {args.folder}")
+    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
     models = chosen_models(args)
     first = paths[: args.pictures]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]
@@ -104,7 +102,7 @@ def codec_times(
     for model in models:
         ours = Ours(model, [], pick_device("cpu"))
         chosen.append((ours, ours.default))
-        chosen += [(ours.at_effort(EFFORT), ours.default)] if ours.has_effort else []
+        chosen += [(ours.at_effort(TIMED_EFFORT), ours.default)] if ours.has_effort else []
     peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
     chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]
     missing = [peer.label for peer in peers if not peer.available]
@@ -178,7 +176,7 @@ def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> 
         model.stem: script_commands(model, path, folder / f"{model.stem}-{path.stem}.xfr", plain)
         for model in models
     }
-    pillow = sys.executable, "-c", PILLOW
+    pillow = sys.executable, "-c", PILLOW_SCRIPT
     for name in ("webp", "avif"):
         coded, setting = folder / f"one.{name}", SETTINGS[name]
         pair = [*pillow, path, coded, setting], [*pillow, coded, plain, 0]

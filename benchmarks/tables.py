@@ -18,8 +18,8 @@ Measures = dict[Measure, Range | None]  # with the range of their BD-rates: None
 
 
 def shared_range(series: Iterable[Series], measure: Measure) -> Range:
-    """The levels that the average curves of all ``series`` reach, as far as BD-rates are over them
-    by default, in tenths. ValueError if there are none."""
+    """The levels that the average curves of all ``series`` reach, within the measure's default
+    range, rounded to tenths. ValueError if there are none."""
     curves = [one.curve(measure) for one in series]
     low, high = common_range(curves, measure.low, measure.high)
     return common_range([], math.ceil(10 * low) / 10, math.floor(10 * high) / 10)
@@ -168,7 +168,7 @@ def default_line(ours: Series, jpeg: Series) -> str:
 def report(
     title: str, series: dict[str, Series], anchors: list[str], measures: Measures, at_bpp: list
 ) -> str:
-    """All tables of the ``series`` of one folder. ``anchors``: names in it."""
+    """The tables of the ``series`` of a folder. ``anchors``: names of series."""
     parts = [f"# Rate and distortion, {title}"]
     compared = [series[name] for name in anchors]
     if len(measures) > 1:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from model.bytestream import Reader, pack_chunk
 from model.checkpoint import check_weights
 from model.constants import constant
-from model.limits import DISTORTIONS, MAX_QUALITY, MIN_QUALITY
+from model.layers import interpolated
+from model.limits import DISTORTIONS
 from model.tiles import (
     WHOLE,
     Extract,
@@ -202,11 +203,8 @@ class Codec(nn.Module):
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
-        logs = constant(self.LMBDA, quality.device).log()
-        last = len(logs) - 1
-        position = (quality - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
-        low = position.floor().clamp(0, last - 1).long()
-        return torch.lerp(logs[low], logs[low + 1], position - low).exp()
+        logs = constant(self.LMBDA, quality.device).log()[:, None]
+        return interpolated(logs, quality)[:, 0, 0, 0].exp()
 
     def weighted_distortion(self, x_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
         """The distortion of x_hat [B, 3, H, W] at quality [B], weighted against the rate: in bits

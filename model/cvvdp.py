@@ -55,7 +55,7 @@ HIGHER = (0, 479, 716, 865, 896, 842, 744, 628), (0, 476, 717, 880, 925, 867, 75
 CORRECTION = -0.2797423303127289  # decibels that are added to the sensitivity
 
 GAINS = 1.0, 1.45, 1.0  # factors of the colours' contrasts, except in the base
-DIFFERENCE_POWER, LARGEST = 2.264355182647705, 10**2.5642454624176025
+DIFFERENCE_POWER, LARGEST_DIFFERENCE = 2.264355182647705, 10**2.5642454624176025
 MASK_POWERS = 1.302622675895691, 2.8885908126831055, 3.6807713508605957
 MASK_GAIN, MASK_SIGMA, MASK_RADIUS = 10**-0.7954971194267273, 3, 6
 MASKING = (  # how much the contrast of each colour, a row, hides differences of each: log2
@@ -64,27 +64,24 @@ MASKING = (  # how much the contrast of each colour, a row, hides differences of
     (3.8118371963500977, -1.0051705837249756, -0.5193376541137695),
 )
 BASE_WEIGHTS = 0.0036334486212581396, 1.6627724170684814, 4.11874532699585
-STILL = 0.577918291091919  # weight of a still picture beside that of a video
+STILL_WEIGHT = 0.577918291091919  # weight of a still picture beside that of a video
 JOD, JOD_POWER, JOD_LINEAR = 0.0439569391310215, 0.9302042722702026, 0.1
 SPOT_BANDS = slice(1, 3)  # 6.1 and 3.1 cycles per degree
 TINY = 1e-5  # where roots and powers become linear, so that slopes are finite
 
 
-def cvvdp_distance(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Distance [B] of the pictures x_hat from the originals x, both [B, 3, H, W], sRGB in 0 to 1.
-
-    It is 10 - JOD, in just-objectionable differences: 0 for equal pictures, 1 where three of four
-    viewers prefer the original, without an upper bound. It is differentiable in x_hat, which may
-    leave its range: a value beyond counts as the end of the range, and its gradient can only lead
-    back. Computed in float32 (float64 if x_hat is) even under autocast. Its matrix products need
-    all digits: let no GPU compute them in TF32. ValueError below 8 pixels of a side.
-    """
-    return cvvdp_terms(x_hat, x)[0]
-
-
 def cvvdp_terms(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The ``cvvdp_distance``, and a distance [B] that follows the worst spots of x_hat: the 4-norm
-    of the differences in SPOT_BANDS that the eye would see if no contrast hid any."""
+    """Two distances [B] of the pictures x_hat from the originals x, both [B, 3, H, W], sRGB in 0 to
+    1: that of CVVDP, and one of the worst spots.
+
+    The first is 10 - JOD, in just-objectionable differences: 0 for equal pictures, 1 where three of
+    four viewers prefer the original, without an upper bound. The second is the 4-norm of the
+    differences in SPOT_BANDS that the eye would see if no contrast hid any. Both are differentiable
+    in x_hat, which may leave its range: a value beyond counts as the end of the range, and its
+    gradient can only lead back. Computed in float32 (float64 if x_hat is) even under autocast. The
+    matrix products need all digits: let no GPU compute them in TF32. ValueError below 8 pixels of a
+    side.
+    """
     x_hat, x = checked_pair(x_hat, x, "CVVDP")
     known = constants(*x.shape[2:], x.device, x.dtype)
     with torch.autocast(x.device.type, enabled=False):
@@ -97,7 +94,7 @@ def cvvdp_terms(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         ]
         norms = [root_mean_square(error) for error in errors]
         norms.append(root_mean_square(base[0] - base[1]) * known.base_weights)
-        distance = objectionable(STILL * norm4(norm4(torch.stack(norms, dim=2))))
+        distance = objectionable(STILL_WEIGHT * norm4(norm4(torch.stack(norms, dim=2))))
         unmasked = [(hat - seen).square().square().mean((2, 3)) for hat, seen in bands[SPOT_BANDS]]
         return distance, fourth_root(torch.stack(unmasked, dim=2).sum((1, 2)))
 
@@ -151,7 +148,7 @@ def masked(x_hat: Tensor, x: Tensor, level: "Level", known: "Constants") -> Tens
         shared = filtered(shared, level.blur)
     masks = known.masking @ power(shared.flatten(2), known.mask_powers)
     errors = power((x_hat - x).abs(), DIFFERENCE_POWER)
-    return errors / (1 + masks.unflatten(2, x.shape[2:])).add(errors, alpha=1 / LARGEST)
+    return errors / (1 + masks.unflatten(2, x.shape[2:])).add(errors, alpha=1 / LARGEST_DIFFERENCE)
 
 
 def power(x: Tensor, exponent: Tensor | float) -> Tensor:
@@ -246,7 +243,7 @@ def blur_matrix(length: int, _: int) -> np.ndarray:
 
 def halving_matrix(length: int, odd: int) -> np.ndarray:
     """KERNEL at every other position of a line: [half, length]. The line is mirrored, with its ends
-    repeated; at the last end as suits an ``odd`` length."""
+    repeated; ``odd`` decides how the last end is, as in the package."""
     line = np.pad(np.eye(length), ((2, 0), (0, 0)), "symmetric")
     line = np.pad(line, ((0, 2), (0, 0)))
     shifted = [weight * line[k : k + length : 2] for k, weight in enumerate(KERNEL)]

@@ -36,12 +36,12 @@ FRACTION_BITS = 6  # latents, means and scale logits are multiples of 2^-FRACTIO
 WEIGHT_BITS = 12  # fraction bits of the weights of latents, and the most of depthwise convolutions
 ACTIVATION_LIMIT = 2**11 - 1  # activations are clipped to +-ACTIVATION_LIMIT
 LATENT_LIMIT = 2**15 - 1  # latents, as inputs of the context model, are clipped to +-LATENT_LIMIT
-MAX_BIAS = EXACT_UP_TO // 2  # of 8-bit products, in units of their sums
-FINE = 64  # of a fine step of a weight in a coarse one
-LEVELS, MOST_BITS = 4, 7  # of the fraction bits of activations
-DECAY = 0.999  # of the largest value of a channel, in a training step without one as large
+MAX_BIAS = EXACT_UP_TO // 2  # beside 8-bit products, in units of their sums
+FINE_STEPS = 64  # fine steps of a weight in a coarse one
+BIT_LEVELS, MOST_BITS = 4, 7  # numbers of fraction bits that activations may have: 4 to 7
+LARGEST_DECAY = 0.999  # factor of a channel's largest value, where a training step has smaller ones
 MIN_LARGEST = 2.0**-3
-ROOM = 1.25  # of steps, beyond the largest values: clipping costs far more than rounding
+STEP_ROOM = 1.25  # factor of the largest values: clipping costs far more than rounding
 
 Bits = int | Tensor  # see above
 
@@ -49,21 +49,21 @@ Bits = int | Tensor  # see above
 def activation_bits(quality: int) -> int:
     """The fraction bits of activations, 4 to 7. Latents are in units of the quantization step, so
     activations grow with the quality."""
-    return MOST_BITS - LEVELS * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
+    return MOST_BITS - BIT_LEVELS * (quality - MIN_QUALITY) // (MAX_QUALITY - MIN_QUALITY + 1)
 
 
 def at_each_level(quality: int) -> list[int]:
-    """A quality for each number of fraction bits, in the place that ``quality`` has among those of
-    its own number."""
-    span = (MAX_QUALITY - MIN_QUALITY + 1) // LEVELS
+    """Qualities, one for each number of fraction bits. Each is as far above the lowest quality with
+    its number as ``quality`` is."""
+    span = (MAX_QUALITY - MIN_QUALITY + 1) // BIT_LEVELS
     first = MIN_QUALITY + (quality - MIN_QUALITY) % span
-    return [first + level * span for level in range(LEVELS)]
+    return [first + level * span for level in range(BIT_LEVELS)]
 
 
 def soft_bits(quality: Tensor) -> Tensor:
     """``activation_bits`` of each quality [B], for layers in floating point: [B, 1, 1, 1]."""
     above, span = quality.round().long() - MIN_QUALITY, MAX_QUALITY - MIN_QUALITY + 1
-    bits = MOST_BITS - torch.div(LEVELS * above, span, rounding_mode="floor")
+    bits = MOST_BITS - torch.div(BIT_LEVELS * above, span, rounding_mode="floor")
     return bits.float()[:, None, None, None]
 
 
@@ -75,7 +75,7 @@ def fixed_point(x: Tensor, bits: int, limit: int) -> Tensor:
 class Rounding(nn.Module):
     """The rounding of activations to 8 bits, in steps for each channel and number of bits.
 
-    largest: float32 [LEVELS, C], the largest values in multiples of 2^-bits, for each number of
+    largest: float32 [BIT_LEVELS, C], the largest values in multiples of 2^-bits, for each number of
     bits. In training, ``follow`` adapts them; rare crops, such as those of pure colours, make them
     too large, so that a codec is calibrated afterwards.
     """
@@ -84,12 +84,12 @@ class Rounding(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.register_buffer("largest", torch.full((LEVELS, channels), MIN_LARGEST))
+        self.register_buffer("largest", torch.full((BIT_LEVELS, channels), MIN_LARGEST))
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """x [B, C, H, W], rounded and clipped; gradients pass through the rounding."""
         largest = self.largest[level_of(bits).flatten()][:, :, None, None]
-        step = (largest * 2.0**-bits * (ROOM / INPUT_LIMIT)).to(x.dtype)
+        step = (largest * 2.0**-bits * (STEP_ROOM / INPUT_LIMIT)).to(x.dtype)
         return round_straight_through((x / step).clamp(-INPUT_LIMIT, INPUT_LIMIT)) * step
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class Rounding(nn.Module):
         """Adapt to the values of x [B, C, H, W]: to larger ones at once, to smaller ones by
         ``decay``."""
         most = (x * 2.0**bits).abs().amax((2, 3)).float().clamp(MIN_LARGEST, ACTIVATION_LIMIT)
-        here = level_of(bits).flatten() == torch.arange(LEVELS, device=x.device)[:, None]
+        here = level_of(bits).flatten() == torch.arange(BIT_LEVELS, device=x.device)[:, None]
         seen = torch.where(here[:, :, None], most, 0.0).amax(1)
         finer = torch.where(here.any(1, keepdim=True), decay * self.largest, self.largest)
         self.largest.copy_(torch.maximum(finer.clamp(min=MIN_LARGEST), seen))
@@ -105,7 +105,7 @@ class Rounding(nn.Module):
     def steps(self, bits: int) -> Tensor:
         """Steps in multiples of 2^-bits, float64 [C]. Double precision, an operation at a time,
         rounds alike on every machine."""
-        return self.largest[MOST_BITS - bits].cpu().double() * ROOM / INPUT_LIMIT
+        return self.largest[MOST_BITS - bits].cpu().double() * STEP_ROOM / INPUT_LIMIT
 
 
 def level_of(bits: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ def level_of(bits: Tensor) -> Tensor:
 
 class Integers(NamedTuple):
     """A 1x1 convolution in fixed point: ``scale * (weight x + bias)``, where x is the input times
-    ``factor``, rounded to 8 bits, and the weight is ``coarse + fine / FINE``.
+    ``factor``, rounded to 8 bits, and the weight is ``coarse + fine / FINE_STEPS``.
 
     factor: float32 [C]; coarse, fine: int8 [D, K], where K is a multiple of CHANNEL_MULTIPLE; bias:
-    int32 [D], in multiples of 1 / FINE; scale: float32 [D]. No sum reaches 2^31.
+    int32 [D], in multiples of 1 / FINE_STEPS; scale: float32 [D]. No sum reaches 2^31.
     """
 
     factor: Tensor
@@ -136,7 +136,7 @@ class Integers(NamedTuple):
         total, more = (x.new_empty(shape, dtype=torch.int32) for _ in range(2))
         product(x, self.coarse.T, total)
         product(x, self.fine.T, more)
-        total = more.add_(total, alpha=FINE).add_(self.bias)
+        total = more.add_(total, alpha=FINE_STEPS).add_(self.bias)
         return total.float().mul_(self.scale).round_()
 
     def part(self, outputs: int | None, finer: int) -> "Integers":
@@ -176,7 +176,7 @@ class Pointwise(Conv1x1):
             total = layer(x[0].permute(1, 2, 0).flatten(0, 1))
             return total.view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
         if self.measured or (self.training and self.weight.requires_grad):
-            self.rounding.follow(x, bits, decay=1 if self.measured else DECAY)
+            self.rounding.follow(x, bits, decay=1 if self.measured else LARGEST_DECAY)
         return conv1x1(self.rounding(x, bits), self.weight[:outputs], self.bias[:outputs])
 
     def integers(self, bits: int) -> Integers:
@@ -190,13 +190,13 @@ class Pointwise(Conv1x1):
             unit = unit.clamp(min=2.0**-40)
             weight = F.pad(weight / unit[:, None], (0, -len(steps) % CHANNEL_MULTIPLE))
             coarse = weight.round()
-            fine = ((weight - coarse) * FINE).round()
+            fine = ((weight - coarse) * FINE_STEPS).round()
             self.made[bits] = Integers(
                 factor=(1 / steps).float(),
                 coarse=coarse.to(torch.int8),
                 fine=fine.to(torch.int8),
-                bias=(FINE * bias / unit).round().int(),
-                scale=(unit / FINE).float(),
+                bias=(FINE_STEPS * bias / unit).round().int(),
+                scale=(unit / FINE_STEPS).float(),
             )
         return self.made[bits]
 
@@ -308,8 +308,8 @@ class QualityBias(nn.Module):
 
 
 def interpolated_integers(points: Tensor, quality: Tensor) -> Tensor:
-    """One vector per rate point, points int64 [P, C], interpolated linearly at quality int64 [B] in
-    1 to 100, and rounded down: int64 [B, C]."""
+    """Vectors int64 [B, C] at quality int64 [B] in 1 to 100: linear interpolation between the rate
+    points, int64 [P, C], rounded down."""
     span = MAX_QUALITY - MIN_QUALITY
     position = (quality - MIN_QUALITY) * (len(points) - 1)
     low = (position // span).clamp(max=len(points) - 2)

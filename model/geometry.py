@@ -20,13 +20,10 @@ def check_geometry(codec: Codec) -> None:
     """
     stride, margin = codec.STRIDE, codec.MARGIN
     at_latent = stride // codec.LATENT_STRIDE  # positions of the latent
-    for name, value, of in (
-        ("STRIDE", stride, "LATENT_STRIDE"),
-        ("TILE", codec.TILE, "STRIDE"),
-        ("MARGIN", margin, "STRIDE"),
-    ):
-        if value % getattr(codec, of):
-            multiple = f"not a multiple of its {of}, {getattr(codec, of)}"
+    for name, of in (("STRIDE", "LATENT_STRIDE"), ("TILE", "STRIDE"), ("MARGIN", "STRIDE")):
+        value, unit = getattr(codec, name), getattr(codec, of)
+        if value % unit:
+            multiple = f"not a multiple of its {of}, {unit}"
             raise ValueError(f"the {codec.arch} codec's {name}, {value}, is {multiple}")
     codec = deepcopy(codec).eval()  # networks may keep what they compute from their weights
     quality = codec.quality_tensor(DEFAULT_QUALITY)  # at high ones the encoder may look further

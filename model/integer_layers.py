@@ -35,9 +35,9 @@ from model.quantizers import round_straight_through
 from model.tiles import padded
 
 MAX_SCALE = 4096.0  # magnitude; a checkpoint holds no larger ones
+WIDE_LIMIT = 127 * 128 + 63  # magnitude of inputs of 15 bits
 PIECE_VALUES = 2**17  # values of a stream that are worked on at once: what fits in a core's cache
-WIDE_LIMIT = 127 * 128 + 63  # of inputs of 15 bits
-STRIP_VALUES = 2**19  # and by a depthwise convolution, which takes a while to start
+STRIP_VALUES = 2**19  # values for a depthwise convolution, which takes a while to start
 
 
 class Workspace:

@@ -5,7 +5,7 @@ addition. Not every library keeps what it promises, so each way of computing suc
 where they are largest before it is used, once for each device.
 """
 
-import time
+import timeit
 from collections.abc import Callable
 from functools import cache
 
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EXACT_UP_TO = 2**24  # float32 holds all integers up to here
-WEIGHT_LIMIT = 63  # of 8-bit products: two of them then add up to less than 2^15, see ``int_mm``
-INPUT_LIMIT = 127  # of 8-bit products
-FINE_LIMIT = 1023  # of the inputs of ``fine_product``
-CHANNEL_MULTIPLE = 16  # of their inputs; some libraries compute one channel wrong
-DEPTHWISE_LIMIT = 2**13 - 1  # of the inputs of depthwise convolutions
+WEIGHT_LIMIT = 63  # magnitude of 8-bit weights: two products stay below 2^15, see ``int_mm``
+INPUT_LIMIT = 127  # magnitude of 8-bit inputs
+FINE_LIMIT = 1023  # magnitude of inputs of ``fine_product``
+CHANNEL_MULTIPLE = 16  # input channels of products are one; some libraries fail with others
+DEPTHWISE_LIMIT = 2**13 - 1  # magnitude of inputs of depthwise convolutions
 
 MatrixProduct = Callable[[Tensor, Tensor, Tensor], None]
 DepthwiseSums = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -105,13 +105,12 @@ def seconds(product: MatrixProduct, device: torch.device) -> float:
     x = torch.ones(192, 320, dtype=torch.int8, device=device)
     weight = torch.ones(320, 320, dtype=torch.int8, device=device).T
     total = torch.empty(192, 320, dtype=torch.int32, device=device)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
+
+    def multiply() -> None:
         product(x, weight, total)
         total[0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return min(times)
+
+    return min(timeit.repeat(multiply, number=1, repeat=5))
 
 
 # Depthwise convolutions

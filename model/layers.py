@@ -116,8 +116,8 @@ class Up(nn.Sequential):
 
 
 def interpolated(points: Tensor, quality: Tensor) -> Tensor:
-    """One vector per rate point, points [P, C], interpolated linearly at quality [B] in 1 to 100:
-    [B, C, 1, 1]."""
+    """Vectors [B, C, 1, 1] at quality [B] in 1 to 100: linear interpolation between the rate points
+    [P, C]."""
     last = len(points) - 1
     position = (quality.float() - MIN_QUALITY) / (MAX_QUALITY - MIN_QUALITY) * last
     low = position.floor().clamp(0, last - 1)

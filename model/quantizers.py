@@ -24,13 +24,3 @@ def round_straight_through(x: Tensor, mask: Tensor | None = None) -> Tensor:
     identity."""
     rounded = x.round()
     return straight_through(rounded if mask is None else rounded * mask, x)
-
-
-def round_with_dead_zone(x: Tensor, zone: Tensor) -> Tensor:
-    """The nearest integers, but 0 for magnitudes below ``zone``, with the gradient of the identity.
-
-    ``zone`` [C, 1, 1], 0.5 to 1, for x [B, C, H, W]. Zeros take so few bits that some values are
-    better rounded to them (Sullivan 1996, "Efficient scalar quantization of exponential and
-    Laplacian random variables").
-    """
-    return straight_through(x.round() * (x.abs() >= zone), x)

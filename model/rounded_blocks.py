@@ -16,7 +16,7 @@ from model.integer_layers import PIECE_VALUES, Workspace, pieces
 from model.integer_products import CHANNEL_MULTIPLE, INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import Conv1x1, ResidualBlock
 
-SMALLEST = 1e-12  # of the largest values, so that nothing is divided by zero
+SMALLEST_MAXIMUM = 1e-12  # stands in for a largest value of zero, which would be a divisor
 
 
 class RoundedConv1x1:
@@ -25,7 +25,7 @@ class RoundedConv1x1:
     @torch.no_grad()
     def __init__(self, layer: Conv1x1):
         weight = layer.weight.float().flatten(1)
-        self.step = weight.abs().amax(1).clamp_(min=SMALLEST) / WEIGHT_LIMIT
+        self.step = weight.abs().amax(1).clamp_(min=SMALLEST_MAXIMUM) / WEIGHT_LIMIT
         weight = (weight / self.step[:, None]).round_().to(torch.int8)
         self.padding = -weight.shape[1] % CHANNEL_MULTIPLE
         self.weight = F.pad(weight, (0, self.padding)).T
@@ -33,7 +33,7 @@ class RoundedConv1x1:
 
     def __call__(self, x: Tensor, work: Workspace) -> Tensor:
         """The product, which holds until the next call; x is changed."""
-        step = x.abs().amax(1, keepdim=True).clamp_(min=SMALLEST) / INPUT_LIMIT
+        step = x.abs().amax(1, keepdim=True).clamp_(min=SMALLEST_MAXIMUM) / INPUT_LIMIT
         rounded = F.pad(x.div_(step).round_().to(torch.int8), (0, self.padding))
         total = work("total", torch.int32, len(x), len(self.bias))
         work.product(rounded, self.weight, total)
@@ -51,18 +51,15 @@ class RoundedBlocks:
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
+        x, shape, work = x.float(), x.shape, Workspace(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            return self.through(x.float())
-
-    def through(self, x: Tensor) -> Tensor:
-        shape, work = x.shape, Workspace(x.device)
-        for block, (expand, project) in zip(self.blocks, self.products):
-            inner, y = positions(block.depthwise(x)), positions(x)
-            for start, end in pieces(len(y), shape[1], PIECE_VALUES):
-                a, b = expand(inner[start:end], work).chunk(2, dim=1)
-                gated = F.silu(a).mul_(b).clamp_(-block.bound, block.bound)
-                y[start:end] += project(gated, work)
-            x = y.view(1, *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            for block, (expand, project) in zip(self.blocks, self.products):
+                inner, y = positions(block.depthwise(x)), positions(x)
+                for start, end in pieces(len(y), shape[1], PIECE_VALUES):
+                    a, b = expand(inner[start:end], work).chunk(2, dim=1)
+                    gated = F.silu(a).mul_(b).clamp_(-block.bound, block.bound)
+                    y[start:end] += project(gated, work)
+                x = y.view(1, *shape[2:], shape[1]).permute(0, 3, 1, 2)
         return x
 
 

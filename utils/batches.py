@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,23 +15,12 @@ from utils.files import find_inputs, image_extensions
 from utils.processes import processes
 
 
-class Batches(Protocol):
-    """The training crops, epoch after epoch, each of them shuffled."""
-
-    pictures: int  # from which they are cut
-    crops: int  # of an epoch, in all processes
-    source: str  # where they are cut, in words
-
-    def __len__(self) -> int:
-        """The batches of an epoch."""
-
-    def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x [B, 3, H, W] in 0 to 1, quality [B]) on the device, from number ``step`` on,
-        without an end. ValueError if no picture can be read."""
-
-
 class LoadedBatches:
-    """Batches that a DataLoader cuts on the CPU."""
+    """Batches that a DataLoader cuts on the CPU, epoch after epoch, each of them shuffled.
+
+    ``pictures``: from which they are cut; ``crops``: of an epoch, in all processes; ``source``:
+    where they are cut, in words.
+    """
 
     def __init__(self, loader: DataLoader, device: torch.device):
         self.loader, self.device = loader, device
@@ -40,9 +28,12 @@ class LoadedBatches:
         self.source = "cut on the CPU"
 
     def __len__(self) -> int:
+        """The batches of an epoch."""
         return len(self.loader)
 
     def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (x [B, 3, H, W] in 0 to 1, quality [B]) on the device, from number ``step`` on,
+        without an end. ValueError if no picture can be read."""
         sampler = self.loader.sampler
         while True:
             sampler.epoch, done = divmod(step, len(self))
@@ -53,6 +44,9 @@ class LoadedBatches:
                 x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
                 yield x.contiguous(memory_format=torch.channels_last), quality
                 step += 1
+
+
+Batches = LoadedBatches | DeviceBatches
 
 
 def training_data(
@@ -83,7 +77,7 @@ def training_data(
     batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
     validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
     if cut_on_device(settings, train, device):
-        batches: Batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
+        batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
     else:
         sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
         loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)

@@ -103,8 +103,8 @@ def add_inputs(parser: argparse.ArgumentParser, option: str, default: Path, kind
 def parse_with_inputs(
     parser: argparse.ArgumentParser, option: str, default: Path
 ) -> argparse.Namespace:
-    """The arguments, whose ``inputs`` are those of ``add_inputs``, or else the ``default``;
-    ``input_option`` is the option that names a single one, "" where there may be others."""
+    """The parsed arguments. ``inputs``: the files and folders that were named, or else the
+    ``default``; ``input_option``: the option, "" where inputs were named without it."""
     args = parser.parse_intermixed_args()
     named = getattr(args, option.removeprefix("--"))
     args.input_option = "" if args.inputs else option

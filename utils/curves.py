@@ -12,8 +12,10 @@ from model.codec import Codec
 from model.precision import fast_precision
 from model.ssimulacra2 import ssimulacra2_distance, ssimulacra2_score
 
-QUALITIES = (10, 30, 50, 70, 90)  # of the codec, and of JPEG
+QUALITIES = (10, 30, 50, 70, 90)  # settings of the codec, and of JPEG
 CURVE_PICTURES = 32  # at most
+
+MeasureFunctions = dict[str, Callable[[Tensor, Tensor], Tensor]]  # of x_hat and x, by name
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -27,36 +29,27 @@ def ssimulacra2(x_hat: Tensor, x: Tensor) -> Tensor:
     return ssimulacra2_score(ssimulacra2_distance(x_hat, x))
 
 
-FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "psnr": psnr,
-    "ssimulacra2": ssimulacra2,
-}
-
-
-def measures_of(distortion: str) -> list[str]:
-    """The names of a curve's measures beside the rate, for a codec that is trained for this: PSNR,
-    and SSIMULACRA 2 where that is the distortion or a part of it."""
-    return ["psnr"] if distortion == "mse" else ["psnr", "ssimulacra2"]
-
-
-def compare(x_hat: Tensor, x: Tensor, measures: list[str]) -> list[Tensor]:
-    """The measures, [B] each, of x_hat in 8 bits and x, both [B, 3, H, W] in 0 to 1."""
-    x_hat = (255 * x_hat.clamp(0, 1)).round() / 255
-    return [FUNCTIONS[name](x_hat, x) for name in measures]
+def measures_of(distortion: str) -> MeasureFunctions:
+    """The measures of a curve beside the rate, for a codec that is trained for this distortion:
+    PSNR, and SSIMULACRA 2 where that is the distortion or a part of it."""
+    return {"psnr": psnr} if distortion == "mse" else {"psnr": psnr, "ssimulacra2": ssimulacra2}
 
 
 def curve(
     code: Callable[[Tensor, int], tuple[Tensor, Tensor]],
     batches: Iterable[Tensor],
-    measures: list[str],
+    measures: MeasureFunctions,
 ) -> dict[str, float]:
     """The mean rate and measures at QUALITIES of batches [B, 3, H, W] in 0 to 1, by names such as
-    psnr_50. ``code`` takes a batch and a quality, and returns x_hat and the rate in bpp, [B]."""
+    psnr_50. ``code`` takes a batch and a quality, and returns x_hat, which is rounded to 8 bits
+    here, and the rate in bpp, [B]."""
     totals: dict[str, list[Tensor]] = {}
     for x in batches:
         for quality in QUALITIES:
             x_hat, bpp = code(x, quality)
-            for name, values in zip(["bpp", *measures], [bpp, *compare(x_hat, x, measures)]):
+            x_hat = (255 * x_hat.clamp(0, 1)).round() / 255
+            found = {"bpp": bpp} | {name: score(x_hat, x) for name, score in measures.items()}
+            for name, values in found.items():
                 totals.setdefault(f"{name}_{quality}", []).append(values.float())
     return {name: torch.cat(values).mean().item() for name, values in totals.items()}
 

@@ -20,7 +20,7 @@ from xfr.images import read_picture
 
 MIN_SCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
 AREA_PER_CROP = 4  # a picture gives one crop per epoch for every 4 that fit into it, at least one
-PURE_SHARE = 1 / 256  # of the crops, whose colours are replaced by pure ones
+PURE_SHARE = 1 / 256  # crops whose colours are replaced by pure ones, of all crops
 VALIDATION_QUALITIES = 8
 CACHE_BYTES = 4 * 2**30  # of decoded pictures, in each loading process
 
@@ -50,8 +50,8 @@ def area(path: Path) -> int:
 
 
 def crops_in(path: Path, crop_size: int) -> int:
-    """How many crops an epoch takes from a picture: in proportion to its area, since small pictures
-    have often been compressed, and the codec should not learn the artefacts of JPEG."""
+    """The number of crops that an epoch takes from a picture. It grows with the picture's area:
+    small pictures have often been compressed, and the codec should not learn JPEG's artefacts."""
     return max(area(path) // (AREA_PER_CROP * crop_size**2), 1) if crop_size else 1
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.limits import MAX_QUALITY, MIN_QUALITY
 from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area, pure_colours
 
-MAX_BYTES = 32 * 2**30  # of decoded pictures: they are in host memory, too, while they are read
+MAX_BYTES = 32 * 2**30  # decoded pictures, which are in host memory, too, while they are read
 CUBIC = -0.5  # the parameter of the bicubic filter, that of Pillow and torchvision
 
 
@@ -42,7 +42,8 @@ def resampling(side: Tensor, reach: int, size: int) -> Tensor:
 
 class DeviceBatches:
     """Batches of the training items of ``dataset``, whose pictures are all decoded at once and kept
-    on ``device``; for process ``rank`` of ``world``. ValueError if no picture can be read."""
+    on ``device``; for process ``rank`` of ``world``. ValueError if no picture can be read. The
+    attributes and methods of ``LoadedBatches`` are here, too."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> Iterator[nn.Modul
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, everything in this context is launched in a stream that is not the default one."""
+    """A context in which a GPU runs everything in a stream that is not the default one."""
     if device.type != "cuda":
         yield
         return

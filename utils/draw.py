@@ -80,7 +80,7 @@ class Page:
         return level, level, level
 
     def background(self) -> Image.Image:
-        """One colour, or a gradient."""
+        """An image of one colour, or of a gradient."""
         if self.random.random() < 0.5:
             return Image.new("RGB", (self.side, self.side), self.colour())
         small = Image.new("RGB", (2, 2))

@@ -1,12 +1,14 @@
 """Files and folders: finding inputs, naming outputs, writing atomically."""
 
+import csv
 import errno
+import io
 import os
 import secrets
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,8 @@ from utils.console import SCRIPTS, printable
 from utils.tally import Tally, listed
 from xfr.formats import normalize_extension, readable_extensions, unreadable_reason
 
-DEFAULT_FORMAT = "bmp"  # of decoded pictures
-MAX_KINDS = 5  # of files, in a message
+DEFAULT_FORMAT = "bmp"  # format of decoded pictures
+MAX_KINDS = 5  # kinds of files that a message names
 RENAME = "rename one of them"
 KEEP_EXTENSION = (
     "rename one, or keep both with --keep_extension, in encode.py and test.py, which names all "
@@ -51,6 +53,13 @@ def atomic_write(path: Path) -> Iterator:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def csv_bytes(rows: Iterable[Iterable]) -> bytes:
+    """The rows of a CSV in UTF-8; file names that are not valid UTF-8 keep their bytes."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def keep_mode(path: Path, temporary: Path) -> None:
@@ -181,10 +190,10 @@ def find_all(
 ) -> dict[Path, Path]:
     """The files of ``find_files`` in several sources, each with its path within the folder.
 
-    ``leave`` is called with all others, and says whether one of them has failed. ``option`` names a
-    single source on the command line, "" one that is named without an option. FileNotFoundError if
-    a source does not exist, or if nothing is found in any: it says what was looked for, and what
-    would help. One of several sources in which nothing is found is noted.
+    ``leave`` is called with all others, and says whether one of them has failed. ``option``: the
+    command-line option that names the source, for messages; "" if none does. FileNotFoundError if a
+    source does not exist, or if nothing is found in any: it says what was looked for, and what
+    would help. A notice tells of each of several sources in which nothing is found.
     """
     label = f" ({option})" if option else ""
     for source in sources:
@@ -218,9 +227,9 @@ def find_pictures(
 
 
 def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
-    """Count what ``find_files`` has not found, but for .xfr files. Pictures of known kinds that are
-    not read have failed, unless one ``file_format`` is looked for; all else is left alone. Returns
-    whether one has failed."""
+    """Count files that ``find_files`` has not found, but for .xfr files. Pictures of known kinds
+    that are not read have failed, unless one ``file_format`` is looked for; all else is left alone.
+    Returns whether one has failed."""
     failed: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
     kinds: Counter[str] = Counter()

@@ -18,12 +18,13 @@ from model.layers import ResidualBlock
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
 from utils.configuration import DEFAULT_ARCHITECTURE, changed
 
-TOLERANCE = 3e-4  # of the two functions' mean difference, relative to values of about 1
+TOLERANCE = 3e-4  # mean difference of the two functions, relative to values of about 1
 
 
 def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
-    """The codec that a run begins with, and the checkpoint at ``path`` that it is from, or None: it
-    is a new one without a path, and grown where the ``settings`` of its configuration ask for it.
+    """The codec that a run begins with, and the checkpoint at ``path`` that it is from. Without a
+    path the codec is new, and there is no checkpoint. Where ``settings`` of its configuration ask
+    for more than the checkpoint has, the codec is grown.
 
     FileNotFoundError or ValueError if the checkpoint cannot be used, or does not fit the rest.
     """
@@ -79,9 +80,8 @@ def grow(codec: Codec, config: Any) -> Codec:
 
 def embed(new: Tensor, old: Tensor, parts: int, unseen: bool) -> None:
     """Copy ``old`` to the first places of ``new`` in every dimension. The outputs, dimension 0,
-    consist of equal ``parts``. ``unseen``: what else the outputs of ``old`` would see is zero."""
-    new = new.view(parts, -1, *new.shape[1:]) if parts > 1 else new[None]
-    old = old.view(parts, -1, *old.shape[1:]) if parts > 1 else old[None]
+    consist of equal ``parts``. ``unseen``: old outputs ignore new inputs, by weights of zero."""
+    new, old = (tensor.view(parts, -1, *tensor.shape[1:]) for tensor in (new, old))
     corner = new[tuple(slice(size) for size in old.shape)]
     if unseen:
         new[:, : old.shape[1]] = 0

@@ -1,7 +1,5 @@
 """Measures of a training run: means over samples, the history of epochs, its table and its plot."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.files import atomic_write
+from utils.files import atomic_write, csv_bytes
 
 MEASURES = ("loss", "bpp", "psnr")
 SUBSETS = ("train", "validation")
@@ -73,7 +71,7 @@ class Mean:
 
 
 class EpochState:
-    """How far an epoch has come: its steps so far, their mean measures and their seconds."""
+    """Progress of an epoch: its steps so far, their mean measures and their seconds."""
 
     def __init__(
         self,
@@ -85,7 +83,7 @@ class EpochState:
         self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
 
     def state(self) -> list:
-        """The arguments to make it from again."""
+        """The arguments that make this object again."""
         return [self.steps, self.mean.totals, self.mean.count, self.seconds]
 
 
@@ -93,11 +91,7 @@ def write_csv(history: dict[str, list[float]], curves: dict[str, list[float]], p
     """Write a row for each epoch: the history, then the curves as far as they were measured."""
     columns = {**history, **curves}
     with atomic_write(path) as stream:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        stream.write(text.getvalue().encode())
+        stream.write(csv_bytes([columns, *zip(*columns.values(), strict=True)]))
 
 
 def plot_history(
@@ -125,11 +119,10 @@ def plot_history(
         axis.set(xlabel="epoch", ylabel=units[name])
     axes[0].set_yscale("log")
     axes[0].legend()
-    epochs = {f"epoch {history['epoch'][row]}": row for row in (0, -1)}
-    rows = {"JPEG": jpeg} | {
-        label: {name: column[row] for name, column in curves.items()}
-        for label, row in epochs.items()
-    }
+    rows = {"JPEG": jpeg}
+    for row in (0, -1):
+        label = f"epoch {history['epoch'][row]}"
+        rows[label] = {name: column[row] for name, column in curves.items()}
     for axis, measure in zip(axes[len(MEASURES) :], measures):
         for label, row in rows.items():
             rates, values = (

@@ -48,8 +48,8 @@ class Pipeline:
     """The files in flight, each with the future of the stage that it is in.
 
     ``stages``: an executor and a function each. The first takes a path; the others also take the
-    result of the stage before. ``pixel_bytes`` of a result of the first stage: those that it holds
-    or will be decoded to.
+    result of the stage before. ``pixel_bytes``: a result of the first stage to the bytes of the
+    pixels that it holds or will be decoded to.
     """
 
     def __init__(

@@ -56,11 +56,7 @@ def status(stream: BinaryIO) -> os.stat_result:
 
 
 def match_files(
-    folders: PictureFiles,
-    extension: str,
-    recursive: bool,
-    tally: Tally,
-    keep_extension: bool = False,
+    folders: PictureFiles, extension: str, recursive: bool, tally: Tally, keep_extension: bool
 ) -> dict[Path, PictureFiles]:
     """The PictureFiles of each original in ``folders``, which may be single files too.
 
@@ -98,8 +94,8 @@ def match_second(
     results: Mapping[Path, Path], root: Path, second: Path, recursive: bool, tally: Tally
 ) -> dict[Path, Path | None]:
     """The reconstruction of each original of the folder ``root`` in the second run, None where that
-    has none. ``results``: the names of the .xfr files. FileNotFoundError if the second run has none
-    of any.
+    has none. ``results``: the names of the .xfr files. FileNotFoundError if the second run has no
+    reconstruction at all.
 
     Originals that have several count as failed and are left out: the one that is meant is not
     known.

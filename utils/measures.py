@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # heavy, and --help needs only the names
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW_SIDE, WINDOW_SIGMA = 11, 1.5
-UNIFORM_SIDE = 7  # of the window for pictures that are smaller than the Gaussian one
+UNIFORM_SIDE = 7  # side of a uniform window, for pictures smaller than the Gaussian one
 TILE_SIDE = 128  # pixels of the tiles of which the worst is found
 
 
@@ -30,11 +30,10 @@ class Measure:
     """A measure of an original and its reconstruction, uint8 [H, W, 3] each.
 
     ``name``: of its column and its flag. ``unit``, ``form``: of a score, and how it is printed.
-    ``low`` to ``high``: the levels that BD-rates are over, unless others are asked for, where
-    ``level`` turns a score into what curves are drawn over: it rises with quality. ``help``: of the
-    flag without which a slow measure is not scored. ``trained``: the shipped checkpoints that were
-    trained for it. ``needs``: a module or a program beyond requirements.txt; ``remedy``: how to
-    install that.
+    ``level``: a score to its level, which rises with quality and over which curves are drawn;
+    ``low`` to ``high``: the levels that BD-rates are over by default. ``help``: of the flag without
+    which a slow measure is not scored. ``trained``: the shipped checkpoints that were trained for
+    it. ``needs``: a module or a program beyond requirements.txt; ``remedy``: how to install that.
     """
 
     name: str
@@ -208,25 +207,22 @@ def worst_tile(measure: Measure, low: float, high: float) -> Measure:
     )
 
 
+def by_name(*measures: Measure) -> dict[str, Measure]:
+    """The measures by their names."""
+    return {measure.name: measure for measure in measures}
+
+
 # All ranges but that of PSNR are about where SSIMULACRA 2 gives photographs 30 to 80.
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("psnr", "PSNR", psnr, 26, 36, unit="dB", form=".2f",
-                trained=("main", "hyperprior")),
-        Measure("ssim", "SSIM", ssim, 8, 13, likeness, smallest_side=UNIFORM_SIDE),
-        # From 161 pixels on, the window fits into the picture at the last of the scales.
-        Measure("ms_ssim", "MS-SSIM", ms_ssim, 12, 20, likeness, smallest_side=161),
-        Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f",
-                smallest_side=SSIMULACRA2_SIDE, trained=("visual",),
-                help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s "
-                "per megapixel"),
-    )
-}  # fmt: skip
-MEASURES |= {
-    measure.name: measure
-    for measure in (
-        worst_tile(MEASURES["psnr"], 20, 32),
-        worst_tile(MEASURES["ssimulacra2"], 10, 75),
-    )
-}
+MEASURES = by_name(
+    Measure("psnr", "PSNR", psnr, 26, 36, unit="dB", form=".2f", trained=("main", "hyperprior")),
+    Measure("ssim", "SSIM", ssim, 8, 13, likeness, smallest_side=UNIFORM_SIDE),
+    # From 161 pixels on, the window fits into the picture at the last of the scales.
+    Measure("ms_ssim", "MS-SSIM", ms_ssim, 12, 20, likeness, smallest_side=161),
+    Measure("ssimulacra2", "SSIMULACRA 2", ssimulacra2, 30, 80, form=".1f",
+            smallest_side=SSIMULACRA2_SIDE, trained=("visual",),
+            help="also score SSIMULACRA 2, a perceptual measure, 100 at best; takes about 1 s "
+            "per megapixel"),
+)  # fmt: skip
+MEASURES |= by_name(
+    worst_tile(MEASURES["psnr"], 20, 32), worst_tile(MEASURES["ssimulacra2"], 10, 75)
+)

@@ -12,8 +12,8 @@ AVERAGING = 0.999  # a step changes the average by 1 - AVERAGING of the differen
 
 
 class Stack:
-    """All weights of a shape in one tensor [N, ...], without dimensions of size one, with their
-    moments and, for each dimension of up to MAX_SIDE, statistics and eigenbases [N, S, S]."""
+    """Weights of the same shape in a tensor [N, ...], without dimensions of size one; their
+    moments; and, for each dimension of up to MAX_SIDE, statistics and eigenbases [N, S, S]."""
 
     MAX_SIDE = 512
 
@@ -28,7 +28,7 @@ class Stack:
         self.dtype = torch.bfloat16 if mixed_precision(device) else torch.float32
 
     def gradients(self) -> Tensor:
-        """Zero where a weight has none."""
+        """The gradients of all weights, [N, ...]; zero where a weight has none."""
         found = (torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights)
         return torch.stack([gradient.reshape(self.shape[1:]) for gradient in found])
 
@@ -55,7 +55,7 @@ class Stack:
             basis.copy_(torch.linalg.eigh(statistic.double())[1].flip(2))
 
     def refresh(self) -> None:
-        """One power iteration of the eigenbases, which are sorted by their eigenvalues."""
+        """Improve the eigenbases by a power iteration, and sort them by their eigenvalues."""
         for dim, (statistic, basis) in enumerate(zip(self.statistics, self.bases), start=1):
             if basis.numel():
                 order = refresh_basis(statistic, basis)
@@ -88,11 +88,12 @@ class SOAP:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024,
     https://arxiv.org/abs/2409.11321).
 
+    A step is ``prepare``, ``move`` and ``finish``; the first one only begins the statistics.
     Weights of a shape are stepped together: most matrices are too small to keep a GPU, or several
     threads, busy. Large products are in bfloat16 where that is faster.
     """
 
-    DECAY = 0.95  # of both moments and of the statistics
+    DECAY = 0.95  # both moments and the statistics
     EPSILON = 1e-8
     FREQUENCY = 10  # steps from one refresh of the eigenbases to the next
 
@@ -105,17 +106,11 @@ class SOAP:
         self.steps = 0
         self.rate = torch.zeros((), device=self.stacks[0].weights[0].device)
 
-    def step(self) -> None:
-        """Move the weights. The first step only begins the statistics."""
-        self.prepare(self.learning_rate)
-        self.move()
-        self.finish()
-
     def prepare(self, learning_rate: float) -> None:
         """Bring the learning rate to the device, with the bias corrections of both moments."""
         self.learning_rate = learning_rate
         unbiased = (1 - self.DECAY**self.steps) ** -0.5 if self.steps else 0.0
-        self.rate.fill_(self.learning_rate * unbiased)
+        self.rate.fill_(learning_rate * unbiased)
 
     @torch.no_grad()
     def move(self) -> None:
@@ -185,7 +180,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within this context, the codec has the averaged weights."""
+        """A context in which the codec has the averaged weights."""
         self.swap()
         try:
             yield

@@ -29,7 +29,7 @@ def store() -> "Store":
 
 
 def draw(items: Sequence) -> Iterator:
-    """All items; under torchrun, each of them in one of the processes. A shared counter tells the
+    """The items; under torchrun, each of them in one of the processes. A shared counter tells the
     next item, so that no process is idle while another has many left."""
     if processes()[1] == 1:
         yield from items

@@ -25,7 +25,7 @@ class AtWork:
 
     def __init__(self) -> None:
         self.stopped = Event()
-        self.shares: dict[Path, float] = {}  # of the computing that is done
+        self.shares: dict[Path, float] = {}  # part of the computing that is done, 0 to 1
 
     @contextmanager
     def progress(self, path: Path) -> Iterator[Callable[[float], None]]:

@@ -13,9 +13,9 @@ import io
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -25,13 +25,12 @@ from utils.files import atomic_write, find_inputs, image_extensions
 from xfr.images import read_picture
 
 JPEG_OPTIONS = {"quality": 92, "subsampling": 0, "optimize": True}
-SAMPLE = 48  # pictures by which the number of pixels is estimated
-FULL = 0.97  # of --max_bytes, at which the estimate aims
-TRIALS = 12
+SAMPLE_PICTURES = 48  # pictures by which the number of pixels is estimated
+FILLED_SHARE = 0.97  # share of --max_bytes at which the estimate aims
+SEARCH_STEPS = 12
 
 
-@dataclass
-class Copy:
+class Copy(NamedTuple):
     """The content of a file, and its suffix."""
 
     content: bytes
@@ -83,10 +82,10 @@ def total_bytes(found: list[Copy | None]) -> int:
 
 def largest_copies(paths: list[Path], max_bytes: int) -> tuple[int, list[Copy | None]]:
     """The number of pixels, and the copies. ValueError if they cannot be so small."""
-    sample = paths[:: -(-len(paths) // SAMPLE)]
+    sample = paths[:: -(-len(paths) // SAMPLE_PICTURES)]
     low, high = 1, max(map(area, paths))
-    aim = FULL * max_bytes * sum(map(area, sample)) / max(sum(map(area, paths)), 1)
-    for _ in range(TRIALS if sum(path.stat().st_size for path in paths) > max_bytes else 0):
+    aim = FILLED_SHARE * max_bytes * sum(map(area, sample)) / max(sum(map(area, paths)), 1)
+    for _ in range(SEARCH_STEPS if sum(path.stat().st_size for path in paths) > max_bytes else 0):
         middle = round((low * high) ** 0.5)
         if total_bytes(copies(sample, middle)) > aim:
             high = middle

@@ -1,7 +1,6 @@
-"""How long a run and its epochs are, and the learning rate at each step: by epochs or by time."""
+"""Length of a run and of its epochs, and learning rate at each step: by epochs or by time."""
 
 import time
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -9,19 +8,20 @@ import torch.distributed as dist
 from utils.processes import processes
 
 WARMUP_STEPS = 200
-WARMUP_SHARE = 0.1  # of the time of a timed run, if that is shorter
-DECAY = 0.2  # the part of the run, up to its end, in which the learning rate falls to zero
+WARMUP_SHARE = 0.1  # warm-up of a timed run, if that is shorter
+DECAY_SHARE = 0.2  # the part of the run, up to its end, in which the learning rate falls to zero
 SAVE_SECONDS = 600  # the most training time that a sudden end costs
 TIMED_SAVE_SECONDS = 60  # in a timed run, whose machine may be lent
 TIMED_EPOCHS = 50  # the most that a timed run is divided into
-MIN_RESERVE = 5.0  # seconds
-RESERVE = 1.5  # time kept for the end of a timed run, relative to what finishing an epoch took
+MIN_RESERVE_SECONDS = 5.0
+RESERVE_FACTOR = 1.5  # time kept for the end of a timed run, in times that an epoch's end took
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
     """The learning rate relative to its peak: a rise, a plateau, a linear fall to zero. On its
     plateau, a run can still be prolonged."""
-    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY * last_step)))
+    rise, fall = (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY_SHARE * last_step)
+    return max(0.0, min(1.0, rise, fall))
 
 
 class Clock:
@@ -48,35 +48,40 @@ class Clock:
         return shared.item()
 
 
-class Schedule(Protocol):
-    """The epochs of a run, and its learning rate."""
+class EpochSchedule:
+    """Epochs that are passes over the pictures, in ``length`` steps each."""
 
-    @property
-    def length(self) -> int | None:
-        """The steps of an epoch, if they are known."""
+    save_seconds = SAVE_SECONDS  # from one state that is saved to the next
 
-    @property
-    def save_seconds(self) -> float:
-        """The time from one state that is saved to the next."""
+    def __init__(self, epochs: int, length: int):
+        self.epochs, self.length = epochs, length
 
     @property
     def warnings(self) -> list[str]:
         """Warnings for the user, a line each."""
+        steps = self.epochs * self.length
+        if steps > WARMUP_STEPS:
+            return []
+        return [f"the run ends after {steps} steps, within its warm-up of {WARMUP_STEPS}"]
 
     def first_step(self, epoch: int, steps: int, step: int) -> int:
         """The number of the next step, after ``steps`` of an epoch and ``step`` in all."""
+        return epoch * self.length + steps
 
     def begin(self) -> None:
         """An epoch begins, or is resumed."""
 
     def goes_on(self, steps: int) -> bool:
         """Whether the epoch has another step after so many."""
+        return steps < self.length
 
     def over(self, epoch: int, steps: int) -> bool:
         """Whether there is nothing left to do."""
+        return epoch >= self.epochs
 
     def factor(self, step: int) -> float:
         """The learning rate of a step, relative to its peak."""
+        return learning_rate_factor(step, self.epochs * self.length)
 
     def look_up(self) -> None:
         """Look at the clock."""
@@ -86,54 +91,15 @@ class Schedule(Protocol):
 
     def title(self, epoch: int) -> str:
         """The name of an epoch, from 1 on."""
-
-
-class EpochSchedule:
-    """Epochs that are passes over the pictures, in ``length`` steps each."""
-
-    save_seconds = SAVE_SECONDS
-
-    def __init__(self, epochs: int, length: int):
-        self.epochs, self.length = epochs, length
-
-    @property
-    def warnings(self) -> list[str]:
-        steps = self.epochs * self.length
-        if steps > WARMUP_STEPS:
-            return []
-        return [f"the run ends after {steps} steps, within its warm-up of {WARMUP_STEPS}"]
-
-    def first_step(self, epoch: int, steps: int, step: int) -> int:
-        return epoch * self.length + steps
-
-    def begin(self) -> None:
-        pass
-
-    def goes_on(self, steps: int) -> bool:
-        return steps < self.length
-
-    def over(self, epoch: int, steps: int) -> bool:
-        return epoch >= self.epochs
-
-    def factor(self, step: int) -> float:
-        return learning_rate_factor(step, self.epochs * self.length)
-
-    def look_up(self) -> None:
-        pass
-
-    def finished(self) -> None:
-        pass
-
-    def title(self, epoch: int) -> str:
         return f"epoch {epoch}/{self.epochs}"
 
 
 class TimedSchedule:
     """A number of minutes, start-up included: a rise, a plateau and a fall of the learning rate,
     then the last validation, the probability tables and the saving. An epoch lasts a minute, or
-    more in a long run or where finishing one takes long."""
+    more in a long run or where finishing one takes long. Its methods are those of EpochSchedule."""
 
-    length = None
+    length = None  # steps of an epoch, which are not known
     save_seconds = TIMED_SAVE_SECONDS
     warnings: list[str] = []
 
@@ -166,7 +132,7 @@ class TimedSchedule:
 
     def factor(self, step: int) -> float:
         rise = max((step + 1) / WARMUP_STEPS, self.elapsed / (WARMUP_SHARE * self.end))
-        fall = (self.end - self.elapsed) / (DECAY * self.end)
+        fall = (self.end - self.elapsed) / (DECAY_SHARE * self.end)
         return max(0.0, min(1.0, rise, fall))
 
     def look_up(self) -> None:
@@ -175,13 +141,16 @@ class TimedSchedule:
     def finished(self) -> None:
         before = self.elapsed
         self.look_up()
-        self.reserve = max(RESERVE * (self.elapsed - before), MIN_RESERVE)
+        self.reserve = max(RESERVE_FACTOR * (self.elapsed - before), MIN_RESERVE_SECONDS)
 
     def title(self, epoch: int) -> str:
         return f"epoch {epoch}, {self.elapsed / 60:.1f} of {self.minutes:g} minutes"
 
 
+Schedule = EpochSchedule | TimedSchedule
+
+
 def make_schedule(epochs: int, length: int, minutes: float | None, clock: Clock) -> Schedule:
-    """By time, if there are ``minutes``, else of ``epochs`` in ``length`` steps each. ValueError if
-    the minutes have gone by."""
+    """A schedule by time, if there are ``minutes``, else of ``epochs`` in ``length`` steps each.
+    ValueError if the minutes have gone by."""
     return TimedSchedule(minutes, clock) if minutes else EpochSchedule(epochs, length)

@@ -1,7 +1,5 @@
 """Scores of a folder of pictures, and the CSV that holds them."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable
@@ -9,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from utils.files import atomic_write
+from utils.files import atomic_write, csv_bytes
 from utils.matching import PictureFiles, status
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
@@ -55,7 +53,7 @@ class Score:
 
 
 class Origin(NamedTuple):
-    """How an .xfr file was made, as its header says. ``fingerprint``: of the checkpoint.
+    """Making of an .xfr file, as its header tells it. ``fingerprint``: of the checkpoint.
     ``graphic``: whether it holds one, see xfr/graphics.py. ``target``: its name and value, or "".
     """
 
@@ -119,7 +117,7 @@ def score_pair(
 
 
 def read_origin(compressed: BinaryIO, max_pixels: int) -> Origin | None:
-    """How an .xfr file was made; None if it is not intact."""
+    """The origin of an .xfr file; None if the file is not intact."""
     try:
         xfr = unpack(read_stream(compressed, max_pixels), max_pixels)
     except ValueError:
@@ -176,10 +174,8 @@ def write_scores(path: Path, results: list[Result]) -> None:
         rows[0] += [f"second_{name}" for name in names]
         for row, score in zip(rows[1:], [*seconds, average(found)]):
             row += [cell(score.value(name)) if score else "" for name in names]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
     with atomic_write(path) as stream:
-        stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        stream.write(csv_bytes(rows))
 
 
 def inert(name: str) -> str:

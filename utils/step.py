@@ -1,4 +1,4 @@
-"""One training step: what is minimised, how the weights move, and how a GPU is asked to do it."""
+"""A training step: the loss, the move of the weights, and the way that a GPU is asked for both."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def launcher(descend: Descend, device: torch.device, alone: bool) -> Descend:
-    """How a step is launched on ``device``: where one process has one GPU, as a CUDA graph."""
+    """The function that takes a step on ``device``: where one process has one GPU, a CUDA graph."""
     return RecordedStep(descend, cuda_graph) if device.type == "cuda" and alone else descend
 
 

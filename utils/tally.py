@@ -14,7 +14,7 @@ from utils.progress import AtWork
 from xfr.checkpoints import describe
 
 COUNTS = ("done", "skipped", "failed", "left_alone", "bytes_in", "bytes_out", "pixels", "larger")
-NAMED_FILES = 3  # of many that share a reason
+NAMED_FILES = 3  # files that a message names, of those that share a reason
 
 
 @dataclass
@@ -130,11 +130,12 @@ class Tally:
         compressed = self.bytes_in if self.decodes else self.bytes_out
         ratio = "" if self.decodes else f"ratio {self.bytes_in / compressed:.2f}, "
         larger = f", {self.larger} larger than the original" if self.larger else ""
+        place = "" if self.place is None else f" -> {printable(self.place)}"
         return (
             f"{', '.join(counts)}: {self.bytes_in:,} bytes in, {self.bytes_out:,} out, {ratio}"
             f"bpp {8 * compressed / self.pixels:.3f}, "
             f"{self.seconds / self.done:.2f} s per picture, {self.seconds:.1f} s{larger}"
-            f"{self.made_with()}{self.destination()}"
+            f"{self.made_with()}{place}"
         )
 
     def made_with(self) -> str:
@@ -145,10 +146,6 @@ class Tally:
             made.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
         made += self.settings
         return f", with {', '.join(made)}" if made else ""
-
-    def destination(self) -> str:
-        """The folder or file that results were written to."""
-        return "" if self.place is None else f" -> {printable(self.place)}"
 
 
 def tell(line: str) -> None:

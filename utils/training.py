@@ -30,6 +30,7 @@ from utils.schedule import Clock, Schedule
 from utils.step import TrainingStep, defects, rate_distortion
 
 LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the losses and the clock
+VERSION = f"xfr {xfr.__version__}"
 FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
 SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
@@ -57,6 +58,7 @@ class Trainer:
     """Trains ``codec``; ``model`` is the codec itself or its data-parallel wrapping. Saves to
     ``folder``.
 
+    ``began``: when the session began, in seconds of ``time.monotonic``.
     ``epoch`` counts the finished epochs; ``history`` has a list for each of COLUMNS, with a value
     for each epoch. What is validated, and kept in best.tar, is the moving average of the weights.
     """
@@ -68,16 +70,16 @@ class Trainer:
         device: torch.device,
         settings: TrainingSettings,
         folder: Path,
-        began: float | None = None,
+        began: float,
     ):
         self.codec, self.model, self.device, self.folder = codec, model, device, folder
         self.run = {name: getattr(settings, name) for name in SHARED}
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
-        self.settings, self.root = settings, settings.dataset_path
+        self.settings = settings
         self.train_step = TrainingStep(codec, model, settings.lr_rate)
         self.optimizer, self.average = self.train_step.optimizer, self.train_step.average
-        self.clock = Clock(time.monotonic() if began is None else began, device)
-        self.step = self.epoch = 0  # how many are finished
+        self.clock = Clock(began, device)
+        self.step = self.epoch = 0  # number of finished ones
         self.progress = EpochState()
         self.saved_at = time.monotonic()
         self.saved = ""  # the epoch and the steps of the last state that was saved, in words
@@ -139,18 +141,17 @@ class Trainer:
         """The run in one line, and a line for each warning."""
         weights = sum(weight.numel() for weight in self.codec.parameters())
         pictures = len(validation.dataset)
-        warnings = schedule.warnings
+        warnings = list(schedule.warnings)
         if 0 < pictures < FEW_PICTURES:
-            warnings = [
-                *warnings,
+            warnings.append(
                 f"{pictures} pictures to validate are too few to choose an epoch by, or to measure "
-                "tables on: raise --validation_split",
-            ]
+                "tables on: raise --validation_split"
+            )
         line = (
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
             f"{train.pictures} pictures to train on, {pictures} to validate; an epoch is "
             f"{train.crops} crops in {len(train)} steps, {train.source}, on {self.device} "
-            f"for {self.codec.distortion} -> {self.folder}; {command()}, {version()}"
+            f"for {self.codec.distortion} -> {self.folder}; {command()}, {VERSION}"
         )
         return "\n".join([line, *(f"warning: {warning}" for warning in warnings)])
 
@@ -253,7 +254,7 @@ class Trainer:
         dataset, folders = loader.dataset, {}
         readable = [path for path in dataset.paths if path not in dataset.unreadable]
         for path, measures in zip(readable, measured, strict=True):
-            folder = (path.relative_to(self.root).parent.parts or (".",))[0]
+            folder = (path.relative_to(self.settings.dataset_path).parent.parts or (".",))[0]
             folders.setdefault(folder, Mean()).add(measures[:, None])
         return folders
 
@@ -275,12 +276,6 @@ class Trainer:
             f"{psnr:.2f} dB), learning rate {learning_rate:.2e}, {seconds:.0f} s"
         )
 
-    def calibrate(self, loader: DataLoader) -> None:
-        """Calibrate the codec on the validation pictures: to those that it was trained on, it is
-        fitted a little too well."""
-        with fast_precision(self.device):
-            self.codec.calibrate(lambda: samples(loader))
-
     def measure_curve(self, validation: DataLoader) -> None:
         """Append the curve of some validation pictures to ``curves``, and write the epoch's numbers
         to TensorBoard."""
@@ -299,14 +294,15 @@ class Trainer:
 
     def averaged_weights(self, validation: DataLoader) -> dict[str, Tensor]:
         """The codec as it is shipped: averaged weights, tables and ranges that are measured on the
-        validation pictures."""
+        validation pictures. To those that it was trained on, it is fitted a little too well."""
         with self.average.applied():
             self.codec.eval()
-            self.calibrate(validation)
+            with fast_precision(self.device):
+                self.codec.calibrate(lambda: samples(validation))
             return self.codec.shipped_weights()
 
     def save(self, validation: DataLoader) -> None:
-        """After an epoch, save last.tar, a plot, and, if the epoch was the best, best.tar."""
+        """Save last.tar, a plot, and, if the epoch was the best, best.tar."""
         loss = self.history["validation_loss"][-1]
         if math.isnan(loss):  # nothing to validate on: the training loss is used instead
             loss = self.history["train_loss"][-1]
@@ -357,7 +353,7 @@ class Trainer:
             "config": self.codec.config_dict(),
             "distortion": self.codec.distortion,
             "command": command(),
-            "version": version(),
+            "version": VERSION,
             "history": self.history,
         }
 
@@ -371,8 +367,3 @@ class Trainer:
 def command() -> str:
     """The command line of this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def version() -> str:
-    """The version of this program."""
-    return f"xfr {xfr.__version__}"

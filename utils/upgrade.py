@@ -13,7 +13,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.hyperprior.network import HyperpriorCodec
@@ -53,17 +52,13 @@ def upgraded(checkpoint: dict) -> dict:
         parts = [old.pop(name.replace(".heads.", f".{kind}."), None) for kind in kinds]
         if any(part is None or len(parts) * part.numel() != weight.numel() for part in parts):
             raise ValueError(f"the checkpoint is not of xfr 0.9: {name}")
-        weight.copy_(interleaved(parts).view_as(weight))
+        # Heads interleave the outputs: the first of each part, then the second.
+        weight.copy_(torch.stack(parts, dim=1).view_as(weight))
     if old:
         raise ValueError(f"the checkpoint is not of xfr 0.9: {min(old)!r:.80}")
     kept = ("arch", "distortion", "history")  # the oldest have no distortion
     identity = {name: checkpoint[name] for name in kept if name in checkpoint}
     return {**identity, "config": codec.config_dict(), "weights": weights}
-
-
-def interleaved(parts: list[Tensor]) -> Tensor:
-    """Tensors [D, ...] to one, [D * len(parts), ...]: the first of each, then the second."""
-    return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 if __name__ == "__main__":

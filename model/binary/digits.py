@@ -19,7 +19,7 @@ Encoder and decoder compute scales in integers, so they agree on the order on ev
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -161,14 +161,6 @@ def falling(scales: Tensor) -> np.ndarray:
     return np.argsort(rank.flatten().to(torch.uint8).numpy(), kind="stable")
 
 
-class IntegerCoder(Protocol):
-    """Writes the integers of a latent, or reads them."""
-
-    def code(self, channels: slice, positions: Tensor, order: np.ndarray) -> Tensor:
-        """The integers of these channels at these positions (indices), int32 [1, C, N]. ``order``:
-        of the integers, flattened, in the file."""
-
-
 class LatentWriter:
     """Writes the integers of a latent, int32 [1, C, h, w]."""
 
@@ -176,6 +168,8 @@ class LatentWriter:
         self.y, self.digits = y.flatten(2), DigitWriter()
 
     def code(self, channels: slice, positions: Tensor, order: np.ndarray) -> Tensor:
+        """The integers of these channels at these positions (indices), int32 [1, C, N], which are
+        written. ``order``: of the integers, flattened, in the file."""
         values = self.y[:, channels, positions]
         self.digits.write(values.flatten().numpy()[order])
         return values
@@ -188,6 +182,7 @@ class LatentReader:
         self.digits = DigitReader(reader)
 
     def code(self, channels: slice, positions: Tensor, order: np.ndarray) -> Tensor:
+        """``LatentWriter.code``, where the integers are read."""
         values = np.empty(len(order), np.int32)
         values[order] = self.digits.read(len(order))
         return torch.from_numpy(values).view(1, channels.stop - channels.start, len(positions))
@@ -263,7 +258,9 @@ class DigitModel(nn.Module):
         coder.digits.finish()
         return y
 
-    def code(self, coder: IntegerCoder, height: int, width: int, quality: Tensor) -> Tensor:
+    def code(
+        self, coder: LatentWriter | LatentReader, height: int, width: int, quality: Tensor
+    ) -> Tensor:
         """Write or read a latent, int32 [1, C, height, width], which is returned. The order of each
         set of integers depends on the sets before it."""
         order = falling(self.mean_scales(height, width, quality))

@@ -12,10 +12,10 @@ from model.bytestream import Reader
 from model.codec import Codec, check_range
 from model.layers import GDN, QualityTable, dct_basis
 from model.limits import MAX_QUALITY, MIN_QUALITY
-from model.quantizers import round_with_dead_zone
+from model.quantizers import round_straight_through
 
 BLOCK_SIDE = 8  # pixels per position of the latent, in both directions
-DEAD_ZONE = 0.6  # smaller magnitudes become zero
+DEAD_ZONE = 0.6  # in steps of the quantizer
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,13 @@ class BinaryCodec(Codec):
         return self.analysis(x, quality) * self.gain(quality).exp()
 
     def rounded(self, y: Tensor) -> Tensor:
-        """``scaled`` in integers, with the gradient of the identity. Means have no dead zone, since
-        their differences are coded, not their magnitudes."""
+        """``scaled`` in integers, with the gradient of the identity. Magnitudes below DEAD_ZONE
+        become zero, which takes few bits (Sullivan 1996, "Efficient scalar quantization of
+        exponential and Laplacian random variables"). Means have no dead zone, since their
+        differences are coded, not their magnitudes."""
         zone = torch.full((y.shape[1], 1, 1), DEAD_ZONE, device=y.device)
         zone[:MEANS] = 0.5
-        return round_with_dead_zone(y, zone)
+        return round_straight_through(y, y.abs() >= zone)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         y = self.scaled(x, quality)

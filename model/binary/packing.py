@@ -32,7 +32,7 @@ class DigitWriter:
         self.write_plane(values != 0)
         self.plain.append(used < 0)
         magnitudes = np.abs(used)
-        digits = np.frexp(magnitudes.astype(np.float32))[1]  # how many each magnitude has
+        digits = np.frexp(magnitudes.astype(np.float32))[1]  # number of digits of each magnitude
         rest = digits
         for count in range(1, MAX_DIGITS):
             if not len(rest):

@@ -37,18 +37,9 @@ class HyperpriorLatents(NamedTuple):
     y: Tensor  # [1, K, H/16, W/16]
     z: Tensor  # [1, Z, H/64, W/64]
 
-    @property
-    def dead_zone(self) -> bool:
-        """True if y is rounded with one."""
-        return True
-
 
 class SearchedLatents(HyperpriorLatents):
-    """Latents that a search has found: y is rounded to the nearest symbols."""
-
-    @property
-    def dead_zone(self) -> bool:
-        return False
+    """Latents that a search has found: y is rounded to the nearest symbols, without a dead zone."""
 
 
 def last_used(y: Tensor) -> int:
@@ -70,13 +61,14 @@ class Border:
     of the reconstruction would show between two tiles of a smooth sky.
 
     Tiles of a picture come row by row, on a grid; the picture's latent has ``width`` positions in a
-    row. A tile's channels beyond its own are zero. Memory is taken for decoded tiles alone.
+    row. Channels that a tile lacks are zero. Memory is taken for decoded tiles alone.
     """
 
     def __init__(self, width: int, depth: int):
         self.depth, self.width, self.column = depth, width, 0
-        self.above: list[Tensor] = []  # the lowest rows of each tile of the row of tiles before
-        self.row: list[Tensor] = []  # and of the row of tiles so far, [1, C, depth, w] each
+        # The lowest rows of tiles, [1, C, depth, w] each: those of the last row, and of this row
+        self.above: list[Tensor] = []
+        self.row: list[Tensor] = []
         self.left: Tensor | None = None  # [1, C, h, depth]
 
     def window(self, channels: int, height: int, width: int) -> tuple[Tensor, int, int]:
@@ -132,8 +124,8 @@ class TilePasses:
         """Means, in multiples of 2^-FRACTION_BITS, and scale indices of the symbols of pass
         ``step``, [1, 4, K/4, h/2, w/2] each."""
         count = self.y.shape[3]
-        mean, scale = self.context.predict(self.features, self.state, step, count, self.bits)
-        return self.inner(mean), fixed_scale_index(self.inner(scale))
+        mean, logits = self.context.passes[step](self.features, self.state, count, self.bits)
+        return self.inner(mean), fixed_scale_index(self.inner(logits))
 
     def update(self, step: int, y_hat: Tensor) -> None:
         """Go on after pass ``step``, which has coded y_hat."""
@@ -201,7 +193,8 @@ class HyperpriorTileCoder:
         z = latents.z.round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).float().cpu()
         y = split_latent(latents.y.float().cpu())
         z_segment = z.int().numpy(), self.z_index(*z.shape[2:])
-        share = self.model.zone_share(self.quality).cpu() if latents.dead_zone else torch.zeros(1)
+        searched = isinstance(latents, SearchedLatents)
+        share = torch.zeros(1) if searched else self.model.zone_share(self.quality).cpu()
         for certain in (CERTAIN_BELOW, 0):
             passes = self.passes(z, *latents.y.shape[1:])
             y_segments, lost = coded_in_passes(y, passes, certain, share)

@@ -130,8 +130,8 @@ class ContextPass(nn.Module):
                 layer(x, bits, 2 * count, FRACTION_BITS)
                 for layer, x in zip(self.heads, split_phases(x))
             ]
-        means, scales = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
-        return means, scales
+        means, logits = torch.stack(predicted, dim=1).unflatten(2, (count, 2)).unbind(3)
+        return means, logits
 
 
 def scale_index(logits: Tensor) -> Tensor:
@@ -166,18 +166,6 @@ class ContextModel(nn.Module):
             ContextPass(latent_channels, channels, first=step == 0) for step in range(PASSES)
         )
 
-    def predict(
-        self,
-        features: Tensor,
-        state: Tensor | None,
-        step: int,
-        count: int,
-        bits: Bits,
-    ) -> tuple[Tensor, Tensor]:
-        """Means and scale logits of the symbols of pass ``step``, [B, 4, count, h/2, w/2] each,
-        given features [B, D, h, w] and the state of ``update``, None in the first pass."""
-        return self.passes[step](features, state, count, bits)
-
     def update(self, state: Tensor | None, y_hat: Tensor, step: int, bits: Bits) -> Tensor | None:
         """The state after pass ``step`` has coded y_hat, [B, 4, count, h/2, w/2]; in fixed point
         y_hat is in multiples of 2^-FRACTION_BITS."""
@@ -197,16 +185,16 @@ class ContextModel(nn.Module):
         [B, 1, 1, 1]."""
         count = y.shape[1] // GROUPS
         y, coded = split_latent(y), split_latent(coded.expand(-1, -1, 2, 2))
-        y_hat, means, scales = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
+        y_hat, means, logits = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         state = None
         for step in range(PASSES):
             phases, groups = (constant(tuple(i), y.device, torch.long) for i in coded_in(step)[1:])
             here = slice(None), phases, groups
-            mean, scale = self.predict(features, state, step, count, bits)
+            mean, logit = self.passes[step](features, state, count, bits)
             residual = y[here] - mean
-            index = scale_index(scale.detach()).round()
+            index = scale_index(logit.detach()).round()
             kept = (index >= CERTAIN_BELOW) & (residual.abs() >= dead_zone(index, share))
             quantized = (round_straight_through(residual, kept) + mean) * coded[here]
             state = self.update(state, quantized, step, bits)
-            y_hat[here], means[here], scales[here] = quantized, mean, scale.float()
-        return merge_latent(y_hat), means, scales
+            y_hat[here], means[here], logits[here] = quantized, mean, logit.float()
+        return merge_latent(y_hat), means, logits

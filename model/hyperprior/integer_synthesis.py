@@ -57,8 +57,7 @@ class IntegerSynthesis(nn.Module):
     k is ``ranges[k] * 2^-latent_bits``. into8: float32 [c16], steps of the stream in those of the
     inputs of up8, at gain 1.
     Pixels come in the order [2, 2, 8, 8, 3], the outputs of up1 in [8, 8, 3], of up8 in [2, 2, c8].
-    steps: of the activations that are rounded, float32 [C] each. Decoding does without them; it
-    takes them to train on.
+    steps: of the activations that are rounded, float32 [C] each. Only further training needs them.
     """
 
     gain: Tensor
@@ -174,14 +173,16 @@ class IntegerSynthesis(nn.Module):
         differentiable: about 0 to 1, neither clipped nor rounded to levels. In float32 and outside
         of training, these are the numbers that ``pixels`` rounds, divided by 255."""
         count, unit = y_hat.shape[1], 2.0 ** -latent_bits(quality)[:, None, None, None].float()
-        steps = cube(gains(self.gain, quality) / self.ranges) / (unit * 2**FRACTION_BITS)
+        steps = (gains(self.gain, quality) / self.ranges)[:, :, None, None]
+        steps = steps / (unit * 2**FRACTION_BITS)
         y = round_straight_through(y_hat * 2**FRACTION_BITS) * steps[:, :count]
         first = self.first.differentiable(to_limit(y, WIDE_LIMIT), unit)
         first = first + self.first_bias[:, None, None]
         c16 = len(self.into8)
         x = to_limit(first[:, :c16], DEPTHWISE_LIMIT)
         x = differentiable(self.blocks16, x)
-        x = to_limit(x * cube(self.into8 * gains(self.gain16, quality)), INPUT_LIMIT)
+        into8 = (self.into8 * gains(self.gain16, quality))[:, :, None, None]
+        x = to_limit(x * into8, INPUT_LIMIT)
         x = from_positions(to_limit(self.up8.differentiable(x), DEPTHWISE_LIMIT), 2)
         x = differentiable(self.blocks8, x)
         x = to_limit(x / INTO_FINE, FINE_LIMIT)
@@ -192,27 +193,28 @@ class IntegerSynthesis(nn.Module):
     def linear_part(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [3 * 16^2, M] and bias [3 * 16^2] of the linear transform of y_hat at quality [1]
         to the pixels of a block, in the order [3, 16, 16]."""
-        bias = in_blocks(self.first_bias[len(self.into8) :] / WHITE)
+        bias = from_blocks(self.first_bias[len(self.into8) :], BLOCK_SIDE) / WHITE
         return self.linear_weight() * gains(self.gain, quality), bias
 
     def linear_weight(self) -> Tensor:
         """The weight of ``linear_part`` for a latent that is multiplied with its gains."""
         c16 = len(self.into8)
-        return (
-            in_blocks(self.first.weight[c16:] * self.first.scale[c16:, None]) / self.ranges / WHITE
-        )
+        weight = self.first.weight[c16:] * self.first.scale[c16:, None]
+        return from_blocks(weight, BLOCK_SIDE) / self.ranges / WHITE
 
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
         """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least
         squares, as if the linear transform were all there is. Each position of ``error`` holds the
         pixels of a block, [B, 3 * 16^2, H/16, W/16]."""
         inverse = damped_inverse(self.linear_weight(), error)
-        return inverse.div_(cube(gains(self.gain, quality)))
+        return inverse.div_(gains(self.gain, quality)[:, :, None, None])
 
 
-def in_blocks(x: Tensor) -> Tensor:
-    """x [BLOCK_VALUES, ...] in the order [2, 2, 8, 8, 3] to the order [3, 16, 16]."""
-    return x.unflatten(0, (2, 2, 8, 8, 3)).movedim((4, 0, 2, 1, 3), (0, 1, 2, 3, 4)).flatten(0, 4)
+def from_blocks(x: Tensor, side: int) -> Tensor:
+    """x [3 * side^2, ...] in the order of ``IntegerSynthesis``, [side / 8, side / 8, 8, 8, 3], to
+    the order [3, side, side]."""
+    x = x.unflatten(0, (side // 8, side // 8, 8, 8, 3))
+    return x.movedim((0, 1, 2, 3, 4), (1, 3, 2, 4, 0)).flatten(0, 4)
 
 
 def new_steps(config: HyperpriorConfig) -> nn.Module:
@@ -233,11 +235,6 @@ def differentiable(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     for block in blocks:
         x = cast(IntegerResidualBlock, block).differentiable(x)
     return x
-
-
-def cube(x: Tensor) -> Tensor:
-    """[B, C] to [B, C, 1, 1]."""
-    return x[:, :, None, None]
 
 
 def part(tile: Tile, x: Tensor, origin: Tile) -> Tensor:

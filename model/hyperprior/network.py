@@ -44,14 +44,12 @@ CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synt
 HALF_CORRECTED = 0.5
 DEAD_ZONE_RISES_FROM = 40  # quality
 COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes the mean latent
-
-
-DEFAULT = HyperpriorConfig()
+DEFAULT_CONFIG = HyperpriorConfig()
 
 
 class Quantized(NamedTuple):
     """The latents of a batch in training. y, y_hat: [B, K, h, w]; z: [B, Z, h/4, w/4]; coded: 1 for
-    coded channels, and 0 for the others, [B, K, 1, 1]; means and scales of the split latent:
+    coded channels, and 0 for the others, [B, K, 1, 1]; means and scale_logits: of the split latent,
     [B, 4, 4, K/4, h/2, w/2]."""
 
     y: Tensor
@@ -59,7 +57,7 @@ class Quantized(NamedTuple):
     coded: Tensor
     y_hat: Tensor
     means: Tensor
-    scales: Tensor
+    scale_logits: Tensor
 
 
 class HyperpriorCodec(Codec):
@@ -90,7 +88,7 @@ class HyperpriorCodec(Codec):
     PREVIEWED = (8, 16)  # at smaller scales, the linear transform alone is too far from the pixels
     SEARCHES = True
 
-    def __init__(self, config: HyperpriorConfig = DEFAULT, *, coded: bool = False):
+    def __init__(self, config: HyperpriorConfig = DEFAULT_CONFIG, *, coded: bool = False):
         """``coded``: with the synthesis as it is shipped, see ``become_trainable``."""
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
@@ -107,12 +105,10 @@ class HyperpriorCodec(Codec):
         self.z_scale = QualityBias(config.rate_points, config.hyper)
         # On the meta device only shapes matter, and torch would be slow.
         if self.device.type != "meta" and isinstance(self.synthesis, TrainedSynthesis):
-            self.start_transforms(self.synthesis)
-            self.start_gains(self.synthesis)
+            self.start(self.synthesis)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> Codec:
-        """See ``Codec``."""
         codec = super().from_checkpoint(checkpoint)
         if isinstance(codec.synthesis, IntegerSynthesis):
             codec.synthesis.check()
@@ -123,12 +119,11 @@ class HyperpriorCodec(Codec):
         return cls(config, coded="synthesis.first.scale" in weights)
 
     def become_trainable(self) -> None:
-        """See ``Codec``."""
         if isinstance(self.synthesis, IntegerSynthesis):
             self.synthesis = restored(self.synthesis, self.config)
 
     def shipped_weights(self) -> dict[str, Tensor]:
-        """See ``Codec``. Integers and their scales are as exact as they are."""
+        """See ``Codec``. The synthesis has its integers, and scales in full precision."""
         weights = super().shipped_weights()
         weights = {n: w for n, w in weights.items() if not n.startswith("synthesis.")}
         integers = self.integer_synthesis().state_dict()
@@ -141,11 +136,14 @@ class HyperpriorCodec(Codec):
         return self.synthesis
 
     @torch.no_grad()
-    def start_transforms(self, synthesis: TrainedSynthesis) -> None:
-        """Start with the DCT and its inverse, and with deep networks that add little to them.
+    def start(self, synthesis: TrainedSynthesis) -> None:
+        """Start with the DCT and its inverse, with deep networks that add little to them, and with
+        quantization steps proportional to 1 / sqrt(lmbda).
 
         The linear transforms are stored BLOCK_SIDE times as large as they are used: so their
-        entries are about 1, and steps of the learning rate are small beside them.
+        entries are about 1, and steps of the learning rate are small beside them. At high rates, a
+        quantization step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
+        s^2 = 6 / (ln 2 * lmbda).
         """
         basis = BLOCK_SIDE * dct_basis(BLOCK_SIDE, self.config.latent)
         linear, inverse = self.analysis.linear.conv, synthesis.linear.conv
@@ -155,26 +153,18 @@ class HyperpriorCodec(Codec):
             layer.weight.mul_(0.05)
         for layer in (linear, inverse):
             layer.bias.zero_()
-
-    def start_gains(self, synthesis: TrainedSynthesis) -> None:
-        """Start with quantization steps proportional to 1 / sqrt(lmbda).
-
-        At high rates, a step s costs -log2(s) + lmbda * s^2 / 12 per symbol, which is least where
-        s^2 = 6 / (ln 2 * lmbda).
-        """
         quality = torch.linspace(MIN_QUALITY, MAX_QUALITY, self.config.rate_points)
         ramp = self.lmbda(quality)[:, None].log() / 2
         ramp -= ramp.mean()
-        with torch.no_grad():
-            self.analysis.gain.points.add_(ramp + MIDDLE_GAIN)
-            synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)
-            self.hyper_analysis.gain.points.sub_(ramp)
+        self.analysis.gain.points.add_(ramp + MIDDLE_GAIN)
+        synthesis.gain.points.sub_(ramp + MIDDLE_GAIN)
+        self.hyper_analysis.gain.points.sub_(ramp)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        y, z, coded, y_hat, means, scales = self.quantized(x, quality)
+        y, z, coded, y_hat, means, scale_logits = self.quantized(x, quality)
         z_logits = self.z_scale(torch.zeros_like(z), quality)
         z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
-        index = scale_index(scales)
+        index = scale_index(scale_logits)
         residual = split_latent(y if self.training else y_hat) - means
         y_bits = gaussian_bits(self.noisy(residual), index)
         y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
@@ -194,8 +184,8 @@ class HyperpriorCodec(Codec):
         z = self.hyper_analysis(y, quality)
         bits = soft_bits(quality)
         features = self.hyper_synthesis(round_straight_through(z), quality, bits)
-        y_hat, means, scales = self.context(features, y, self.zone_share(quality), coded, bits)
-        return Quantized(y, z, coded, y_hat, means, scales)
+        share = self.zone_share(quality)
+        return Quantized(y, z, coded, *self.context(features, y, share, coded, bits))
 
     @torch.no_grad()
     def coded_channels(self, y: Tensor) -> Tensor:
@@ -245,8 +235,8 @@ class HyperpriorCodec(Codec):
             trained.choose_steps(largest, errors)
 
     def at_all_levels(self, samples: Iterable[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The tiles x [LEVELS, 3, H, W] of each picture, as often as there are numbers of fraction
-        bits, and for each number a quality, [LEVELS]."""
+        """The tiles of each picture, x [BIT_LEVELS, 3, H, W], repeated for each number of fraction
+        bits, and a quality for each of these numbers, [BIT_LEVELS]."""
         for image, quality in samples:
             q = torch.tensor(at_each_level(quality), dtype=torch.float32, device=self.device)
             for view in self.grid(*image.shape[:2]).views(image, self.device):

@@ -38,14 +38,14 @@ from model.hyperprior.context import (
 from model.quantizers import round_straight_through
 from model.tiles import View
 
-STEPS = 2, 5, 10, 20, 48, 115, 255, 540, 1101  # of each effort from 1 on
+STEPS = 2, 5, 10, 20, 48, 115, 255, 540, 1101  # steps of each effort from 1 on
 BAND_PIXELS = 3 * 2**17  # pixels that are searched at once
 SPARE_CHANNELS = 32  # channels beyond those worth coding without a search: some become worth it
 NEAR_PIXELS = 32  # pixels seen around a band; the synthesis reaches further, but hardly
 RDOQ_SHARE = 0.12  # largest share of the steps that RDOQ takes before annealing
 RDOQ_CHANGED = 0.5  # share of the paying changes made in a round: they depend on each other
 RDOQ_REACH = 0.52  # distance, in symbols, that RDOQ moves a value: just enough, so easily undone
-SETTLED = 0.48  # largest distance, in symbols, of a value from its symbol at the start
+SETTLED_DISTANCE = 0.48  # largest distance, in symbols, of a value from its symbol at the start
 Z_PHASE = 1 / 3  # first part of the annealing: z moves too, and the temperature stays
 Z_LEARNING_RATE = 0.007
 TEMPERATURES = (0.7, 0.3)  # the first, and the last
@@ -84,12 +84,12 @@ class Point(NamedTuple):
 
 
 class Coding(NamedTuple):
-    """One pass over a band as it is coded: [1, 4, K/4, h/2, w/2] each."""
+    """A pass over a band as it is coded: [1, 4, K/4, h/2, w/2] each."""
 
     bits: Tensor
     symbols: Tensor
     mean: Tensor
-    scales: Tensor  # scale indices
+    scale_index: Tensor
     coded: Tensor  # whether a symbol is coded; the others are zero
 
 
@@ -167,7 +167,7 @@ class Objective:
         _, y_hat = self.coded(latents)
         y = latents.y.clone()
         near = y[:, : y_hat.shape[1]]
-        near.copy_(y_hat + (near - y_hat).clamp(-SETTLED, SETTLED))
+        near.copy_(y_hat + (near - y_hat).clamp(-SETTLED_DISTANCE, SETTLED_DISTANCE))
         split = split_latent(y)
         return Point([split[coded_in(step)] for step in range(PASSES)], latents.z)
 
@@ -188,8 +188,8 @@ class Objective:
         features = codec.hyper_synthesis(z_hat, self.quality, soft)
         passes, y_hat = [], []
         for step, part in enumerate(point.parts):
-            mean, scale = codec.context.predict(features, state, step, part.shape[2], soft)
-            index = scale_index(scale)
+            mean, logits = codec.context.passes[step](features, state, part.shape[2], soft)
+            index = scale_index(logits)
             coded = index.round() >= CERTAIN_BELOW
             symbols, counted = (coded * values for values in quantize(part, mean))
             y_hat.append(symbols + mean)
@@ -285,7 +285,7 @@ class BandSearch:
         """``part`` with half of the changes of one step that pay."""
         lowest, change = torch.zeros_like(part), torch.zeros_like(part)
         for step in (-1, 1):
-            more_bits = gaussian_bits(coding.symbols + step, coding.scales) - coding.bits
+            more_bits = gaussian_bits(coding.symbols + step, coding.scale_index) - coding.bits
             cost = more_bits + step * gradient + self.settings.curvature / 2
             cost = torch.where(coding.coded, cost, 0)
             change = torch.where(cost < lowest, step, change)

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from model.gains import LOG_BITS
-from model.hyperprior.integer_synthesis import INTO_FINE, STAGES, WHITE, IntegerSynthesis, new_steps
+from model.hyperprior.integer_synthesis import (
+    INTO_FINE,
+    STAGES,
+    WHITE,
+    IntegerSynthesis,
+    from_blocks,
+    new_steps,
+)
 from model.hyperprior.transforms import (
     BLOCK_SIDE,
     SYNTHESIS_BOUND,
@@ -38,16 +45,16 @@ from model.quantizers import round_straight_through
 Values = dict[str, Tensor]  # integers and scales, by their names in IntegerSynthesis
 Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
 EIGHT_BITS = "up8", "depthwise", "gate"  # begin the names of activations that have 8 bits
-SHARES = 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2  # of the largest value, at which to clip
-STREAM_ROOM = 1.25  # of the streams, beyond the largest values that calibration has seen
+CLIPPING_SHARES = 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2  # tried: of the largest value
+STREAM_ROOM = 1.25  # range of a stream, relative to the largest value in calibration
 
 
 class TrainedSynthesis(nn.Module):
     """y_hat [B, K, H/16, W/16], the first K channels, to x_hat [B, 3, H, W]: weights in floating
     point, and the steps in which activations are rounded.
 
-    steps: float32 [C] each, by the name of the activation, from their largest values; those of the
-    first batch of training, until ``choose_steps`` is told of others.
+    steps: float32 [C] each, by the name of the activation. The largest values of the activations
+    decide on them: at first, in the first batch of training, later, in a calibration.
     """
 
     calibrated: Tensor  # int32: 1 if steps have been chosen
@@ -120,8 +127,8 @@ class TrainedSynthesis(nn.Module):
 
     @torch.no_grad()
     def compare(self, y_hat: Tensor, quality: Tensor, largest: Ranges, errors: Ranges) -> None:
-        """Add to ``errors`` [SHARES, C] the squared errors of activations that are rounded to 8
-        bits and clipped at each share of their ``largest`` values."""
+        """Add to ``errors``, [N, C], the squared errors of activations that are rounded to 8 bits
+        and clipped at each of the N CLIPPING_SHARES of their ``largest`` values."""
         with torch.autocast(y_hat.device.type, enabled=False):
             for name, x in self.activations(y_hat.float(), quality):
                 if name.startswith(EIGHT_BITS):
@@ -130,7 +137,7 @@ class TrainedSynthesis(nn.Module):
                         (to_limit(x / (share * steps), INPUT_LIMIT) * (share * steps) - x)
                         .square()
                         .sum((0, 2, 3))
-                        for share in SHARES
+                        for share in CLIPPING_SHARES
                     ]
                     errors[name] = errors.get(name, 0) + torch.stack(found)
 
@@ -138,7 +145,7 @@ class TrainedSynthesis(nn.Module):
     def choose_steps(self, largest: Ranges, errors: Ranges) -> None:
         """Choose the steps of activations by their ``largest`` values: of those with ``errors``, by
         the share that has the least error."""
-        shares = torch.tensor(SHARES, device=self.calibrated.device)
+        shares = torch.tensor(CLIPPING_SHARES, device=self.calibrated.device)
         for name, most in largest.items():
             most = torch.maximum(most, 1e-3 * most.max()).clamp(min=1e-6)
             if name in errors:
@@ -218,7 +225,9 @@ class TrainedSynthesis(nn.Module):
         inner, gate = self.step(f"depthwise{stage}_{i}"), self.step(f"gate{stage}_{i}")
         weight, bias = depthwise(block.depthwise, stream, inner)
         values = {f"{name}.weight": weight, f"{name}.bias": bias}
-        outputs = torch.cat([torch.ones_like(gate), 6 * gate])  # of a and b: 6 is hardswish's own
+        outputs = torch.cat(
+            [torch.ones_like(gate), 6 * gate]
+        )  # steps of a and b: 6 is hardswish's own
         expand, project = block.expand, block.project
         values |= pointwise(f"{name}.expand", expand.weight.flatten(1), expand.bias, inner, outputs)
         weight = project.weight.flatten(1)
@@ -252,9 +261,8 @@ def depthwise(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> tuple[Tensor
         bits = (room / most).log2().floor().clamp(max=24)
         unit = (2.0**-bits).float()
     units = unit[:, None, None, None]
-    return round_straight_through(weight / units) * units, round_straight_through(
-        bias / unit
-    ) * unit
+    weight = round_straight_through(weight / units) * units
+    return weight, round_straight_through(bias / unit) * unit
 
 
 def log2_points(points: Tensor) -> Tensor:
@@ -263,16 +271,10 @@ def log2_points(points: Tensor) -> Tensor:
 
 
 def in_blocks(x: Tensor, side: int) -> Tensor:
-    """Outputs [3 side^2, ...] of a pixel-shuffle in the order of ``IntegerSynthesis``: [side / 8,
-    side / 8, 8, 8, 3] for each position."""
+    """Outputs [3 * side^2, ...] of a pixel-shuffle in the order of ``IntegerSynthesis``, [side / 8,
+    side / 8, 8, 8, 3]: the inverse of ``from_blocks``."""
     x = x.unflatten(0, (3, side // 8, 8, side // 8, 8))
     return x.movedim((1, 3, 2, 4, 0), (0, 1, 2, 3, 4)).flatten(0, 4)
-
-
-def from_blocks(x: Tensor, side: int) -> Tensor:
-    """The inverse of ``in_blocks``."""
-    x = x.unflatten(0, (side // 8, side // 8, 8, 8, 3))
-    return x.movedim((0, 1, 2, 3, 4), (1, 3, 2, 4, 0)).flatten(0, 4)
 
 
 def in_places(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ ANALYSIS_BOUND, SYNTHESIS_BOUND, HYPER_BOUND = 0.25, 0.35, 128.0
 FINE_CHANNELS = 128  # first channels of y, whose values are too large for bfloat16 in training too
 CHANNELS_AT_ONCE = 128  # channels of y that the encoder computes before it asks whether to go on
 CONTEXT_SHARE = 0.2  # bits of a symbol with its context, relative to its bits without
-INTEGER_STEP = 8  # of channels: libraries refuse other matrices of 8-bit integers, or are wrong
+INTEGER_STEP = 8  # channels are multiples: with others, libraries of 8-bit products fail
 INVERSE_DAMPING = 0.3  # beside the linear synthesis's singular values, about 1 to 2.5
 
 Blocks = Callable[[Tensor], Tensor]

@@ -46,4 +46,4 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(module, checkpoints, tm
 
 def test_a_folder_without_pictures_is_one_line(module, tmp_path):
     done = module("benchmarks.speed", tmp_path)
-    assert done.code != 0 and "no readable pictures" in done.err and "Traceback" not in done.err
+    assert done.code != 0 and "no pictures that" in done.err and "Traceback" not in done.err

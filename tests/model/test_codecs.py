@@ -28,7 +28,7 @@ from model.entropy import (
 )
 from model.fixed_point import (
     ACTIVATION_LIMIT,
-    FINE,
+    FINE_STEPS,
     FRACTION_BITS,
     LATENT_LIMIT,
     MIN_LARGEST,
@@ -447,9 +447,9 @@ def test_a_1x1_convolution_is_exact_up_to_its_limits(channels, bits, scale):
     layer, x = random_layer(Pointwise(channels, 20), scale, bits)
     found = layer(x, bits)
     factor, coarse, fine, bias, unit = layer.integers(bits)
-    assert coarse.abs().max() == WEIGHT_LIMIT and fine.abs().max() <= FINE // 2
+    assert coarse.abs().max() == WEIGHT_LIMIT and fine.abs().max() <= FINE_STEPS // 2
     inputs = (x[0] * factor[:, None, None]).clamp(-INPUT_LIMIT, INPUT_LIMIT).round().long()
-    weight = (FINE * coarse.long() + fine.long())[:, :channels]
+    weight = (FINE_STEPS * coarse.long() + fine.long())[:, :channels]
     total = torch.einsum("dc,chw->dhw", weight, inputs) + bias[:, None, None]
     assert total.abs().max() < 2**31
     assert found.equal((total.float() * unit[:, None, None]).round()[None])

@@ -1,6 +1,7 @@
 """The steps of a training run: their numbers, their noise, and what is validated and kept."""
 
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +37,7 @@ def make_trainer(folder: Path, **settings) -> Trainer:
     codec = codec_class("binary")(TINY["binary"])
     chosen = {"num_of_epochs": 3, "batch_size": 1, "validation_split": 0, "lr_rate": 0.02,
               "crop_size": 64, "dataset_path": folder}  # fmt: skip
-    return Trainer(codec, codec, CPU, TrainingSettings(**chosen | settings), folder)
+    return Trainer(codec, codec, CPU, TrainingSettings(**chosen | settings), folder, monotonic())
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def validation(folder: Path, *places: str) -> DataLoader:
 def test_the_history_has_the_learning_rate_of_the_last_step_of_each_epoch(trainer, monkeypatch):
     monkeypatch.setattr(Trainer, "save", lambda *_: None)
     source = SimpleNamespace(after=batches)
-    trainer.train(source, validation(trainer.root, "a.png"), EpochSchedule(3, 2))
+    trainer.train(source, validation(trainer.folder, "a.png"), EpochSchedule(3, 2))
     found = trainer.history["learning_rate"]
     assert found == pytest.approx([0.02 * step / 200 for step in (2, 4, 6)])
     assert trainer.optimizer.steps == trainer.step == 6
@@ -118,7 +119,7 @@ def test_what_is_validated_drawn_and_shipped_are_the_averaged_weights(trainer, m
         return {"bpp_10": 1.0}
 
     monkeypatch.setattr("utils.training.rate_distortion", rate_distortion)
-    loader = validation(trainer.root, "a.png")
+    loader = validation(trainer.folder, "a.png")
     trainer.validate(loader)
     shipped = trainer.averaged_weights(loader)
     monkeypatch.setattr("utils.training.codec_curve", codec_curve)
@@ -137,7 +138,7 @@ def test_the_validation_loss_is_the_mean_of_all_pictures_and_each_folder_has_its
         return torch.tensor([[next(losses), 0.5, 30.0] for _ in x]).T
 
     monkeypatch.setattr("utils.training.rate_distortion", rate_distortion)
-    validated = trainer.validate(validation(trainer.root, "x/a.png", "x/deep/b.png", "c.png"))
+    validated = trainer.validate(validation(trainer.folder, "x/a.png", "x/deep/b.png", "c.png"))
     assert {name: mean.values[0] for name, mean in validated.items()} == {"x": 1.5, ".": 6}
     line = trainer.finish_epoch(validated, "epoch 1/3")
     assert "validation loss 3.000 (. 6.000, x 1.500, 0.500 bpp, 30.00 dB)" in line
@@ -147,9 +148,9 @@ def test_the_validation_loss_is_the_mean_of_all_pictures_and_each_folder_has_its
 def test_only_the_first_process_prints_and_saves(trainer, monkeypatch, capsys, rank):
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setattr(EpochSchedule, "save_seconds", -1)
-    trainer.folder = trainer.root / "out"
+    loader, trainer.folder = validation(trainer.folder), trainer.folder / "out"
     trainer.folder.mkdir()
-    trainer.train(SimpleNamespace(after=batches), validation(trainer.root), EpochSchedule(1, 3))
+    trainer.train(SimpleNamespace(after=batches), loader, EpochSchedule(1, 3))
     names = {path.name for path in trainer.folder.iterdir()}
     assert names == (set() if rank else {"last.tar", "best.tar", "history.csv", "history.png"})
     assert bool(capsys.readouterr().out) == (rank == 0)

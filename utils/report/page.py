@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 
 def score_columns(measures: Iterable[Measure]) -> dict[str, Column]:
-    """The columns of the table by their names in the CSV, that of the pixels aside."""
+    """The columns of the table, but for the last (pixels), by their names in the CSV."""
     columns = {
         "compressed_bytes": Column("Bytes", "bytes", ",.0f"),
         "bpp": Column("bpp", "bpp", ".3f"),
@@ -47,9 +47,7 @@ def score_columns(measures: Iterable[Measure]) -> dict[str, Column]:
     return columns | {"compression_ratio": Column("Ratio", "ratio", ".1f")}
 
 
-def write_report(
-    path: Path, results: list[Result], max_pixels: int, second: Path | None = None
-) -> None:
+def write_report(path: Path, results: list[Result], max_pixels: int, second: Path | None) -> None:
     """Write the page. ``second``: the folder of the second run's pictures, if there is one.
 
     It is written piece by piece, so that the pictures of only one row are in memory at a time.
@@ -206,7 +204,7 @@ def described(results: list[Result]) -> str:
     parts = [f"Checkpoint {' and '.join(checkpoints)}"]
     parts.append(f"quality {low}" if low == high else f"qualities {low} to {high}")
     if graphics := sum(origin.graphic for origin in origins):
-        parts.append(f"{counted(graphics, 'graphic')}")
+        parts.append(counted(graphics, "graphic"))
     sentences = [f"{', '.join(parts)}{chosen}", *trained_for(results)]
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
