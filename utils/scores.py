@@ -21,7 +21,7 @@ COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # who
 SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
 RATES = ("compressed_bytes", "compression_ratio", "bpp")
 # Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
-FORMULA = re.compile(r"(?:^|(?<=[;\t]))(?=[=+\-@\t\r\n＝＋－＠])")
+FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 
 @dataclass
@@ -123,7 +123,7 @@ def read_origin(compressed: BinaryIO, max_pixels: int) -> Origin | None:
         xfr = unpack(read_stream(compressed, max_pixels), max_pixels)
     except ValueError:
         return None
-    target = "{} {:g}".format(*xfr.target) if xfr.target else ""
+    target = "{} {:.7g}".format(*xfr.target) if xfr.target else ""  # of float32 precision
     return Origin(xfr.fingerprint, xfr.quality, xfr.graphic, target)
 
 
@@ -175,16 +175,23 @@ def write_scores(path: Path, results: list[Result]) -> None:
         rows[0] += [f"second_{name}" for name in names]
         for row, score in zip(rows[1:], [*seconds, average(found)]):
             row += [cell(score.value(name)) if score else "" for name in names]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    text = "".join(map(csv_line, rows))
     with atomic_write(path) as stream:
-        stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        stream.write(text.encode("utf-8", "surrogateescape"))
+
+
+def csv_line(row: list[str]) -> str:
+    """A line of the CSV, which ends in a line feed. Python before 3.13 quotes a carriage return
+    only where lines end in one; outside of quotes, the rest of a name would be a row of its own."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(row)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def inert(name: str) -> str:
     """A file name as text that no spreadsheet takes for a formula: an apostrophe stands wherever
-    one could begin, as OWASP's page on CSV injection advises. That is at the start, and after what
-    separates the columns in some countries.
+    one could begin, as OWASP's page on CSV injection advises. That is at the start, after what
+    separates the columns in some countries, and after a line break.
 
     >>> inert("=cmd|' /C calc'!A0.png"), inert("a;+1.png"), inert("a-1.png")
     ("'=cmd|' /C calc'!A0.png", "a;'+1.png", 'a-1.png')
