@@ -14,6 +14,7 @@ A file is decoded with the checkpoint that made it: --model, or another .tar fil
 
 import os
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from model.limits import PREVIEW_SCALES
@@ -66,6 +67,7 @@ def main(args: Namespace) -> int:
         check_output,
         find_all,
         find_checkpoint,
+        leave_folders,
         output_format,
         plan_outputs,
     )
@@ -79,7 +81,8 @@ def main(args: Namespace) -> int:
     writable_format(extension)  # a format that cannot be written fails here, not later
     check_quality(extension, quality)
     tally = Tally("verified", decodes=True) if args.verify else Tally("decoded", True, out)
-    names = find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option)
+    leave = partial(leave_folders, tally=tally)
+    names = find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option, leave)
     model = find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
     if args.verify:
         outputs = dict.fromkeys(names)

@@ -58,7 +58,7 @@ def parse_args() -> Namespace:
 def main(args: Namespace) -> int:
     from utils.files import check_folder, check_replaceable, output_format, relative_name
     from utils.jobs import compute_pool, run_job
-    from utils.matching import PictureFiles, match_files
+    from utils.matching import PictureFiles, match_files, note_others
     from utils.processes import processes
     from utils.tally import Tally
     from xfr.file import peek
@@ -79,6 +79,8 @@ def main(args: Namespace) -> int:
     folders = PictureFiles(root, args.folder_path_compressed, unpacked, args.folder_path_second)
     extension = output_format(args.file_format, unpacked)
     files = match_files(folders, extension, args.recursive, tally, args.keep_extension)
+    if args.file_format is None:
+        note_others(files.values(), unpacked, args.recursive, tally)
 
     # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model.limits import MAX_PIXELS
 
-SIZE = re.compile(r"(?P<number>[\d_]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
+SIZE = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
@@ -48,14 +48,14 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
 
 
 def size(text: str) -> int:
-    """A number of bytes: 20000, 20k, 1.5 MB or 64KiB, where k is 1,000, M a million and Ki 1,024;
-    in any case."""
+    """An argparse type: a number of bytes, such as 20000, 20 000, 20k, 1.5 MB or 64KiB, where k is
+    1,000, M a million and Ki 1,024; in any case."""
     match = SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"{text} is no number of bytes")
-    value = Decimal(match["number"]) * UNITS[match["unit"]]
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 20000 or 20kB")
+    value = Decimal(match["number"].replace(" ", "")) * UNITS[match["unit"]]
     if value != int(value):
-        raise ValueError(f"{text} is no whole number of bytes")
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of bytes")
     return int(value)
 
 
@@ -104,8 +104,12 @@ def parse_with_inputs(
     parser: argparse.ArgumentParser, option: str, default: Path
 ) -> argparse.Namespace:
     """The parsed arguments. ``inputs``: the files and folders that were named, or else the
-    ``default``; ``input_option``: the option, "" where inputs were named without it."""
-    args = parser.parse_intermixed_args()
+    ``default``; all words behind ``--`` are. ``input_option``: the option, "" where inputs were
+    named without it."""
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_intermixed_args(words[:end])
+    args.inputs += map(Path, words[end + 1 :])
     named = getattr(args, option.removeprefix("--"))
     args.input_option = "" if args.inputs else option
     args.inputs += [] if named is None else [named]
@@ -114,11 +118,13 @@ def parse_with_inputs(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short: a MemoryError, or one of the RuntimeErrors of torch."""
-    short = ("out of memory", "not enough memory", "can't allocate memory")
+    """Whether memory was short: a MemoryError, one of the RuntimeErrors of torch, or the error of
+    the system or of a library that is loaded."""
+    short = ("out of memory", "not enough memory", "allocate memory", "failed to map segment")
     text = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in short)
+        isinstance(error, (RuntimeError, ImportError, OSError))
+        and any(words in text for words in short)
     )
 
 
@@ -163,12 +169,12 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:
         sys.exit(main(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f"{name}: error: {error}")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, RuntimeError, ImportError, OSError, ValueError) as error:
+        if is_out_of_memory(error):
+            sys.exit(f"{name}: error: not enough memory")
+        if not isinstance(error, (OSError, ValueError)):
             raise
-        sys.exit(f"{name}: error: not enough memory")
+        sys.exit(f"{name}: error: {error}")
     except KeyboardInterrupt:
         start = "\n" if sys.stderr.isatty() else ""  # below the ^C of a terminal
         print(f"{start}{name}: interrupted; finished files are kept", file=sys.stderr)

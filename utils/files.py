@@ -56,10 +56,17 @@ def atomic_write(path: Path) -> Iterator:
 
 
 def csv_bytes(rows: Iterable[Iterable]) -> bytes:
-    """The rows of a CSV in UTF-8; file names that are not valid UTF-8 keep their bytes."""
+    """The rows of a CSV in UTF-8, whose lines end in a line feed. File names that are not valid
+    UTF-8 keep their bytes."""
+    return "".join(map(csv_line, rows)).encode("utf-8", "surrogateescape")
+
+
+def csv_line(row: Iterable) -> str:
+    """A row as a line. Python before 3.13 quotes a carriage return only where lines end in one;
+    outside of quotes, the rest of a name would be a row of its own."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    csv.writer(text).writerow(row)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def keep_mode(path: Path, temporary: Path) -> None:
@@ -207,7 +214,8 @@ def find_all(
         for path in found:
             names.setdefault(path, relative_name(path, source))
         empty += [] if found else [source]
-    failed = leave([path for path in dict.fromkeys(others) if path not in names])
+    taken = {*names, *sources}
+    failed = leave([path for path in dict.fromkeys(others) if path not in taken])
     if empty and not names and not failed and not (tally and tally.failed):
         raise FileNotFoundError(nothing_found(empty[0], extensions, f"{empty[0]}{label}"))
     if tally and len(sources) > 1:
@@ -231,7 +239,6 @@ def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> b
     that are not read have failed, unless one ``file_format`` is looked for; all else is left alone.
     Returns whether one has failed."""
     failed: dict[str, list[Path]] = {}
-    folders: dict[str, list[Path]] = {}
     kinds: Counter[str] = Counter()
     for path in others:
         reason = None
@@ -239,15 +246,11 @@ def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> b
             reason = unreadable_reason(path)
         if reason is not None:
             failed.setdefault(reason, []).append(path)
-        elif path.is_dir():
-            kind = "links to folders" if path.is_symlink() else "sub-folders, see --recursive"
-            folders.setdefault(kind, []).append(path)
-        elif normalize_extension(path.suffix) != "xfr":
+        elif not path.is_dir() and normalize_extension(path.suffix) != "xfr":
             kinds[printable(path.suffix.lower() or path.name)] += 1
     for reason, paths in failed.items():
         tally.fail_alike(paths, reason)
-    for reason, paths in folders.items():
-        tally.leave(len(paths), f"{listed(paths)}: {reason}")
+    leave_folders(others, tally)
     if kinds:
         reason = f"not .{normalize_extension(file_format)}" if file_format else "no pictures"
         counts = [f"{count} {kind}" for kind, count in kinds.most_common(MAX_KINDS)]
@@ -255,6 +258,18 @@ def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> b
         counts += [f"{more} more kinds"] if more > 0 else []
         tally.leave(kinds.total(), f"{', '.join(counts)}: {reason}")
     return bool(failed)
+
+
+def leave_folders(others: list[Path], tally: Tally) -> bool:
+    """Count the folders that ``find_files`` has not gone into. That is no failure: False."""
+    folders: dict[str, list[Path]] = {}
+    for path in others:
+        if path.is_dir():
+            kind = "links to folders" if path.is_symlink() else "sub-folders, see --recursive"
+            folders.setdefault(kind, []).append(path)
+    for reason, paths in folders.items():
+        tally.leave(len(paths), f"{listed(paths)}: {reason}")
+    return False
 
 
 def image_extensions(file_format: str | None) -> set[str]:

@@ -1,12 +1,12 @@
 """Files that belong together: an original, its .xfr file and its reconstructions."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from utils.files import find_inputs, output_name, plan_outputs, relative_name
+from utils.files import find_files, find_inputs, output_name, plan_outputs, relative_name
 from utils.processes import processes
 from utils.tally import Tally
 from xfr.formats import readable_extensions
@@ -105,12 +105,10 @@ def match_second(
         if not root.is_file():
             raise ValueError(f"{second} is a file, but {root} is a folder")
         return dict.fromkeys(results, second)
-    by_name: dict[Path, list[Path]] = {}
-    for path in found:
-        by_name.setdefault(path.relative_to(second).with_suffix(""), []).append(path)
+    by_name = group_by_name(found)
     matches: dict[Path, Path | None] = {}
     for path, result in results.items():
-        candidates = by_name.get(result.with_suffix(""), [])
+        candidates = by_name.get(second / result.with_suffix(""), [])
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
             tally.fail_for_all(path, f"{second} (--folder_path_second) has {names}: keep one")
@@ -119,3 +117,27 @@ def match_second(
     if matches and not any(matches.values()):
         raise FileNotFoundError(f"no picture in {second} (--folder_path_second) has an original")
     return matches
+
+
+def note_others(
+    files: Collection[PictureFiles], folder: Path, recursive: bool, tally: Tally
+) -> None:
+    """Note, once, that the ``folder`` of reconstructions has several pictures of one name, where
+    the command line does not say which of them are meant."""
+    by_name: dict[Path, list[Path]] = {}
+    with suppress(OSError):  # a folder that cannot be listed
+        by_name = group_by_name(find_files(folder, readable_extensions(), recursive))
+    doubtful = [one for one in files if len(by_name.get(one.reconstructed.with_suffix(""), [])) > 1]
+    if doubtful and processes()[0] == 0:
+        path = doubtful[0].reconstructed
+        others = [other.name for other in by_name[path.with_suffix("")] if other != path]
+        more = f", and {len(doubtful) - 1} more of this kind" if len(doubtful) > 1 else ""
+        tally.notice(path, f"scored, and not {' or '.join(others)}{more}: see --file_format")
+
+
+def group_by_name(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Files by their paths without extension."""
+    groups: dict[Path, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.with_suffix(""), []).append(path)
+    return groups

@@ -20,7 +20,7 @@ COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # who
 SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
 RATES = ("compressed_bytes", "compression_ratio", "bpp")
 # Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
-FORMULA = re.compile(r"(?:^|(?<=[;\t]))(?=[=+\-@\t\r\n＝＋－＠])")
+FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 
 @dataclass
@@ -122,7 +122,7 @@ def read_origin(compressed: BinaryIO, max_pixels: int) -> Origin | None:
         xfr = unpack(read_stream(compressed, max_pixels), max_pixels)
     except ValueError:
         return None
-    target = "{} {:g}".format(*xfr.target) if xfr.target else ""
+    target = "{} {:.7g}".format(*xfr.target) if xfr.target else ""  # of float32 precision
     return Origin(xfr.fingerprint, xfr.quality, xfr.graphic, target)
 
 
@@ -180,8 +180,8 @@ def write_scores(path: Path, results: list[Result]) -> None:
 
 def inert(name: str) -> str:
     """A file name as text that no spreadsheet takes for a formula: an apostrophe stands wherever
-    one could begin, as OWASP's page on CSV injection advises. That is at the start, and after what
-    separates the columns in some countries.
+    one could begin, as OWASP's page on CSV injection advises. That is at the start, after what
+    separates the columns in some countries, and after a line break.
 
     >>> inert("=cmd|' /C calc'!A0.png"), inert("a;+1.png"), inert("a-1.png")
     ("'=cmd|' /C calc'!A0.png", "a;'+1.png", 'a-1.png')

@@ -100,7 +100,7 @@ class Decoder:
         try:
             self.codecs[found] = load_codec(checkpoint, self.device)
         except ValueError as error:
-            self.broken[found] = str(error)
+            self.broken[found] = f"{path}: {error}"
 
 
 def at_scale(metadata: Metadata, scale: int) -> Metadata:

@@ -59,7 +59,7 @@ class EncodingSettings:
 
     def __str__(self) -> str:
         """The quality or the target, and the effort, for messages."""
-        chosen = "{} {:g}".format(*self.target) if self.target else f"quality {self.quality}"
+        chosen = "{} {:.7g}".format(*self.target) if self.target else f"quality {self.quality}"
         return f"{chosen}, effort {self.effort}" if self.effort else chosen
 
     def match(self, xfr: Xfr) -> bool:

@@ -186,9 +186,12 @@ def test_files_and_folders_are_named_without_an_option(script, photos, checkpoin
     assert sorted(map(str, names)) == ["a.xfr", "b.xfr", "one.xfr", "sub/c.xfr"]
     folders = ["out/compressed", "out/compressed/sub"]
     decoded = script("decode", *model, *folders, "--out_folder", "plain", "--file_format", "png")
-    assert decoded.code == 0
+    assert decoded.code == 0 and decoded.err == ""
     names = sorted(path.name for path in Path("plain").iterdir())
     assert names == ["a.png", "b.png", "c.png", "one.png"]
+    decoded = script("decode", *model, "out/compressed", "--verify")
+    assert decoded.code == 0 and "3 verified, 1 left alone" in decoded.out
+    assert decoded.err == "left alone: out/compressed/sub: sub-folders, see --recursive\n"
 
 
 def test_an_input_that_is_named_twice_is_encoded_once(script, photos, checkpoints):
@@ -303,11 +306,34 @@ def test_a_device_that_does_not_exist_is_told_which_do(script, photos):
         ("20000", 20000), ("20k", 20000), ("1.5M", 1_500_000), ("2.3m", 2_300_000),
         ("20kB", 20000), ("1.5MB", 1_500_000), ("20 k", 20000), (" 20 KB ", 20000), ("500b", 500),
         ("500 B", 500), (".5 MB", 500_000), ("64KiB", 65536), ("1.5 MiB", 1_572_864),
-        ("1GB", 10**9), ("0.07k", 70),
+        ("1GB", 10**9), ("0.07k", 70), ("20 000", 20000), ("1 000.5 kB", 1_000_500),
     ],
 )  # fmt: skip
 def test_sizes_may_have_a_unit(text, value):
     assert size(text) == value
+
+
+def test_a_library_that_memory_is_too_short_for_is_told_as_that(script, photos, monkeypatch):
+    def load(path):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("xfr.encoder.load_checkpoint", load)
+    result = script("encode", "photos")
+    assert result.code == 1 and result.err == "encode.py: error: not enough memory"
+
+
+def test_a_size_that_is_none_is_told_with_an_example(script, photos):
+    line = last_line(script("encode", "photos", "--max_bytes", "20,000"))
+    assert line.endswith("--max_bytes: '20,000' is no number of bytes, such as 20000 or 20kB")
+
+
+def test_names_behind_two_dashes_may_begin_as_options_do(script, photos, checkpoints):
+    for name in ("-a.png", "--quality.png"):
+        save_png(photos / name, colour(20, 20))
+    flags = ["--model", checkpoints["binary"], "--out_folder", "packed"]
+    result = script("encode", "photos/a.png", *flags, "--", "-a.png", "--quality.png")
+    assert result.code == 0 and result.out.startswith("3 encoded")
+    assert {path.name for path in Path("packed").iterdir()} == {"a.xfr", "-a.xfr", "--quality.xfr"}
 
 
 def test_a_progress_bar_is_only_for_a_terminal(script, photos, checkpoints):

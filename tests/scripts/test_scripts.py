@@ -752,9 +752,15 @@ def test_what_an_earlier_file_was_decoded_to_is_not_scored(script, project):
         "out/compressed/photo.xfr"
     ]
     assert "decode again, or name the extension of the new pictures (--file_format)" in result.err
-    assert script("test", "--file_format", "png").code == 0
+    named = script("test", "--file_format", "png")
+    assert named.code == 0 and not named.err
     script("decode")
-    assert script("test").code == 0
+    result = script("test")
+    assert result.code == 0
+    assert only_line(result.err) == (
+        "note: out/reconstructed/photo.bmp: scored, and not photo.png: see --file_format "
+        "(reported once)"
+    )
 
 
 def test_nothing_to_score_is_an_error(script, project):
@@ -791,6 +797,7 @@ def test_the_csv_goes_where_its_path_says(script, project):
         ("encode", ["--max_bytes", "k"]),
         ("encode", ["--max_bytes", "20kbit"]),
         ("encode", ["--max_bytes", "2..5k"]),
+        ("encode", ["--max_bytes", "20,000"]),
         ("encode", ["--target_psnr", "x"]),
         ("encode", ["--quality", "60", "--max_bytes", "10"]),
         ("encode", ["--quality", "50", "--max_bytes", "10"]),

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,16 @@ def test_a_name_that_a_spreadsheet_would_compute_begins_with_an_apostrophe(tmp_p
     assert table(tmp_path / "scores.csv")[0]["file"].startswith("'")
 
 
+@pytest.mark.parametrize("name", ["a\r=1.png", "a\n=1.png", "\r=1.png", 'a"\r,=1.png'])
+def test_a_line_break_in_a_name_begins_no_row(tmp_path, name):
+    write_scores(tmp_path / "scores.csv", [Result(score(name, 100, 50, 30.0), "", "", None)])
+    row, _ = table(tmp_path / "scores.csv")
+    assert row["file"] == inert(name) and "=" not in re.findall(r"[\r\n](.)", row["file"])
+
+
 def test_a_formula_behind_another_separator_is_text_too_and_other_names_stay():
     assert inert("a;=1+1.png") == "a;'=1+1.png" and inert("a\t@b.png") == "a\t'@b.png"
+    assert inert("\r\n=1.png") == "'\r'\n'=1.png"
     for name in ("a-1.png", "a=b.png", "x/=y.png", os.fsdecode(b"caf\xe9+.png")):
         assert inert(name) == name
 

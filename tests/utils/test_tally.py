@@ -1,5 +1,7 @@
 """The outcome of a job: counts, failures and notices, one summary, one exit code."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,8 @@ def test_files_left_alone_are_told_before_the_summary_and_are_no_failure(capsys)
         MemoryError("Unable to allocate 8.00 TiB for an array"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "a.png"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
 def test_a_lack_of_memory_is_told_as_that(capsys, error):

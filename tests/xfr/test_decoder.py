@@ -6,9 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import GOLDEN, ROOT, colour, drawing, grey, noise, run_process, save_tiny
+from helpers import (
+    GOLDEN,
+    ROOT,
+    colour,
+    drawing,
+    grey,
+    noise,
+    run_process,
+    save_tiny,
+    write_checkpoint,
+)
 
 from model import codec_class
+from model.checkpoint import load_checkpoint
 from model.tiles import Extract
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
@@ -175,3 +186,13 @@ def test_a_missing_checkpoint_of_an_earlier_version_is_named_with_the_way_to_get
     with pytest.raises(ValueError, match=r"visual of 72f439e \(51893cca3b95ed4b\)") as refused:
         Decoder(paths[0]).decode(replace(xfr, fingerprint=0x51893CCA3B95ED4B))
     assert any("`git show 72f439e:out/visual.tar >" in note for note in refused.value.__notes__)
+
+
+def test_a_checkpoint_beside_whose_weights_do_not_fit_is_named(tmp_path):
+    checkpoint = load_checkpoint(save_tiny(tmp_path / "good.tar"))
+    del checkpoint["fingerprint"]
+    checkpoint["weights"].popitem()
+    write_checkpoint(tmp_path / "other.tar", checkpoint)
+    decoder = Decoder(tmp_path / "good.tar")
+    with pytest.raises(ValueError, match=r"other\.tar: the checkpoint's weights do not fit"):
+        decoder.codec(load_checkpoint(tmp_path / "other.tar")["fingerprint"])

@@ -138,3 +138,8 @@ def test_a_picture_that_is_too_small_for_ssimulacra_2_is_named(checkpoints, shap
     smaller = noise(*(side - (side == SSIMULACRA2_SIDE) for side in shape))
     with pytest.raises(ValueError, match="pixels are too few for this target, which needs 8 on"):
         encoder.encode(Picture(smaller), settings)
+
+
+def test_a_target_is_told_in_full():
+    assert str(EncodingSettings(target=("max_bytes", 1_234_567))) == "max_bytes 1234567"
+    assert str(EncodingSettings(target=("target_bpp", 0.1))) == "target_bpp 0.1"
