@@ -113,8 +113,7 @@ class PictureDataset(Dataset):
         else:
             image = self.central_crop(image) if self.crop_size else self.padded(image)
             position = torch.tensor((index % VALIDATION_QUALITIES + 0.5) / VALIDATION_QUALITIES)
-        quality = MIN_QUALITY + (MAX_QUALITY - MIN_QUALITY) * position
-        return image.float() / 255, quality
+        return image.float() / 255, quality_at(position)
 
     def random_crop(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """A crop at a random place, of a random scale, flipped or not."""
@@ -147,6 +146,12 @@ class PictureDataset(Dataset):
         height, width = image.shape[1:]
         right, bottom = -width % self.stride, -height % self.stride
         return transforms.pad(image, [0, 0, right, bottom], padding_mode="edge")
+
+
+def quality_at(position: Tensor) -> Tensor:
+    """The quality at a position, 0 to 1, of the scale. It is whole, as in files: the synthesis
+    takes no other, and its gains would not be the inverse of those of the analysis."""
+    return (MIN_QUALITY + (MAX_QUALITY - MIN_QUALITY) * position).round()
 
 
 def pure_colours(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,8 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.limits import MAX_QUALITY, MIN_QUALITY
-from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area, pure_colours
+from utils.data import (
+    MIN_SCALE,
+    PURE_SHARE,
+    PictureDataset,
+    area,
+    pure_colours,
+    quality_at,
+)
 
 MAX_BYTES = 32 * 2**30  # decoded pictures, which are in host memory, too, while they are read
 CUBIC = -0.5  # the parameter of the bicubic filter, that of Pillow and torchvision
@@ -94,8 +100,7 @@ class DeviceBatches:
         top, left = (down * (height - side + 1)).long(), (right * (width - side + 1)).long()
         first = start + top * width + left
         plan = torch.stack([first, width, side, flip < 0.5, pure < PURE_SHARE], dim=1)
-        quality = MIN_QUALITY + (MAX_QUALITY - MIN_QUALITY) * quality.float()
-        return plan.to(self.device), quality.to(self.device)
+        return plan.to(self.device), quality_at(quality.float()).to(self.device)
 
     def cut(self, plan: Tensor, generator: torch.Generator) -> Tensor:
         """The crops of rows of a plan, [B, 3, size, size] in 0 to 1."""
