@@ -63,6 +63,7 @@ def test_qualities_are_drawn_evenly_from_1_to_100(drawn):
     quantiles = np.quantile(qualities, [0, 0.25, 0.5, 0.75, 1])
     assert quantiles == pytest.approx([1, 25.75, 50.5, 75.25, 100], abs=3)
     assert qualities.min() >= 1 and qualities.max() <= 100
+    assert (qualities == qualities.round()).all()  # as in files
 
 
 def test_crops_are_reduced_by_0_5_to_1_as_much_down_as_across(natural):
@@ -110,8 +111,8 @@ def test_one_crop_in_256_is_of_pure_colours(drawn, natural):
 def test_validation_takes_the_middle_of_pictures_at_qualities_spread_evenly(ramps):
     source = dataset(ramps, training=False, count=16)
     crops, qualities = zip(*(source[3, index] for index in range(16)))
-    expected = [1 + 99 * (k + 0.5) / 8 for k in range(8)]
-    assert torch.stack(qualities).tolist() == pytest.approx(2 * expected)
+    expected = [round(1 + 99 * (k + 0.5) / 8) for k in range(8)]
+    assert torch.stack(qualities).tolist() == 2 * expected
     rows, columns = (
         slice((length - SIDE) // 2, (length + SIDE) // 2) for length in (HEIGHT, WIDTH)
     )

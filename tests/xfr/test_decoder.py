@@ -21,6 +21,7 @@ from helpers import (
 from model import codec_class
 from model.checkpoint import load_checkpoint
 from model.tiles import Extract
+from xfr.checkpoints import SHIPPED
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import Xfr, unpack
@@ -174,7 +175,7 @@ def test_each_file_finds_its_checkpoint_beside_the_model_in_any_order(files, ord
 
 def test_a_missing_checkpoint_is_named_if_it_is_a_shipped_one(files):
     paths, (xfr, *_) = files
-    shipped = 0xC233B4BD1C4EEECB
+    shipped = SHIPPED["visual"].fingerprint
     for fingerprint, name in ((shipped, f"visual ({shipped:016x})"), (5, f"{5:016x}")):
         with pytest.raises(ValueError) as refused:
             Decoder(paths[0]).decode(replace(xfr, fingerprint=fingerprint))
