@@ -17,7 +17,7 @@ from model.codec import Codec
 from model.hyperprior.network import HyperpriorCodec
 from model.hyperprior.trained_synthesis import TrainedSynthesis
 from model.hyperprior.transforms import BLOCK_SIDE
-from model.layers import conv1x1
+from utils.step import train_only
 from utils.upgrade import upgraded
 
 
@@ -34,7 +34,7 @@ class Taught(nn.Module):
         teacher = HyperpriorCodec.from_checkpoint(upgraded(load_checkpoint(older)))
         if not isinstance(codec, HyperpriorCodec) or codec.config != teacher.config:
             raise ValueError(f"--teacher: {older} has another configuration")
-        codec.requires_grad_(False).synthesis.requires_grad_()
+        train_only(codec, ["synthesis"])
         self.codec = codec
         self.teacher = cast(TrainedSynthesis, teacher.synthesis.requires_grad_(False))
 
@@ -51,6 +51,4 @@ def in_floating_point(synthesis: TrainedSynthesis, y_hat: Tensor, quality: Tenso
     y = y_hat * synthesis.gain(quality)[:, : y_hat.shape[1]].exp()
     deep = synthesis.blocks16(synthesis.latent(y)) * synthesis.gain16(quality).exp()
     deep = synthesis.up1(synthesis.blocks8(synthesis.up8(deep)))
-    conv, shuffle = synthesis.linear.conv, synthesis.linear[1]
-    weight = conv.weight[:, : y.shape[1]] / BLOCK_SIDE
-    return shuffle(conv1x1(y, weight, conv.bias)) + deep + 0.5
+    return synthesis.linear(y / BLOCK_SIDE) + deep + 0.5

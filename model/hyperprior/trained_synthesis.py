@@ -225,9 +225,8 @@ class TrainedSynthesis(nn.Module):
         inner, gate = self.step(f"depthwise{stage}_{i}"), self.step(f"gate{stage}_{i}")
         weight, bias = depthwise(block.depthwise, stream, inner)
         values = {f"{name}.weight": weight, f"{name}.bias": bias}
-        outputs = torch.cat(
-            [torch.ones_like(gate), 6 * gate]
-        )  # steps of a and b: 6 is hardswish's own
+        # Steps of a and of b, whose product hardswish divides by 6.
+        outputs = torch.cat([torch.ones_like(gate), 6 * gate])
         expand, project = block.expand, block.project
         values |= pointwise(f"{name}.expand", expand.weight.flatten(1), expand.bias, inner, outputs)
         weight = project.weight.flatten(1)

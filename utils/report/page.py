@@ -206,7 +206,7 @@ def described(results: list[Result]) -> str:
     if graphics := sum(origin.graphic for origin in origins):
         parts.append(counted(graphics, "graphic"))
     sentences = [f"{', '.join(parts)}{chosen}", *trained_for(results)]
-    return "".join(f"{sentence}. " for sentence in sentences).rstrip()
+    return " ".join(f"{sentence}." for sentence in sentences)
 
 
 def shown_name(name: str) -> str:
