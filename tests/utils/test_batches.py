@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import save_png
+from helpers import noise, save_png
 
 from utils.batches import training_data
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset
 from utils.device_crops import DeviceBatches
+from xfr.images import Picture, read_picture
 
 SIDE = 32
 SOURCES = ("cpu", "device")
@@ -111,12 +112,50 @@ def test_every_epoch_has_the_pictures_in_another_order(flat_pictures, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_crops_of_a_picture_differ_in_an_epoch_and_from_one_epoch_to_the_next(tmp_path, source):
+def test_crops_of_a_picture_differ_in_an_epoch_from_epoch_to_epoch_and_by_seed(tmp_path, source):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save_png(tmp_path / "noise.png", pixels)
-    dataset = PictureDataset([path] * 4, SIDE, 16, seed=0, training=True)
+    crops, again = (crops_of_two_epochs(path, source, seed=0) for _ in range(2))
+    assert crops == again and len(set(crops)) == 8
+    assert not set(crops) & set(crops_of_two_epochs(path, source, seed=1))
+
+
+def crops_of_two_epochs(path: Path, source: str, seed: int) -> list[bytes]:
+    """The pixels of eight training crops of a picture."""
+    dataset = PictureDataset([path] * 4, SIDE, 16, seed, training=True)
     if source == "cpu":
         crops = [dataset[epoch, index][0] for epoch in range(2) for index in range(4)]
     else:
         crops = [x[0] for x, _ in islice(DeviceBatches(dataset, 1, CPU).after(0), 8)]
-    assert len({x.numpy().tobytes() for x in crops}) == 8
+    return [x.numpy().tobytes() for x in crops]
+
+
+def test_pictures_stay_in_memory_up_to_a_number_of_bytes_and_are_read_again_beyond(
+    tmp_path, monkeypatch
+):
+    paths = [save_png(tmp_path / f"{seed}.png", noise(40, 50, seed)) for seed in range(3)]
+    monkeypatch.setattr("utils.data.CACHE_BYTES", 2 * 3 * 40 * 50)
+    dataset, read = PictureDataset(paths, SIDE, 16, seed=0, training=True), []
+
+    def recorded(path: Path) -> Picture:
+        read.append(path)
+        return read_picture(path)
+
+    monkeypatch.setattr("utils.data.read_picture", recorded)
+    for _ in range(2):
+        for index in range(3):
+            assert np.array_equal(dataset.picture(index), noise(40, 50, index).transpose(2, 0, 1))
+    assert read == [*paths, paths[2]]
+
+
+def test_entire_pictures_are_validated_one_by_one_and_crops_in_batches(flat_pictures):
+    """Pictures of other sizes would not fit into one batch."""
+    for name in ("0", "2"):  # which are held out
+        save_png(flat_pictures / f"{name}.png", noise(60, 30))
+    for crop_size, batch_size in ((0, 1), (SIDE, 3)):
+        settings = TrainingSettings(
+            dataset_path=flat_pictures, num_of_epochs=1, batch_size=3, validation_split=0.3,
+            lr_rate=1e-3, crop_size=crop_size, crops="cpu", seed=0,
+        )  # fmt: skip
+        _, validation = training_data(settings, 16, CPU)
+        assert len(next(iter(validation))[0]) == batch_size

@@ -211,3 +211,10 @@ def test_pictures_are_kept_on_a_gpu_if_they_fit_into_half_of_its_free_memory(ram
     for free, expected in ((2 * size, True), (2 * size - 2, False)):
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10**12))
         assert fits([ramps, ramps], torch.device("cuda")) == expected
+
+
+def test_no_more_than_32_gigabytes_are_kept_on_a_gpu_however_much_it_has(ramps, monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10**12, 10**12))
+    for pixels, expected in ((10**10, True), (12 * 10**9, False)):
+        monkeypatch.setattr("utils.device_crops.area", lambda _, pixels=pixels: pixels)
+        assert fits([ramps], torch.device("cuda")) == expected

@@ -215,3 +215,31 @@ def test_threads_are_shared_among_the_pictures():
                 assert pool.submit(torch.get_num_threads).result() == 8 // workers
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "begun", "computed"), [(0.1, 6, 6), (25, 5, 4), (25.1, 4, 3)]
+)
+def test_six_pictures_are_in_memory_or_as_many_as_have_300_megabytes_of_pixels(
+    megapixels, begun, computed
+):
+    """Beside those that are computed, one more may have been read."""
+    release, loading, computing = threading.Event(), [], []
+
+    def compute(path: Path, loaded: None) -> None:
+        computing.append(path)
+        assert release.wait(20)
+
+    stages = loading.append, compute, lambda *_: None
+    pixel_bytes = round(3e6 * megapixels)
+    pools = ThreadPoolExecutor(8), lambda loaded: pixel_bytes
+    job = threading.Thread(target=run_job, args=(PATHS, Tally("done"), *stages, *pools))
+    job.start()
+    deadline = time.monotonic() + 20
+    while (len(loading), len(computing)) < (begun, computed) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # for more than these
+    found = len(loading), len(computing)
+    release.set()
+    job.join()
+    assert found == (begun, computed)

@@ -48,6 +48,22 @@ def test_time_is_kept_for_what_follows_on_the_last_epoch(clock):
     assert schedule.end == pytest.approx(240 - 1.5 * 12)
 
 
+def test_five_seconds_are_kept_where_what_follows_is_quick(clock):
+    schedule = at(TimedSchedule(4, clock), 100.0)
+    clock.before = 100.1
+    schedule.finished()
+    assert schedule.end == 240 - 5
+
+
+def test_a_long_run_has_fifty_epochs_of_equal_length(clock):
+    schedule, lengths = TimedSchedule(1000, clock), []
+    while not schedule.over(0, 0):
+        schedule.begin()
+        lengths.append(schedule.epoch_end - schedule.elapsed)
+        at(schedule, schedule.epoch_end)
+    assert lengths == [1200] * 50
+
+
 def test_an_epoch_that_was_cut_off_by_the_end_is_still_finished(clock):
     schedule = at(TimedSchedule(4, clock), 239.0)
     schedule.reserve = 10.0

@@ -10,10 +10,11 @@ from helpers import TINY, as_tensor, colour, save_png
 from torch.utils.data import DataLoader
 
 from model import codec_class
+from utils.batches import LoadedBatches
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset, make_loader
 from utils.history import EpochState
-from utils.schedule import EpochSchedule
+from utils.schedule import Clock, EpochSchedule, TimedSchedule
 from utils.training import Trainer
 
 CPU = torch.device("cpu")
@@ -154,3 +155,43 @@ def test_only_the_first_process_prints_and_saves(trainer, monkeypatch, capsys, r
     names = {path.name for path in trainer.folder.iterdir()}
     assert names == (set() if rank else {"last.tar", "best.tar", "history.csv", "history.png"})
     assert bool(capsys.readouterr().out) == (rank == 0)
+
+
+@pytest.mark.parametrize(("timed", "seconds"), [(False, 600), (True, 60)])
+def test_a_sudden_end_costs_ten_minutes_or_one_minute_of_a_timed_run(
+    trainer, monkeypatch, timed, seconds
+):
+    schedule = TimedSchedule(600, Clock(monotonic(), CPU)) if timed else EpochSchedule(1, 3)
+    schedule.begin()
+    began = trainer.saved_at
+    for later, saved in ((seconds - 5, False), (seconds + 5, True)):
+        monkeypatch.setattr("time.monotonic", lambda later=later: began + later)
+        trainer.look_up(schedule)
+        assert (trainer.folder / "last.tar").exists() == saved
+
+
+@pytest.mark.parametrize(("count", "few"), [(0, False), (49, True), (50, False)])
+def test_fewer_than_fifty_pictures_to_validate_are_warned_of(trainer, count, few):
+    dataset = PictureDataset([Path("a.png")] * count, 64, 8, seed=0, training=False)
+    loader = make_loader(dataset, 2, EpochSampler(count, 0, shuffle=False), 0)
+    train = LoadedBatches(validation(trainer.folder, "a.png"), CPU)
+    text = trainer.description(train, loader, EpochSchedule(100, 100))
+    assert f"{count} pictures to validate are too few" in text or not few
+    assert ("warning" in text) == few and f", {count} to validate; " in text
+
+
+def test_a_curve_is_of_thirty_two_pictures_at_most(trainer, monkeypatch):
+    counts = []
+
+    def curve(_, crops: list[torch.Tensor]) -> dict[str, float]:
+        counts.append(sum(map(len, crops)))
+        return {}
+
+    monkeypatch.setattr("utils.training.codec_curve", curve)
+    monkeypatch.setattr("utils.training.jpeg_curve", lambda crops, _: curve(_, crops))
+    path = save_png(trainer.folder / "a.png", colour(64, 64))
+    for count in (5, 40):
+        dataset = PictureDataset([path] * count, 64, 8, seed=0, training=False)
+        sampler = EpochSampler(count, 0, shuffle=False)
+        trainer.measure_curve(make_loader(dataset, 3, sampler, 0))
+    assert counts == [5, 5, 32, 32]
