@@ -7,7 +7,7 @@ from helpers import colour
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from model.cvvdp import cvvdp_terms
+from model.cvvdp import cvvdp_terms, sensitivity_tables
 
 
 def cvvdp_distance(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -112,6 +112,29 @@ def test_distances_are_those_that_the_package_once_gave(distortion):
         image = picture(*size)
         distance = cvvdp_distance(as_batch(distortion(image)), as_batch(image))
         assert distance.item() == pytest.approx(expected, abs=0.002)
+
+
+# By the same version. The levels of the original, and the deviation of noise on it.
+DARK_AND_BRIGHT = {
+    "nearly black": (lambda x: x // 64, 1.5, 0.0805),
+    "dark": (lambda x: x // 16, 3, 0.2719),
+    "bright": (lambda x: x // 8 + 220, 8, 1.3293),
+}
+
+
+@pytest.mark.parametrize("name", DARK_AND_BRIGHT)
+def test_noise_in_the_dark_and_in_the_light_is_seen_as_by_the_package(name):
+    levels, sigma, expected = DARK_AND_BRIGHT[name]
+    image = levels(picture(*SIZES[0]))
+    distance = cvvdp_distance(as_batch(noisy(image, sigma)), as_batch(image))
+    assert distance.item() == pytest.approx(expected, abs=0.002)
+
+
+def test_the_eye_sees_the_more_the_brighter_it_is_and_without_a_jump():
+    """Thousandths of the decimal logarithm, of each band and colour."""
+    curves = 1000 / np.log(10) * sensitivity_tables()
+    assert np.diff(curves).min() > 0
+    assert abs(np.diff(curves, n=3)).max() < 8
 
 
 def test_a_picture_equals_itself_at_distance_zero():

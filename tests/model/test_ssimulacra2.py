@@ -57,6 +57,16 @@ def test_scores_are_those_of_the_reference(path):
     assert ssimulacra2_score(distance).tolist() == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("quality", [10, 60])
+def test_the_score_of_a_part_of_a_photograph_with_black_in_it_is_that_of_the_reference(quality):
+    """225 pixels a side: the smallest of which all scales fit."""
+    image = photograph()[40:265, 100:330].copy()
+    image[:60, :80] //= 8  # sRGB is linear in the darkest levels
+    version = lossy(image, quality)
+    found = ssimulacra2_score(ssimulacra2_distance(as_batch(version), as_batch(image)))
+    assert found.item() == pytest.approx(ssimulacra2(image, version), abs=0.01)
+
+
 def test_every_weight_that_matters_is_that_of_the_reference():
     ours = np.zeros((6, 3, 6))
     for scale, channels in enumerate(MAP_WEIGHTS):

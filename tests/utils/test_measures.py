@@ -1,10 +1,12 @@
 """The measures of test.py and of the benchmarks give the right numbers."""
 
+import io
 import math
 
 import numpy as np
 import pytest
 from helpers import ROOT, colour, noise, save_png
+from PIL import Image
 from ssimulacra2 import compute_ssimulacra2
 
 from utils.measures import MEASURES, likeness, ms_ssim, psnr, ssim, ssimulacra2
@@ -157,3 +159,25 @@ def test_levels_in_decibels_are_of_the_distance_to_1():
 )
 def test_the_smallest_side_is_that_of_the_window_at_its_coarsest_scale(name, side):
     assert MEASURES[name].smallest_side == side
+
+
+def test_ssim_and_ms_ssim_are_compared_where_ssimulacra_2_gives_30_to_80():
+    """As comments and tables say of the levels that BD-rates are over."""
+    original = read_picture(SAMPLES / "coffee.png").rgb[72:328, 172:428]
+    names, points = ("ssimulacra2", "ssim", "ms_ssim"), []
+    for quality in (2, 10, 80, 92):
+        file = io.BytesIO()
+        Image.fromarray(original).save(file, "webp", quality=quality)
+        decoded = np.asarray(Image.open(file).convert("RGB"))
+        measures = [MEASURES[name] for name in names]
+        points.append([one.level(one.score(original, decoded)) for one in measures])
+    eye, *others = zip(*points)
+    for name, levels in zip(names[1:], others):
+        ends = MEASURES[name].low, MEASURES[name].high
+        assert np.interp([30, 80], eye, levels) == pytest.approx(ends, abs=1.6)
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssimulacra2"])
+def test_worst_tiles_are_compared_at_lower_levels_than_entire_pictures(name):
+    whole, worst = MEASURES[name], MEASURES[f"{name}_worst"]
+    assert worst.low < whole.low < worst.high < whole.high

@@ -134,6 +134,13 @@ def test_missing_and_infinite_scores(page, tmp_path):
     assert '<td data-key="">–</td>' in built.source
 
 
+def test_headers_sort_by_the_numbers_themselves(page, tmp_path):
+    """The keys of a row: bytes, rate, PSNR, SSIM, MS-SSIM, ratio and pixels."""
+    built = page(pictures(tmp_path, ["a.png"], psnr=math.inf))
+    keys = re.findall(r'data-key="([^"]*)"', built.source)[:7]
+    assert keys == ["900", "3.0", "Infinity", "0.9", "", "8.0", "2400"]
+
+
 def test_the_worst_pictures_are_shown_and_first(page, tmp_path):
     names = [f"{index}.png" for index in range(MAX_SHOWN + 3)]
     listed = pictures(tmp_path, names)

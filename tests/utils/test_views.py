@@ -93,3 +93,23 @@ def test_pictures_have_the_profile_of_the_original_and_error_maps_none():
     views = Views([Picture(pixels, metadata=Metadata(icc=SRGB)), Picture(pixels)])
     assert [opened(uri).info.get("icc_profile") for uri in views.shown] == [SRGB, SRGB]
     assert [opened(uri).info.get("icc_profile") for uri in views.errors] == [None]
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [((16, 16), (256, 256)), ((60, 100), (200, 120)), ((200, 300), (300, 200)),
+     ((900, 1300), (800, 554))],
+)  # fmt: skip
+def test_a_small_picture_is_enlarged_by_a_whole_number_and_a_large_one_reduced(shape, shown):
+    picture = Picture(np.zeros((*shape, 3), np.uint8))
+    views = Views([picture, picture])
+    assert (views.width, views.height) == shown
+
+
+def test_errors_of_single_pixels_do_not_vanish_where_a_picture_is_reduced():
+    """Every other pixel is wrong by 40, as in a chequerboard: reduced, their mean is seen."""
+    before = np.full((32, 1600, 3), 90, np.uint8)
+    after = before + 40 * (np.indices(before.shape[:2]).sum(0) % 2)[:, :, None].astype(np.uint8)
+    (uri,) = Views([Picture(before), Picture(after)]).errors
+    error = np.asarray(opened(uri)).astype(int)
+    assert error.shape[:2] == (16, 800) and abs(error - 40 * AMPLIFY / 2).max() < 4
