@@ -311,7 +311,8 @@ def test_a_full_disk_ends_the_writing(extension):
 
 
 @pytest.mark.parametrize(
-    ("extension", "limit"), [("jpg", 65500), ("gif", 65535), ("webp", 16383), ("tga", 65535)]
+    ("extension", "limit"),
+    [("jpg", 65500), ("gif", 65535), ("webp", 16383), ("tga", 65535), ("avif", 32768)],
 )
 def test_a_picture_too_long_for_a_format_says_how_many_pixels_it_holds(extension, limit):
     for shape in ((1, limit + 1), (limit + 1, 1)):
@@ -333,6 +334,25 @@ def test_an_output_quality_trades_bytes_for_fidelity(read, extension):
         errors.append(np.abs(found.astype(int) - pixels).mean())
     assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
     assert sizes[0] < sizes[-1] and errors[0] > errors[-1]
+
+
+@pytest.mark.parametrize("extension", ["jpg", "avif"])
+def test_without_an_output_quality_levels_and_fine_colours_are_nearly_kept(read, extension):
+    """Columns of 1 pixel in turns of two colours, which subsampled chroma would mix."""
+    pixels = colour(64, 64) // 2 + 60
+    pixels[:, ::2, 0] += 30
+    stream = io.BytesIO()
+    write_picture(Picture(pixels), stream, extension)
+    error = read(stream.getvalue(), f"picture.{extension}").pixels.astype(int) - pixels
+    assert np.square(error).mean() < 4
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "tiff"])
+def test_colours_below_full_transparency_are_kept(read, extension):
+    picture, stream = Picture(colour(40, 50), np.zeros((40, 50), np.uint8)), io.BytesIO()
+    write_picture(picture, stream, extension)
+    found = read(stream.getvalue(), f"picture.{extension}")
+    assert np.array_equal(found.pixels, picture.pixels) and not found.alpha.any()
 
 
 def test_an_output_quality_is_checked():

@@ -1,5 +1,6 @@
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from xfr.images import (
     Picture,
     is_intact,
     read_picture,
+    set_up_pillow,
     writable_format,
     write_picture,
 )
@@ -235,6 +237,20 @@ def test_a_picture_within_an_icon_is_not_larger_than_the_limit(tmp_path, monkeyp
         with pytest.raises(ValueError, match="more pixels than the limit of 119999"):
             read_picture(tmp_path / name)
         monkeypatch.undo()
+
+
+def test_the_limit_of_a_script_is_that_of_pillow_with_no_warning_below(monkeypatch):
+    stream = io.BytesIO()
+    Image.new("L", (400, 300)).save(stream, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        set_up_pillow(120_000)
+        assert Image.open(stream).size == (400, 300)
+        set_up_pillow(119_999)
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(stream)
+    assert not caught
 
 
 def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path):

@@ -1,10 +1,13 @@
 """The resolution of a picture in an .xfr file."""
 
 import struct
+from pathlib import Path
 
 import pytest
+from helpers import colour
 
 from xfr.file import Xfr, pack, unpack
+from xfr.images import Picture, read_picture, write_picture
 from xfr.metadata import Metadata
 
 
@@ -18,3 +21,15 @@ def test_every_resolution_comes_back_as_it_is(dpi, down):
     (dpi,) = struct.unpack("f", struct.pack("f", dpi))
     xfr = Xfr(1, 2, 30, 20, False, 50, b"", metadata=Metadata(dpi=(dpi, down * dpi)))
     assert unpack(pack(xfr)).metadata.dpi == (dpi, down * dpi)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tiff", "bmp"])
+@pytest.mark.parametrize("dpi", [(300.0, 300.0), (72.4, 150.6)])
+def test_a_resolution_is_written_rounded_where_a_format_has_no_fractions(
+    tmp_path: Path, extension, dpi
+):
+    path = tmp_path / f"picture.{extension}"
+    with path.open("wb") as stream:
+        picture = Picture(colour(20, 30), metadata=Metadata(dpi=dpi))
+        assert write_picture(picture, stream, extension) == []  # nothing is dropped
+    assert read_picture(path).metadata.dpi == pytest.approx(dpi, abs=0.5)
