@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from xfr.file import (
     Xfr,
     checksum,
     pack,
+    peek,
     read_file,
     unpack,
 )
@@ -318,6 +320,14 @@ def test_a_file_is_read_entirely(tmp_path):
         assert read_file(tmp_path / "a.xfr") == data
 
 
+def test_the_longest_header_is_seen_at_once(tmp_path):
+    path, largest = tmp_path / "a.xfr", 2**35 - 1
+    path.write_bytes(
+        b"XFR\x01\x01" + bytes(8) + pack_number(largest) + b"\x32" + 3 * pack_number(largest)
+    )
+    assert peek(path)[2:] == (largest, 50, largest, largest, largest)
+
+
 @pytest.mark.parametrize(
     ("start", "max_pixels", "message"),
     [
@@ -337,6 +347,18 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, peak, start, max_pix
     with pytest.raises(ValueError, match=message):
         read_file(path, max_pixels)
     assert peak() < 1 << 20
+
+
+@pytest.mark.parametrize("side", [64, 13_000])
+def test_a_file_of_noise_without_loss_and_with_all_metadata_is_not_too_large(
+    tmp_path, monkeypatch, side
+):
+    """Four bytes a pixel, a little more for what cannot be compressed, and 16 MB of each stream."""
+    data = handmade(width=side, height=side)
+    (tmp_path / "a.xfr").write_bytes(data)
+    size = round(1.1 * 4 * side**2) + 5 * 16_780_000
+    monkeypatch.setattr("xfr.file.os.fstat", lambda _: SimpleNamespace(st_size=size))
+    assert read_file(tmp_path / "a.xfr") == data
 
 
 def test_a_file_as_large_as_its_header_allows_is_read_and_then_refused(tmp_path):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers import noise
 
-from xfr.candidates import Graphic
+from xfr.candidates import Graphic, estimate
+from xfr.graphics import compress
 from xfr.images import Picture
 
 
@@ -16,3 +18,11 @@ def test_a_drawing_takes_up_to_four_bits_a_pixel(levels, drawing):
 
 def test_a_picture_of_one_colour_has_nothing_to_leave_out():
     assert not Graphic(Picture(np.full((300, 300, 3), 9, np.uint8))).is_drawing
+
+
+def test_the_bytes_of_a_picture_are_estimated_from_parts_all_over_it():
+    """Noise but for a square in the middle, which is of one colour."""
+    pixels = noise(400, 400)
+    pixels[140:260, 140:260] = 90
+    assert estimate(pixels) == pytest.approx(len(compress(pixels)), rel=0.15)
+    assert estimate(pixels[150:250, 150:250]) < 0.01 * len(compress(pixels))

@@ -51,6 +51,16 @@ def test_large_pictures_are_stored_in_tiles(monkeypatch):
     assert np.array_equal(graphics.decompress(payload, 70, 100), drawing(70, 100))
 
 
+@pytest.mark.parametrize("shape", [(2, 2050), (2050, 2)])
+def test_a_tile_of_a_file_has_2048_pixels_each_way(shape):
+    """As in every file of version 1."""
+    pixels = drawing(*shape)
+    parts = pixels[:2048, :2048], pixels[2048:] if shape[0] > 2048 else pixels[:, 2048:]
+    payload = b"".join(pack_chunk(graphics.compress_tile(part)) for part in parts)
+    assert graphics.compress(pixels) == payload
+    assert np.array_equal(graphics.decompress(payload, *shape), pixels)
+
+
 def test_a_payload_is_the_bitstream_that_pillow_writes_without_its_header():
     stream = io.BytesIO()
     Image.fromarray(drawing()).save(stream, "WEBP", lossless=True)

@@ -33,3 +33,10 @@ def test_a_grey_picture_has_grey_palettes():
     assert two_colours(pixels) == [[11] * 3, [200] * 3]
     reduced = Colours(pixels).reduced(Colours(pixels).palettes[0])
     assert reduced[0, :, 1].tolist() == [11, 11, 11, 11, 200]
+
+
+def test_each_palette_has_twice_the_colours_of_the_one_before_up_to_256():
+    levels = np.arange(300)
+    pixels = np.stack([levels % 256, levels // 256 * 90, 0 * levels], axis=1)[None]
+    palettes = Colours(pixels.astype(np.uint8)).palettes
+    assert [len(palette.colours) for palette in palettes] == [2, 4, 8, 16, 32, 64, 128, 256]
