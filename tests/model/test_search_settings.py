@@ -1,14 +1,17 @@
 """The settings of the encoder's search: steps, temperatures, noise, rates, and what pays."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import as_tensor, colour, tiny_codec
+from helpers import TINY, as_tensor, colour, tiny_codec
 
 from model.distortion import RECORDS
 from model.hyperprior import search
+from model.hyperprior.coder import HyperpriorLatents
+from model.hyperprior.network import HyperpriorCodec
 from model.hyperprior.search import (
     Adam,
     BandSearch,
@@ -111,10 +114,47 @@ def test_without_noise_a_value_leans_towards_its_nearer_integer(temperature):
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_with_all_noise_a_value_is_rounded_up_with_the_probability_that_it_leans_so():
+@pytest.mark.parametrize(("value", "odds"), [(0.25, 3), (0.02, 49)])
+def test_with_all_noise_a_value_is_rounded_up_with_the_probability_that_it_leans_so(value, odds):
     generator = torch.Generator().manual_seed(0)
-    found, _ = sampled(torch.full((20_000,), 0.25), torch.zeros(()), 1.0, 1.0, generator)
-    assert (found > 0.5).float().mean().item() == pytest.approx(1 / (1 + 3 ** (4 / 3)), abs=0.01)
+    found, _ = sampled(torch.full((40_000,), value), torch.zeros(()), 1.0, 1.0, generator)
+    share = 1 / (1 + odds ** (4 / 3))
+    assert (found > 0.5).float().mean().item() == pytest.approx(share, rel=0.2)
+
+
+def test_a_tile_is_searched_in_bands_of_less_than_400_000_pixels():
+    heights = [band.shape[0] for band in Tile(0, 1024, 0, 1024).bands(search.BAND_PIXELS, 64)]
+    assert heights == [384, 384, 256]
+
+
+def test_a_search_may_use_thirty_two_more_channels_than_are_worth_coding(monkeypatch):
+    torch.manual_seed(0)
+    codec, counts = HyperpriorCodec(replace(TINY["hyperprior"], latent=96)).eval(), []
+
+    def run(self):
+        counts.append(self.objective.y.shape[1])
+        return self.objective.latents(self.objective.start)
+
+    monkeypatch.setattr(BandSearch, "run", run)
+    whole, quality = Tile(0, 64, 0, 64), torch.tensor([50.0])
+    view = View(whole, whole, as_tensor(colour(64, 64))[None] / 255)
+    for channels in (16, 48, 80, 96):
+        z = torch.zeros(1, codec.config.hyper, 1, 1)
+        latents = HyperpriorLatents(torch.ones(1, channels, 4, 4), z)
+        codec.search(view, latents, quality, 1, lambda _: None)
+    assert counts == [48, 80, 96, 96]
+
+
+def test_a_search_starts_less_than_half_a_step_from_the_symbols_that_are_coded():
+    codec, whole = tiny_codec("hyperprior"), Tile(0, 128, 0, 128)
+    x, quality = as_tensor(colour(128, 128))[None] / 255, torch.tensor([90.0])
+    latents = codec.analyse(x, quality)
+    objective = Objective(codec, View(whole, whole, x), latents, quality)
+    _, y_hat = objective.coded(latents)
+    start = objective.latents(objective.start).y
+    before, after = ((y[:, : y_hat.shape[1]] - y_hat).abs() for y in (latents.y, start))
+    assert before.max() > 0.5  # in the dead zone
+    torch.testing.assert_close(after, before.clamp(max=0.48), rtol=0, atol=1e-4)
 
 
 def test_the_distortion_is_that_of_the_band_and_of_32_pixels_around_it():
@@ -134,13 +174,13 @@ def bits_of(symbol: int, scale: float) -> float:
     return -math.log2((math.erf(upper) - math.erf(lower)) / 2)
 
 
-def changed(distortion: str, symbol: int, gradient: float, count: int = 2000) -> torch.Tensor:
+def changed(distortion: str, symbol: int, gradient: float, is_coded: bool = True) -> torch.Tensor:
     """Values after a round of RDOQ in which all are this symbol, with this gradient of the cost,
     of about scale 0.5."""
-    shape = 1, 4, 1, 1, count
+    shape = 1, 4, 1, 1, 2000
     index = 63 * math.log(0.5 / 0.11) / math.log(256 / 0.11)  # of 64 scales from 0.11 to 256
     bits = torch.full(shape, bits_of(symbol, 0.5))
-    values = [torch.full(shape, value) for value in (float(symbol), 0.0, index, 1.0)]
+    values = [torch.full(shape, value) for value in (float(symbol), 0.0, index, float(is_coded))]
     part, rate = torch.full(shape, symbol + 0.3), torch.full(shape, gradient)
     coding = Coding(bits, *values[:3], values[3].bool())
     return BandSearch(Bowl(distortion), 1, lambda _: None).cheaper(part, rate, coding)
@@ -161,3 +201,8 @@ def test_a_change_pays_where_gradient_and_bits_outweigh_the_curvature(
     moved = found[found.ne(start)]
     assert moved.round().eq(symbol + step).all()
     assert ((moved - symbol - step / 2).abs() < 0.03).all()  # so that it is easily undone
+
+
+def test_symbols_that_are_not_coded_are_not_changed_whatever_it_would_save():
+    assert changed("mse", 0, -1000).ne(0.3).any()
+    assert changed("mse", 0, -1000, is_coded=False).eq(0.3).all()
