@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import TINY, tiny_codec
 
 from model import codec_class
-from model.entropy import SymbolCoder
+from model.entropy import SymbolCoder, gaussian_bits
 from model.hyperprior.network import used_channels
 from model.layers import ResidualBlock, dct_basis, dct_variance
 
@@ -95,3 +96,50 @@ def test_channels_are_coded_where_they_save_more_than_a_fifth_of_their_bits(valu
     y = torch.full((1, 48, 8, 8), value)
     y[:, :16], y[:, 32:] = 3, 0
     assert used_channels(y).tolist() == [channels]
+
+
+@pytest.fixture
+def flat_analysis():
+    """The channels that are computed where these have a value everywhere, and others are zero."""
+    codec = codec_class("hyperprior")(replace(TINY["hyperprior"], latent=256)).eval()
+    for weight in codec.analysis.parameters():
+        weight.data.zero_()
+
+    def used(**values: float) -> int:
+        for channel, value in values.items():
+            codec.analysis.latent.bias.data[int(channel[1:])] = value
+        return codec.analysis.used(torch.rand(1, 3, 64, 64), torch.tensor([50.0])).shape[1]
+
+    with torch.no_grad():
+        yield used
+
+
+def test_channels_are_looked_at_in_parts_of_128_up_to_the_first_without_a_symbol(flat_analysis):
+    assert flat_analysis(c3=0.9) == 16
+    assert flat_analysis(c200=3) == 16  # the part before has none
+    assert flat_analysis(c100=3) == 208
+    assert flat_analysis(c200=0) == 112
+
+
+def test_half_of_the_samples_get_more_channels_in_training_than_they_are_worth():
+    torch.manual_seed(0)
+    codec = codec_class("hyperprior")(replace(TINY["hyperprior"], latent=96))
+    y = torch.zeros(2000, 96, 2, 2)
+    y[:, :16] = 3
+    assert codec.eval().coded_channels(y).unique().tolist() == [16]
+    counts = codec.train().coded_channels(y)
+    assert counts.unique().tolist() == [16, 32, 48, 64, 80, 96]
+    # Half get none, and of the others a tenth rounds down to none.
+    assert (counts == 16).float().mean().item() == pytest.approx(0.55, abs=0.04)
+
+
+def test_what_was_thought_impossible_is_predicted_to_take_the_bits_of_the_rarest_symbol():
+    coder = SymbolCoder()
+    rarest = -math.log2(coder.counts.min().item() / 2**20)
+    found = gaussian_bits(torch.tensor([60.0, -1e6]), torch.tensor([5.0, 30.0]))
+    assert found.tolist() == pytest.approx([rarest] * 2)
+
+
+def test_symbols_of_five_standard_deviations_are_no_escapes():
+    scales = 0.11 * (256 / 0.11) ** (torch.arange(64) / 63)
+    assert (SymbolCoder().reach >= (5 * scales).clamp(max=511).int()).all()
