@@ -294,3 +294,12 @@ def test_exif_with_any_bytes_changed_is_refused_or_cleaned(data):
     with Image.open(io.BytesIO(written(picture, "tiff")[0])) as image:
         image.load()
         assert image.size == (9, 8)
+
+
+@pytest.mark.parametrize(("length", "kept"), [(1, True), (79, True), (80, False)])
+def test_a_keyword_has_up_to_79_characters_in_png(length, kept):
+    texts = pack_texts([("k" * length, "some text")])
+    stream = io.BytesIO()
+    notices = write_picture(Picture(colour(20, 30), metadata=Metadata(texts=texts)), stream, "png")
+    assert notices == ([] if kept else ["png cannot hold its texts: dropped"])
+    assert (b"some text" in stream.getvalue()) == kept

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import colour
+from PIL import Image
 
 from xfr.file import Xfr, pack, unpack
 from xfr.images import Picture, read_picture, write_picture
@@ -33,3 +34,10 @@ def test_a_resolution_is_written_rounded_where_a_format_has_no_fractions(
         picture = Picture(colour(20, 30), metadata=Metadata(dpi=dpi))
         assert write_picture(picture, stream, extension) == []  # nothing is dropped
     assert read_picture(path).metadata.dpi == pytest.approx(dpi, abs=0.5)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tiff", "webp", "gif"])
+def test_a_picture_of_no_resolution_has_none(tmp_path, extension):
+    path = tmp_path / f"picture.{extension}"
+    Image.fromarray(colour(20, 30)).save(path)
+    assert read_picture(path).metadata.dpi is None

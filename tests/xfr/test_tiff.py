@@ -188,6 +188,7 @@ def test_compressed_ycbcr_with_subsampling_is_right(read):
         ({"t530": [2, 2]}, "subsampled"),
         ({"t530": [1, 1], "t532": STUDIO}, "black and white"),
         ({"t530": [1, 1], "t529": [(2126, 10000), (7152, 10000), (722, 10000)]}, "coefficients"),
+        ({"t530": [1, 1], "t529": [(30, 100), (59, 100), (11, 100)]}, "coefficients"),  # NTSC's
     ],
 )
 def test_ycbcr_that_would_be_misread_is_refused(read, tags, message):
