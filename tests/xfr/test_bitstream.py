@@ -128,6 +128,10 @@ def test_a_checksum_is_that_of_all_bytes(tmp_path):
     assert checksum(path) == zlib.crc32(data)
 
 
+def test_room_is_kept_for_decoded_channels_and_transparency():
+    assert PLAIN.pixel_bytes == 3 * 768 * 512 and SMALL.pixel_bytes == 4 * 3 * 2
+
+
 def test_a_common_resolution_takes_a_byte():
     described = replace(PLAIN, metadata=Metadata(dpi=(72, 72)))
     assert len(pack(described)) == len(pack(PLAIN)) + 1
