@@ -9,9 +9,11 @@ from helpers import SRGB, colour, grey
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
+from model.limits import MAX_PIXELS
 from xfr.formats import normalize_extension
 from xfr.images import (
     Picture,
+    check_shape,
     is_intact,
     read_picture,
     set_up_pillow,
@@ -237,6 +239,14 @@ def test_a_picture_within_an_icon_is_not_larger_than_the_limit(tmp_path, monkeyp
         with pytest.raises(ValueError, match="more pixels than the limit of 119999"):
             read_picture(tmp_path / name)
         monkeypatch.undo()
+
+
+def test_the_limit_without_any_other_is_that_at_which_pillow_refuses_pictures():
+    """Twice as many as a quarter of a gigabyte of 24-bit pixels."""
+    most = 2 * (2**30 // 4 // 3)
+    check_shape(64, most // 64, MAX_PIXELS)
+    with pytest.raises(ValueError, match="more than the limit"):
+        check_shape(64, most // 64 + 1, MAX_PIXELS)
 
 
 def test_the_limit_of_a_script_is_that_of_pillow_with_no_warning_below(monkeypatch):
