@@ -143,3 +143,10 @@ def test_what_was_thought_impossible_is_predicted_to_take_the_bits_of_the_rarest
 def test_symbols_of_five_standard_deviations_are_no_escapes():
     scales = 0.11 * (256 / 0.11) ** (torch.arange(64) / 63)
     assert (SymbolCoder().reach >= (5 * scales).clamp(max=511).int()).all()
+
+
+def test_magnitudes_below_0_6_are_rounded_to_zero_but_not_those_of_local_means():
+    codec = tiny_codec("binary")
+    for value, means, others in ((0.45, 0, 0), (0.59, 1, 0), (-0.59, -1, 0), (0.61, 1, 1)):
+        rounded = codec.rounded(torch.full((1, TINY["binary"].latent, 2, 2), value))
+        assert rounded[:, :3].eq(means).all() and rounded[:, 3:].eq(others).all()

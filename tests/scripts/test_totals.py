@@ -8,6 +8,8 @@ import pytest
 from helpers import colour, grey, save_png
 from PIL import Image
 
+from utils.jobs import run_job
+
 PIXELS = 48 * 70 + 60 * 52
 
 
@@ -62,3 +64,22 @@ def test_a_file_is_larger_than_its_original_from_one_byte_more_on(
     found = script("encode")
     assert found.code == 0 and ("1 larger than the original" in found.out) == larger
     assert ("grows from" in found.err) == larger
+
+
+def test_room_is_kept_for_the_pixels_of_every_picture(script, project, monkeypatch):
+    """Of its channels and transparency; decoded, of three channels; scored, of two pictures."""
+    rooms = []
+
+    def spy(paths, tally, load, compute, save, computers, pixel_bytes) -> None:
+        rooms.append({path.stem: pixel_bytes(load(path)) for path in paths})
+        run_job(paths, tally, load, compute, save, computers, pixel_bytes)
+
+    monkeypatch.setattr("utils.jobs.run_job", spy)
+    for name in ("encode", "decode", "test"):
+        assert script(name).code == 0
+    grey_pixels, pixels = 48 * 70, 60 * 52
+    assert rooms == [
+        {"grey": grey_pixels, "alpha": 4 * pixels},
+        {"grey": 3 * grey_pixels, "alpha": 4 * pixels},
+        {"grey": 6 * grey_pixels, "alpha": 6 * pixels},
+    ]
