@@ -43,7 +43,7 @@ from model.fixed_point import (
 )
 from model.hyperprior.coder import HyperpriorLatents, SearchedLatents
 from model.hyperprior.context import PASSES
-from model.hyperprior.network import CORRECTED_FROM, HALF_CORRECTED, HyperpriorCodec
+from model.hyperprior.network import CORRECTED_FROM, HyperpriorCodec
 from model.hyperprior.transforms import BLOCK_SIDE, used_channels
 from model.integer_products import INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import ResidualBlock, dct_basis
@@ -303,7 +303,7 @@ def test_blocks_that_lose_much_are_corrected_and_blocks_that_lose_little_hardly_
     codec = tiny_codec("hyperprior")
     quality, y = codec.quality_tensor(95), torch.zeros(1, 16, 4, 8)
     x = codec.synthesis(y, quality)
-    half = HALF_CORRECTED / codec.lmbda(quality).item() / 255
+    half = 0.5 / codec.lmbda(quality).item() / 255
     lost = half * torch.tensor([0.01, 1, 100])  # root mean squares of the errors of three blocks
     for block, error in enumerate(lost.tolist()):
         x[..., :16, 16 * block : 16 * (block + 1)] += error

@@ -76,19 +76,6 @@ def test_a_measured_table_is_the_mean_of_what_was_counted_and_3000_symbols_of_th
         assert zero == pytest.approx(share + (1 - share) * prior, abs=1e-5)
 
 
-def test_the_latent_is_corrected_from_quality_90_on(monkeypatch):
-    codec, corrected = tiny_codec("hyperprior"), []
-
-    def spy(y, x, quality):
-        corrected.append(quality.item())
-        return y
-
-    monkeypatch.setattr(codec, "corrected", spy)
-    for quality in (1, 89, 90, 100):
-        codec.analyse(torch.rand(1, 3, 64, 64), codec.quality_tensor(quality))
-    assert corrected == [90, 100]
-
-
 @pytest.mark.parametrize(("value", "channels"), [(0.511, 16), (0.512, 32)])
 def test_channels_are_coded_where_they_save_more_than_a_fifth_of_their_bits(value, channels):
     """A one for 0.512 saves (2 * 0.512 - 1) * 6 / ln 2 = 0.208 bits of distortion; its magnitude
