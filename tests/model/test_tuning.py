@@ -11,6 +11,7 @@ from helpers import TINY, tiny_codec
 
 from model import codec_class
 from model.entropy import SymbolCoder, gaussian_bits
+from model.hyperprior.coder import net_worth
 from model.hyperprior.network import used_channels
 from model.layers import ResidualBlock, dct_basis, dct_variance
 
@@ -137,3 +138,22 @@ def test_magnitudes_below_0_6_are_rounded_to_zero_but_not_those_of_local_means()
     for value, means, others in ((0.45, 0, 0), (0.59, 1, 0), (-0.59, -1, 0), (0.61, 1, 1)):
         rounded = codec.rounded(torch.full((1, TINY["binary"].latent, 2, 2), value))
         assert rounded[:, :3].eq(means).all() and rounded[:, 3:].eq(others).all()
+
+
+@pytest.mark.parametrize(("residual", "is_worth_it"), [(0.6, False), (-0.9, False), (3.0, True)])
+def test_a_certain_symbol_is_worth_coding_if_it_saves_more_than_its_bits(residual, is_worth_it):
+    """A one for 0.6 saves (0.6^2 - 0.4^2) * 6 / ln 2 = 1.7 bits, at a scale where it takes 12."""
+    assert (net_worth(torch.tensor([residual]), torch.tensor([2.0])) > 0) == is_worth_it
+    several = torch.tensor([residual, 0.6]), torch.tensor([2.0, 2.0])
+    assert (net_worth(*several) > 0) == is_worth_it
+
+
+def test_symbols_up_to_2_to_the_24th_come_back_and_no_larger_ones():
+    coder, index = SymbolCoder(), np.array([5, 60], np.uint8)
+    largest = np.array([2**24, -(2**24)])
+    assert (
+        coder.decoder(coder.encode([(largest, index)])).decode(index).tolist() == largest.tolist()
+    )
+    for beyond in (largest + [1, 0], largest - [0, 1]):
+        with pytest.raises(ValueError, match="a symbol is too large"):
+            coder.decoder(coder.encode([(beyond, index)])).decode(index)

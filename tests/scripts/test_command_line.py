@@ -4,13 +4,14 @@ import os
 import re
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, colour, noise, run_process, save_png
 from PIL import Image
 
-from utils.console import size
+from utils.console import run, size
 from xfr.checkpoints import SHIPPED
 
 # Runs a script with the arguments that follow its path, then says whether torch was loaded.
@@ -414,3 +415,21 @@ def test_rates_are_of_all_pictures_together_and_agree_in_all_scripts(
     assert all(rate in line and "average" not in line.splitlines()[0] for line in lines)
     ratio = f" out, ratio {original / packed:.2f}, "
     assert [ratio in line for line in lines] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (ValueError("one line"), "script.py: error: one line"),
+     (MemoryError(), "script.py: error: not enough memory")],
+)  # fmt: skip
+def test_a_script_that_is_interrupted_has_an_exit_code_of_its_own(monkeypatch, capsys, error, code):
+    def main(args: Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(sys, "argv", ["some/script.py"])
+    with pytest.raises(SystemExit) as end:
+        run(main, Namespace())
+    assert end.value.code == code
+    told = "script.py: interrupted; finished files are kept" in capsys.readouterr().err
+    assert told == (code == 130)

@@ -194,6 +194,17 @@ def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path):
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_may_write_the_same_file_at_once(tmp_path):
+    path = tmp_path / "file"
+    with atomic_write(path) as first:
+        first.write(b"fir")
+        with atomic_write(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b"st")
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
 def test_a_file_that_is_made_again_keeps_its_mode_from_the_first_byte_on(tmp_path, mode):
     path = tmp_path / "file"

@@ -1,5 +1,7 @@
 """The rate of another codec's files, beside ours in the scores."""
 
+import os
+
 import pytest
 from helpers import colour, save_png
 from PIL import Image
@@ -16,6 +18,19 @@ def files(tmp_path) -> PictureFiles:
     original = save_png(tmp_path / "original.png", colour(40, 60))
     (tmp_path / "a.xfr").write_bytes(bytes(100))
     return PictureFiles(original, tmp_path / "a.xfr", save_png(tmp_path / "a.png", colour(40, 60)))
+
+
+@pytest.mark.parametrize(("older", "scored"), [(0, True), (-(10**9), True), (10**6, False)])
+def test_a_reconstruction_is_scored_unless_it_is_older_than_its_file(files, older, scored):
+    """Nanoseconds. Where a file system counts in seconds, both may have one date."""
+    made = files.compressed.stat().st_mtime_ns
+    os.utime(files.reconstructed, ns=(made, made - older))
+    if scored:
+        with files.opened() as opened:
+            assert opened.compressed.read() == bytes(100)
+    else:
+        with pytest.raises(ValueError, match="a.png is older than .*a.xfr"), files.opened():
+            pass
 
 
 def test_a_file_that_is_replaced_while_it_is_scored_is_the_one_that_was_opened(files, monkeypatch):
