@@ -76,6 +76,17 @@ def test_every_weight_that_matters_is_that_of_the_reference():
     np.testing.assert_array_equal(ours, np.where(theirs < 0.01, 0, theirs))
 
 
+@pytest.mark.parametrize(("side", "scales"), [(8, 1), (15, 2), (16, 2), (17, 2), (64, 4)])
+def test_scales_of_less_than_8_pixels_do_not_count(monkeypatch, side, scales):
+    x = crops(1, side)
+    x_hat = x + noise(x, 0.1)
+    distance = ssimulacra2_distance(x_hat, x)
+    monkeypatch.setattr("model.ssimulacra2.MAP_WEIGHTS", MAP_WEIGHTS[:scales])
+    assert ssimulacra2_distance(x_hat, x) == distance
+    monkeypatch.setattr("model.ssimulacra2.MAP_WEIGHTS", MAP_WEIGHTS[: scales - 1])
+    assert ssimulacra2_distance(x_hat, x) != distance
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_equal_pictures_have_no_distance(mirror):
     x = crops(2)
