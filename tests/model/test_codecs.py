@@ -765,3 +765,12 @@ def test_what_a_residual_block_adds_is_bounded():
         added = block(1e9 * x) - 1e9 * x
         most = 0.5 * block.project.weight.abs().sum((1, 2, 3)).max()
     assert added.abs().max() <= most + 64  # of float32 at 1e9
+
+
+@pytest.mark.parametrize("channels", [16, 320])
+def test_a_residual_block_starts_two_per_cent_from_the_identity(channels):
+    torch.manual_seed(0)
+    block, x = ResidualBlock(channels, bound=128), torch.randn(1, channels, 16, 16)
+    with torch.inference_mode():
+        added = block(x) - x
+    assert (added.norm() / x.norm()).item() == pytest.approx(0.02, abs=0.004)
