@@ -62,33 +62,24 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.files import (
-        atomic_write,
-        check_output,
-        find_all,
-        find_checkpoint,
-        leave_folders,
-        output_format,
-        plan_outputs,
-    )
+    from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
     from xfr.file import Xfr, needs_checkpoint, read_file, unpack
-    from xfr.images import Picture, check_quality, is_intact, writable_format, write_picture
+    from xfr.images import Picture, check_quality, is_intact, write_picture
 
     out, quality = args.out_folder, args.output_quality
-    extension = output_format(args.file_format, out)
-    writable_format(extension)  # a format that cannot be written fails here, not later
-    check_quality(extension, quality)
+    extension = files.output_format(args.file_format, out)
+    check_quality(extension, quality)  # a format that cannot be written fails here, not later
     tally = Tally("verified", decodes=True) if args.verify else Tally("decoded", True, out)
-    leave = partial(leave_folders, tally=tally)
-    names = find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option, leave)
-    model = find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
+    leave = partial(files.leave_folders, tally=tally)
+    names = files.find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option, leave)
+    model = files.find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
     if args.verify:
         outputs = dict.fromkeys(names)
     else:
-        outputs = plan_outputs(names, args.inputs, out, extension, tally)
-        check_output(out)
+        outputs = files.plan_outputs(names, args.inputs, out, extension, tally)
+        files.check_output(out)
 
     # Loading torch takes a second: all that can be refused without it has been.
     from model.tiles import Extract
@@ -122,7 +113,7 @@ def main(args: Namespace) -> int:
         if args.verify:
             tally.report(path, "good")
         else:
-            with atomic_write(outputs[path]) as stream:
+            with files.atomic_write(outputs[path]) as stream:
                 for notice in write_picture(picture, stream, extension, quality):
                     tally.notice(path, notice)
                 bytes_out = stream.seek(0, os.SEEK_END)  # some formats end elsewhere

@@ -10,7 +10,6 @@ examples:
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import (
@@ -25,17 +24,6 @@ from utils.console import (
     sample_pictures,
     size,
 )
-
-if TYPE_CHECKING:  # slow to load
-    from xfr.images import Picture
-
-
-class Original(NamedTuple):
-    """A picture, and the size and checksum of its file."""
-
-    picture: "Picture"
-    length: int
-    checksum: int
 
 
 def parse_args() -> Namespace:
@@ -83,24 +71,19 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    from utils.files import (
-        atomic_write,
-        check_output,
-        check_replaceable,
-        find_checkpoint,
-        find_pictures,
-        plan_outputs,
-    )
+    from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
     from xfr.file import MAGIC, TARGETS, checksum
-    from xfr.images import read_picture
+    from xfr.images import Picture, read_picture
 
-    model, out = find_checkpoint(args.model), args.out_folder
+    model, out = files.find_checkpoint(args.model), args.out_folder
     tally = Tally("encoded", place=out)
-    names = find_pictures(args.inputs, args.file_format, args.recursive, tally, args.input_option)
-    outputs = plan_outputs(names, args.inputs, out, "xfr", tally, args.keep_extension)
-    check_output(out)
+    names = files.find_pictures(
+        args.inputs, args.file_format, args.recursive, tally, args.input_option
+    )
+    outputs = files.plan_outputs(names, args.inputs, out, "xfr", tally, args.keep_extension)
+    files.check_output(out)
 
     # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device
@@ -115,35 +98,35 @@ def main(args: Namespace) -> int:
     encoder.check(settings)
     tally.models, tally.settings = {encoder.name}, [str(settings)]
 
-    def load(path: Path) -> Original:
+    def load(path: Path) -> tuple[Picture, int, int]:
         output = outputs[path]
         if args.skip_existing and encoder.has_encoded(path, output, settings, args.max_pixels):
             raise Skip
-        check_replaceable(output, MAGIC)
+        files.check_replaceable(output, MAGIC)
         length, crc = path.stat().st_size, checksum(path)
         picture = read_picture(path, args.max_pixels)
         for notice in picture.notices:
             tally.notice(path, notice)
-        return Original(picture, length, crc)
+        return picture, length, crc
 
-    def compute(path: Path, original: Original) -> tuple[bytes, Original]:
+    def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int]:
+        picture, length, crc = loaded
         with tally.at_work.progress(path) as report:
-            data = encoder.encode(original.picture, settings, report, original.checksum)
-        return data, original
+            return encoder.encode(picture, settings, report, crc), picture, length
 
-    def save(path: Path, result: tuple[bytes, Original]) -> None:
-        data, original = result
-        with atomic_write(outputs[path]) as stream:
+    def save(path: Path, result: tuple[bytes, Picture, int]) -> None:
+        data, picture, length = result
+        with files.atomic_write(outputs[path]) as stream:
             stream.write(data)
-        height, width = original.picture.shape
-        tally.add(original.length, len(data), height * width)
-        if len(data) > original.length:
+        height, width = picture.shape
+        tally.add(length, len(data), height * width)
+        if len(data) > length:
             tally.larger += 1
-            sizes = f"from {original.length} to {len(data)} bytes"
+            sizes = f"from {length} to {len(data)} bytes"
             tally.notice(path, f"grows {sizes}: try a lower quality or target")
 
     computers = compute_pool(device, len(outputs))
-    run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded.picture.nbytes)
+    run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded[0].nbytes)
     return tally.finish()
 
 

@@ -33,7 +33,7 @@ from model.precision import fast_precision
 from model.tiles import padded
 from utils.console import SCRIPTS, make_parser, number, run
 from utils.devices import pick_device
-from utils.files import atomic_write, find_inputs, image_extensions
+from utils.files import atomic_write, pictures_below
 from xfr.images import read_picture, to_picture, write_picture
 
 TIMED_EFFORT = 4  # effort of our codecs that search, timed beside none
@@ -63,7 +63,7 @@ def parse_args() -> Namespace:
 def main(args: Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
     torch.set_num_threads(args.threads)
-    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
+    paths = pictures_below(args.folder)
     models = chosen_models(args)
     first = paths[: args.pictures]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]

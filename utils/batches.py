@@ -11,7 +11,7 @@ from model.codec import Sample
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.device_crops import DeviceBatches, fits
-from utils.files import find_inputs, image_extensions
+from utils.files import pictures_below
 from utils.processes import processes
 
 
@@ -59,9 +59,7 @@ def training_data(
     crops of entire pictures are to be cut on the device.
     """
     rank, world = processes()
-    root = settings.dataset_path
-    extensions = image_extensions(settings.file_format)
-    paths = find_inputs(root, extensions, recursive=True, tally=None, option="--dataset_path")
+    paths = pictures_below(settings.dataset_path, settings.file_format, "--dataset_path")
     train, validation = split(paths, settings.validation_split)
     if len(train) < settings.batch_size * world:
         raise ValueError(

@@ -58,15 +58,14 @@ def atomic_write(path: Path) -> Iterator:
 def csv_bytes(rows: Iterable[Iterable]) -> bytes:
     """The rows of a CSV in UTF-8, whose lines end in a line feed. File names that are not valid
     UTF-8 keep their bytes."""
-    return "".join(map(csv_line, rows)).encode("utf-8", "surrogateescape")
-
-
-def csv_line(row: Iterable) -> str:
-    """A row as a line. Python before 3.13 quotes a carriage return only where lines end in one;
-    outside of quotes, the rest of a name would be a row of its own."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow(row)
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    lines = []
+    for row in rows:
+        # Python before 3.13 quotes a carriage return only where lines end in one; outside of
+        # quotes, the rest of a name would be a row of its own.
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def keep_mode(path: Path, temporary: Path) -> None:
@@ -161,13 +160,6 @@ def find_files(
     return sorted(found)
 
 
-def find_inputs(
-    source: Path, extensions: set[str], recursive: bool, tally: Tally | None, option: str
-) -> list[Path]:
-    """The files of ``find_all`` in one source."""
-    return list(find_all([source], extensions, recursive, tally, option))
-
-
 def nothing_found(source: Path, extensions: set[str], label: str) -> str:
     """A message that says what was looked for in the folder ``source``, which the message calls
     ``label``, and what would help."""
@@ -222,6 +214,12 @@ def find_all(
         for source in empty:
             tally.notice(source, nothing_found(source, extensions, f"{source}{label}"))
     return names
+
+
+def pictures_below(folder: Path, file_format: str | None = None, option: str = "") -> list[Path]:
+    """The pictures in a folder and its sub-folders, as ``find_all`` finds them; of one format if
+    ``file_format`` is given. OSError if a folder cannot be listed."""
+    return list(find_all([folder], image_extensions(file_format), True, None, option))
 
 
 def find_pictures(

@@ -1,6 +1,7 @@
 """Pictures: any that Pillow reads as 8-bit pixels, and back to any format that it writes."""
 
 import io
+import math
 import shutil
 import warnings
 from contextlib import suppress
@@ -233,21 +234,12 @@ def check_shape(height: int, width: int, max_pixels: int) -> None:
 def check_quality(extension: str, quality: int | None) -> None:
     """ValueError unless the format with this extension is written at ``quality``, 1 to 100, or at
     its default, None."""
-    if quality is None:
-        return
-    if not 1 <= quality <= 100:
+    name = writable_format(extension)
+    if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"an output quality of {quality} is not within 1 to 100")
-    if writable_format(extension) not in QUALITY_OPTIONS:
+    if quality is not None and name not in QUALITY_OPTIONS:
         kind = normalize_extension(extension)
         raise ValueError(f"{kind} has no quality: only jpg, webp and avif have")
-
-
-def check_sides(name: str, extension: str, size: tuple[int, int]) -> None:
-    """ValueError if a format does not hold a picture of this width and height."""
-    limit = MAX_SIDES.get(name)
-    if limit is not None and max(size) > limit:
-        width, height = size
-        raise ValueError(f"{width}x{height}: {extension} holds at most {limit} pixels a side")
 
 
 def write_picture(
@@ -262,7 +254,9 @@ def write_picture(
     name, extension = writable_format(extension), normalize_extension(extension)
     check_quality(extension, quality)
     height, width = picture.shape
-    check_sides(name, extension, (width, height))
+    most = MAX_SIDES.get(name, math.inf)
+    if max(height, width) > most:
+        raise ValueError(f"{width}x{height}: {extension} holds at most {most} pixels a side")
     image, notices = storable(picture, name, extension)
     metadata, lost = holdable(picture.metadata, name, extension, image.mode)
     options = SAVE_OPTIONS.get(name, {}) | save_options(name, metadata)
