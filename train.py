@@ -88,10 +88,10 @@ def main(args: Namespace) -> int:
     from utils.growth import codec_to_train
     from utils.history import open_tensorboard
     from utils.processes import processes
-    from utils.schedule import make_schedule
+    from utils.schedule import EpochSchedule, TimedSchedule
     from utils.step import train_only
     from utils.teacher import Taught
-    from utils.training import DivergedError, Trainer, check_place
+    from utils.training import Trainer, check_place
 
     names = [field.name for field in fields(TrainingSettings)]
     settings = TrainingSettings(**{name: getattr(args, name) for name in names})
@@ -112,17 +112,17 @@ def main(args: Namespace) -> int:
     batches, validation = training_data(settings, codec.STRIDE, device)
     learner = Taught(codec, args.teacher).to(device) if args.teacher else codec
     with data_parallel(learner, device) as model:
-        trainer = Trainer(codec, model, device, settings, args.save_at, began)
+        trainer = Trainer(codec, model, settings, args.save_at, began)
         trainer.resume(checkpoint)
         trainer.board = board
-        schedule = make_schedule(args.num_of_epochs, len(batches), args.minutes, trainer.clock)
+        if args.minutes:
+            schedule = TimedSchedule(args.minutes, trainer.clock)
+        else:
+            schedule = EpochSchedule(args.num_of_epochs, len(batches))
         if processes()[0] == 0:
             print(trainer.description(batches, validation, schedule), flush=True)
         try:
             trainer.train(batches, validation, schedule)
-        except DivergedError as error:
-            print(f"train.py: error: {error}; {trainer.kept()}", file=sys.stderr)
-            return 1
         except KeyboardInterrupt:
             if processes()[0] == 0:
                 print(f"\nstopped; {trainer.kept()}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,13 @@ class Mean:
         return [total / self.count if self.count else math.nan for total in self.totals]
 
 
+@dataclass
 class EpochState:
     """Progress of an epoch: its steps so far, their mean measures and their seconds."""
 
-    def __init__(
-        self,
-        steps: int = 0,
-        totals: Sequence[float] = (0.0,) * len(MEASURES),
-        count: int = 0,
-        seconds: float = 0.0,
-    ):
-        self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
-
-    def state(self) -> list:
-        """The arguments that make this object again."""
-        return [self.steps, self.mean.totals, self.mean.count, self.seconds]
+    steps: int = 0
+    mean: Mean = field(default_factory=Mean)
+    seconds: float = 0.0
 
 
 def write_csv(history: dict[str, list[float]], curves: dict[str, list[float]], path: Path) -> None:

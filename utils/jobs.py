@@ -164,5 +164,5 @@ def run_job(
     finally:
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
-        progress.close()
+        progress.bar.close()
         tally.seconds = time.perf_counter() - start

@@ -97,7 +97,8 @@ class EpochSchedule:
 class TimedSchedule:
     """A number of minutes, start-up included: a rise, a plateau and a fall of the learning rate,
     then the last validation, the probability tables and the saving. An epoch lasts a minute, or
-    more in a long run or where finishing one takes long. Its methods are those of EpochSchedule."""
+    more in a long run or where finishing one takes long. Its methods are those of EpochSchedule.
+    ValueError if the minutes have gone by."""
 
     length = None  # steps of an epoch, which are not known
     save_seconds = TIMED_SAVE_SECONDS
@@ -148,9 +149,3 @@ class TimedSchedule:
 
 
 Schedule = EpochSchedule | TimedSchedule
-
-
-def make_schedule(epochs: int, length: int, minutes: float | None, clock: Clock) -> Schedule:
-    """A schedule by time, if there are ``minutes``, else of ``epochs`` in ``length`` steps each.
-    ValueError if the minutes have gone by."""
-    return TimedSchedule(minutes, clock) if minutes else EpochSchedule(epochs, length)

@@ -1,8 +1,7 @@
 """A training step: the loss, the move of the weights, and the way that a GPU is asked for both."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,10 @@ def rate_distortion(codec: Codec, model: nn.Module, x: Tensor, quality: Tensor) 
     The loss is the Lagrangian of rate and distortion (model/distortion.py), over lmbda^BALANCE.
     ``model`` is the codec itself or its data-parallel wrapping.
     """
-    x_hat, bpp = model(x, quality)
+    try:
+        x_hat, bpp = model(x, quality)
+    except ValueError as error:  # a codec takes any picture: this is a defect of it
+        raise RuntimeError(str(error)) from error
     loss = (bpp + codec.weighted_distortion(x_hat, x, quality)) / codec.lmbda(quality) ** BALANCE
     return torch.stack([loss, bpp.detach(), psnr(x_hat.detach(), x)])
 
@@ -41,7 +43,8 @@ class TrainingStep:
         self.weights = [weight for weight in codec.parameters() if weight.requires_grad]
         self.optimizer = SOAP(self.weights, learning_rate)
         self.average = WeightAverage(codec)
-        self.launch = launcher(self.descend, codec.device, alone=model is codec)
+        recorded = codec.device.type == "cuda" and model is codec  # one process has one GPU
+        self.launch = RecordedStep(self.descend, cuda_graph) if recorded else self.descend
 
     def __call__(self, x: Tensor, quality: Tensor, step: int, learning_rate: float) -> Tensor:
         """Step number ``step``, from 0 on, on x [B, 3, H, W] in 0 to 1 and quality [B]; returns the
@@ -117,20 +120,6 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
         torch.cuda.synchronize()
         raise
     return graph.replay
-
-
-def launcher(descend: Descend, device: torch.device, alone: bool) -> Descend:
-    """The function that takes a step on ``device``: where one process has one GPU, a CUDA graph."""
-    return RecordedStep(descend, cuda_graph) if device.type == "cuda" and alone else descend
-
-
-@contextmanager
-def defects() -> Iterator[None]:
-    """A codec takes any picture: its ValueError is a defect of it, and no error of the input."""
-    try:
-        yield
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
 
 
 def train_only(codec: Codec, parts: list[str] | None) -> None:

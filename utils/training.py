@@ -27,17 +27,13 @@ from utils.files import atomic_write, check_folder
 from utils.history import COLUMNS, EpochState, Mean, add_curve, is_history, plot_history, write_csv
 from utils.processes import processes
 from utils.schedule import Clock, Schedule
-from utils.step import TrainingStep, defects, rate_distortion
+from utils.step import TrainingStep, rate_distortion
 
 LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the losses and the clock
 VERSION = f"xfr {xfr.__version__}"
 FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
 SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
-
-
-class DivergedError(RuntimeError):
-    """The loss is not a finite number."""
 
 
 def check_place(folder: Path, checkpoint: Path | None) -> None:
@@ -64,21 +60,15 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        codec: Codec,
-        model: nn.Module,
-        device: torch.device,
-        settings: TrainingSettings,
-        folder: Path,
-        began: float,
+        self, codec: Codec, model: nn.Module, settings: TrainingSettings, folder: Path, began: float
     ):
-        self.codec, self.model, self.device, self.folder = codec, model, device, folder
+        self.codec, self.model, self.device, self.folder = codec, model, codec.device, folder
         self.run = {name: getattr(settings, name) for name in SHARED}
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
         self.settings = settings
         self.train_step = TrainingStep(codec, model, settings.lr_rate)
         self.optimizer, self.average = self.train_step.optimizer, self.train_step.average
-        self.clock = Clock(began, device)
+        self.clock = Clock(began, codec.device)
         self.step = self.epoch = 0  # number of finished ones
         self.progress = EpochState()
         self.saved_at = time.monotonic()
@@ -116,7 +106,8 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.average.load(checkpoint["average"])
-            self.progress = EpochState(*checkpoint["progress"])
+            steps, totals, count, seconds = checkpoint["progress"]
+            self.progress = EpochState(int(steps), Mean(totals, count), float(seconds))
             self.step = int(checkpoint.get("step", 0))
             self.curves = dict(checkpoint.get("curves", {}))
             self.clock.before = float(checkpoint.get("elapsed", 0.0))
@@ -158,7 +149,7 @@ class Trainer:
     def train(self, train: Batches, validation: DataLoader, schedule: Schedule) -> None:
         """Train to the end of the schedule. Rank 0 prints a line for each epoch, and saves.
 
-        Raises DivergedError, or ValueError if no picture can be read or the time is too short.
+        ValueError if the loss is no finite number, no picture can be read or time is too short.
         """
         leads = processes()[0] == 0
         if self.settings.minutes:
@@ -191,7 +182,7 @@ class Trainer:
     def train_epoch(self, source: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> None:
         """Train for an epoch, or for what is left of one; save the state now and then.
 
-        Raises DivergedError, or ValueError if no picture can be read.
+        ValueError if the loss is no finite number, or no picture can be read.
         """
         rank, _ = processes()
         self.model.train()
@@ -211,9 +202,7 @@ class Trainer:
                 # Noise depends on seed, step and rank alone: a resumed run has the same.
                 torch.manual_seed(hash((self.settings.seed, self.step, rank)))
                 learning_rate = self.run["lr_rate"] * schedule.factor(self.step)
-                with defects():
-                    measures = self.train_step(x, quality, self.step, learning_rate)
-                progress.mean.add(measures)
+                progress.mean.add(self.train_step(x, quality, self.step, learning_rate))
                 self.step += 1
                 progress.steps += 1
                 progress.seconds = time.perf_counter() - start
@@ -225,10 +214,10 @@ class Trainer:
 
     def look_up(self, schedule: Schedule) -> None:
         """Wait for the device, read the losses and the clock, and save the state if it is time.
-        Raises DivergedError."""
+        ValueError if a loss is no finite number."""
         loss = self.progress.mean.totals[0]
         if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} at step {self.step}")
+            raise ValueError(f"the loss is {loss} at step {self.step}; {self.kept()}")
         schedule.look_up()
         due = time.monotonic() - self.saved_at > schedule.save_seconds
         if due and processes()[0] == 0 and schedule.goes_on(self.progress.steps):
@@ -238,7 +227,7 @@ class Trainer:
         """Loss, bpp and PSNR of each sample of a validation batch, [3, B]."""
         x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         x = x.contiguous(memory_format=torch.channels_last)
-        with fast_precision(self.device), defects():
+        with fast_precision(self.device):
             return rate_distortion(self.codec, self.codec, x, quality)
 
     @torch.no_grad()
@@ -319,11 +308,12 @@ class Trainer:
 
     def state(self) -> dict:
         """The state that a run is resumed from, without ``identity``."""
+        progress, mean = self.progress, self.progress.mean
         return {
             "weights": self.codec.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "progress": self.progress.state(),
+            "progress": [progress.steps, mean.totals, mean.count, progress.seconds],
             "elapsed": self.clock.own(),
             "best": self.best,
             "curves": self.curves,

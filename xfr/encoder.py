@@ -120,11 +120,7 @@ class Encoder:
         return encoding.fit(target, value)
 
     def has_encoded(
-        self,
-        source: Path,
-        output: Path,
-        settings: EncodingSettings,
-        max_pixels: int = MAX_PIXELS,
+        self, source: Path, output: Path, settings: EncodingSettings, max_pixels: int = MAX_PIXELS
     ) -> bool:
         """Whether ``output`` is an intact .xfr file of the picture in the file ``source``, of this
         checkpoint and these settings. A file that does not say what it was made from has to be no

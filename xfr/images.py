@@ -105,10 +105,7 @@ def set_up_pillow(max_pixels: int = MAX_PIXELS) -> None:
 
 
 def to_picture(
-    rgb: np.ndarray,
-    grey: bool,
-    alpha: np.ndarray | None = None,
-    metadata: Metadata = NO_METADATA,
+    rgb: np.ndarray, grey: bool, alpha: np.ndarray | None = None, metadata: Metadata = NO_METADATA
 ) -> Picture:
     """A decoded uint8 array [H, W, 3] as a picture that is grey if the original was."""
     if grey:

@@ -12,12 +12,7 @@ STRIP = 512  # rows at a time
 # Pillow reads the first byte of each sample of two in one raw mode, and the second in the other.
 FIRST, SECOND = ";16B", ";16L"
 REDUCED = "16 bits per channel are reduced to 8"  # a notice
-BITS = {
-    "BGR;15": (5, 5, 5),
-    "BGR;16": (5, 6, 5),
-    "BGRA;15": (5, 5, 5),
-    "BGRA;15Z": (5, 5, 5),
-}
+BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15": (5, 5, 5), "BGRA;15Z": (5, 5, 5)}
 
 
 @dataclass

@@ -19,14 +19,7 @@ from xfr.layouts import CHECKS, ppm_bits
 from xfr.metadata import DESCRIPTIVE, PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
-from xfr.text import (
-    COMMENT,
-    IPTC_RESOURCE,
-    PHOTOSHOP_PREFIX,
-    RAW_PROFILE,
-    iptc_of,
-    raw_profile,
-)
+from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
 from xfr.tiff import (
     EXTRA_SAMPLES,
     IPTC,
