@@ -193,9 +193,8 @@ def read_header(reader: Reader) -> Header:
         raise ValueError(f"an .xfr file of version {version}; this program reads {VERSION}")
     arch, fingerprint = reader.unpack(">BQ")
     flags, (quality,) = reader.number(), reader.unpack(">B")
-    return Header(
-        arch, fingerprint, flags, quality, reader.number(), reader.number(), reader.number()
-    )
+    width, height, payload_length = (reader.number() for _ in range(3))
+    return Header(arch, fingerprint, flags, quality, width, height, payload_length)
 
 
 def read_start(reader: Reader) -> Start:
@@ -205,7 +204,10 @@ def read_start(reader: Reader) -> Start:
     target = reader.unpack(">Bf") if header.flags & TARGET else None
     (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
     (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
-    dpi = read_resolution(reader) if header.flags & DPI else None
+    dpi = None
+    if header.flags & DPI:
+        number = reader.number()
+        dpi = (number, number) if number else reader.unpack(">ff")
     flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
     return Start(header, target, effort, source, dpi, streams)
@@ -216,7 +218,7 @@ def unpack_start(data: bytes) -> tuple[Header, Metadata]:
     ValueError if they are damaged."""
     start = read_start(Reader(data, "file"))
     check_fields(start)
-    return start.header, unpack_metadata(start.streams, start.dpi)
+    return start.header, unpack_metadata(start)
 
 
 def peek(path: Path) -> Header | None:
@@ -293,18 +295,12 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         quality=header.quality,
         payload=payload,
         alpha=unpack_alpha(alpha, header.height, header.width),
-        metadata=unpack_metadata(start.streams, start.dpi),
+        metadata=unpack_metadata(start),
         target=None if target is None else (TARGETS[target[0] - 1], target[1]),
         graphic=header.graphic,
         effort=start.effort or 0,
         source=start.source,
     )
-
-
-def read_resolution(reader: Reader) -> tuple[float, float]:
-    """Pixels per inch across and down."""
-    dpi = reader.number()
-    return (dpi, dpi) if dpi else reader.unpack(">ff")
 
 
 def check_fields(start: Start) -> None:
@@ -324,16 +320,14 @@ def check_fields(start: Start) -> None:
         raise ValueError(f"damaged file: a resolution of {dpi[0]:g} by {dpi[1]:g} pixels per inch")
 
 
-def unpack_metadata(
-    streams: dict[str, tuple[int, bytes]], dpi: tuple[float, float] | None
-) -> Metadata:
-    """Resolution, and what the lzma ``streams``, each with its declared size, hold."""
+def unpack_metadata(start: Start) -> Metadata:
+    """The resolution, and the content of the lzma streams, which must have its declared size."""
     unpacked = {}
-    for name, (size, stream) in streams.items():
+    for name, (size, stream) in start.streams.items():
         if size > MAX_STREAM:
             raise ValueError(f"damaged file: {size} bytes of {LABELS[name]}")
         unpacked[name] = lzma_decompress(stream, size, LABELS[name])
-    return Metadata(**unpacked, dpi=dpi)
+    return Metadata(**unpacked, dpi=start.dpi)
 
 
 def unpack_alpha(stream: bytes | None, height: int, width: int) -> np.ndarray | None:

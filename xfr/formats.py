@@ -83,13 +83,6 @@ def needed_package(head: bytes, extension: str) -> str | None:
     return named[0] if named and not head else None
 
 
-def register_package(name: str) -> None:
-    """Add the format ``name`` of PACKAGES to Pillow."""
-    module = import_module(PACKAGES[name][0])
-    if name == "HEIF":
-        module.register_heif_opener()
-
-
 def unreadable_reason(path: Path) -> str | None:
     """Reason why a picture is left out, and what would read it; None for a file that is read, or is
     no known picture. Both are told by its first bytes, and by its extension."""
@@ -123,7 +116,9 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     stream.seek(0)
     package = needed_package(head, extension)
     if package is not None and is_installed(package):
-        register_package(package)
+        module = import_module(PACKAGES[package][0])  # adds it to Pillow, or brings what does
+        if package == "HEIF":
+            module.register_heif_opener()
     if package == "JXL":
         check_jxl_size(stream)
     known = [
@@ -133,15 +128,11 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     try:
         return Image.open(stream, formats=known)
     except UnidentifiedImageError:
-        reason = reason_by_content(head, extension) or misfit(head)
+        reason = reason_by_content(head, extension)
+        if head.startswith(PSD_BEGINNING):
+            bits = int.from_bytes(head[22:24], "big")
+            reason = reason or f"Photoshop's pictures of {bits} bits are not read"
         raise OSError(reason or "not a picture of a kind that is read") from None
-
-
-def misfit(head: bytes) -> str | None:
-    """Reason why Pillow does not open a file that begins as a picture of Photoshop."""
-    if not head.startswith(PSD_BEGINNING):
-        return None
-    return f"Photoshop's pictures of {int.from_bytes(head[22:24], 'big')} bits are not read"
 
 
 def check_jxl_size(stream: BinaryIO) -> None:

@@ -102,10 +102,10 @@ def accept(prefix: bytes) -> bool:
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     """Encode an image with the options in its ``encoderinfo``. OSError if its mode cannot be
     written, ValueError for settings that cannot be met."""
-    from xfr.library import GREY_MODES, OTHER_MODES, as_picture, encoded
+    from xfr.library import MODES, as_picture, encoded
     from xfr.metadata import read_metadata
 
-    if image.mode not in GREY_MODES + OTHER_MODES:
+    if image.mode not in MODES:
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}")
     options = {name: value for name, value in image.encoderinfo.items() if value is not None}
     given: dict[str | tuple[int, int], Any] = {

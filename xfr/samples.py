@@ -85,14 +85,11 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
 
 def to_plain_mode(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB, RGBA, CMYK or LAB, as Pillow converts it."""
-    transparent = image.has_transparency_data
-    if image.mode in ("LA", "RGBA", "CMYK", "LAB") or (
-        image.mode in ("L", "RGB") and not transparent
-    ):
+    if image.mode in ("CMYK", "LAB"):
         return image
-    if image.mode in ("1", "L", "La", "LA"):
-        return image.convert("LA" if transparent else "L")
-    return image.convert("RGBA" if transparent else "RGB")
+    colour = "L" if image.mode in ("1", "L", "La", "LA") else "RGB"
+    mode = colour + "A" * image.has_transparency_data
+    return image if image.mode == mode else image.convert(mode)
 
 
 def load_grey(image: Image.Image, samples: Samples) -> Image.Image:

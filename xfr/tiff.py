@@ -13,9 +13,12 @@ from typing import BinaryIO
 
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 BIG_TIFF = 43
-# Type: bytes and struct's code. Rationals are two numbers.
-INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 13: (4, "I"), 16: (8, "Q"), 18: (8, "Q")}
 RATIONAL = 5
+# Type: bytes and struct's code of a value. A rational is two numbers.
+TYPES = {
+    1: (1, "B"), 3: (2, "H"), 4: (4, "I"), RATIONAL: (8, "II"), 13: (4, "I"), 16: (8, "Q"),
+    18: (8, "Q"),
+}  # fmt: skip
 MAX_PAGES, MAX_TAGS, MAX_VALUES = 1000, 4096, 4096
 
 SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, LENGTH, BITS, COMPRESSION = 254, 255, 256, 257, 258, 259
@@ -54,21 +57,15 @@ class Directory:
     def values(self, tag: int, default: tuple = ()) -> tuple:
         """The numbers of a tag, at most MAX_VALUES; ``default`` if it has none."""
         kind, count, position = self.tags.get(tag, (0, 0, 0))
-        count = min(count, MAX_VALUES)
+        size, code = TYPES.get(kind, (1, ""))
+        if not code:
+            return default
         self.stream.seek(position)
+        data = self.stream.read(size * min(count, MAX_VALUES))
+        found = struct.iter_unpack(self.order + code, data[: len(data) // size * size])
         if kind == RATIONAL:
-            data = self.stream.read(8 * count)
-            pairs = struct.iter_unpack(self.order + "II", data[: len(data) // 8 * 8])
-            found = tuple(Fraction(a, b) if b else Fraction(0) for a, b in pairs)
-        elif kind in INTEGERS:
-            size, code = INTEGERS[kind]
-            data = self.stream.read(size * count)
-            found = struct.unpack(
-                f"{self.order}{len(data) // size}{code}", data[: len(data) // size * size]
-            )
-        else:
-            found = ()
-        return found if found else default
+            return tuple(Fraction(a, b) if b else Fraction(0) for a, b in found) or default
+        return tuple(number for (number,) in found) or default
 
     def value(self, tag: int, default: int) -> int:
         """The first number of a tag."""
@@ -78,7 +75,7 @@ class Directory:
         """The bytes of a tag as they are in the file; None if it has none, or more than
         ``limit``."""
         kind, count, position = self.tags.get(tag, (0, 0, 0))
-        size, _ = INTEGERS.get(kind, (1, ""))
+        size, _ = TYPES.get(kind, (1, ""))
         if not count or count * size > limit:
             return None
         self.stream.seek(position)
@@ -166,7 +163,7 @@ def read_directory(
     tags = {}
     for at in range(0, len(entries) // size * size, size):
         tag, kind, number, place = struct.unpack_from(f"{order}HH{code}{code}", entries, at)
-        width = 8 if kind == RATIONAL else INTEGERS.get(kind, (1, ""))[0]
+        width, _ = TYPES.get(kind, (1, ""))
         tags[tag] = kind, number, place if width * number > inline else start + at + size - inline
     if not tags:
         raise ValueError("a directory without tags")
