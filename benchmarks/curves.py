@@ -47,8 +47,7 @@ class Series:
             return False
 
     def curve(self, measure: Measure, picture: str | None = None) -> Curve:
-        """Levels of ``measure`` over rate, of the averages or of a picture. ValueError if there are
-        too few points."""
+        """Levels over rate, of a picture or the averages. ValueError for fewer than two points."""
         points = self.points if picture is None else self.pictures[picture]
         levels = ((point.bpp, point.level(measure)) for point in points)
         return rising((bpp, level) for bpp, level in levels if level is not None)

@@ -73,8 +73,7 @@ def distinct(codecs: list) -> list:
 
 
 def stored_pictures(sources: list[Path], results: Results) -> Complete:
-    """The pictures of a CSV by their folders. ``sources``: names of folders and pictures in the CSV
-    to choose; all if there are none."""
+    """The pictures of a CSV by folder: those that ``sources`` name, or belong to, or else all."""
     folders: Complete = {}
     for name in dict.fromkeys(picture for _, _, picture, _ in results.rows):
         folder = Path(name).parent

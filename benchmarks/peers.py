@@ -198,8 +198,7 @@ class MbtMean:
 
 
 def make_peers(threads: int | None = None) -> list[Peer]:
-    """The codecs of Pillow that are compared, available or not. ``threads``: of each codec whose
-    threads can be chosen."""
+    """Pillow's codecs, available or not. ``threads``: of each whose threads can be chosen."""
     try:
         import_module("pillow_jxl")  # adds JPEG XL to Pillow's formats
     except ImportError:

@@ -96,8 +96,7 @@ def timed(function: Callable, *args: Any) -> tuple[float, Any]:
 def codec_times(
     models: list[Path], paths: list[Path], repeat: int, threads: int, folder: Path
 ) -> str:
-    """A table of the times to encode and decode with every available codec: means over the pictures
-    of the medians over the repeats."""
+    """The times of all codecs: means over the pictures of the medians over the repeats."""
     chosen = []
     for model in models:
         ours = Ours(model, [], pick_device("cpu"))

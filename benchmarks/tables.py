@@ -73,8 +73,7 @@ def bd_table(
 def bd_section(
     series: Iterable[Series], anchors: list[Series], measure: Measure, named: Range | None
 ) -> list[str]:
-    """The heading and the tables of BD-rates by a measure, over the range that was ``named``, or
-    else over what all codecs reach."""
+    """Heading and tables of BD-rates over the range ``named``, or else that of all codecs."""
     measured = [one for one in series if one.has(measure)]
     compared = [anchor for anchor in anchors if anchor.has(measure)]
     if not compared:
@@ -148,8 +147,7 @@ def quality_table(ours: list[Series], measures: list[Measure]) -> str:
 
 
 def default_line(ours: Series, jpeg: Series) -> str:
-    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR; ""
-    if that quality was not measured."""
+    """Rate and PSNR at the default quality, and JPEG's rate at that PSNR; "" without these."""
     measure = MEASURES["psnr"]
     point = next((point for point in ours.points if point.setting == ours.default), None)
     if point is None or measure.name not in point.scores:

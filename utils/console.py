@@ -32,8 +32,7 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
 
 
 def number(kind: type, low: float, high: float = float("inf"), open_end: bool = False) -> Callable:
-    """An argparse type: a number of type ``kind`` from ``low`` to ``high``, which is excluded if
-    ``open_end``."""
+    """An argparse type: a number from ``low`` to ``high``; ``open_end``: less than that."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -157,10 +156,8 @@ def uninterrupted() -> Iterator[None]:
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Run a script's ``main`` and exit: 0 if all was done, 1 if something failed, 130 if it was
-    interrupted by Ctrl-C or SIGTERM, with which clusters and ``timeout`` end a process.
-
-    An error in the input is one line on stderr; only a defect of the program shows a traceback.
-    """
+    interrupted by Ctrl-C or SIGTERM, with which clusters and ``timeout`` end a process. An error in
+    the input is one line on stderr; only a defect of the program shows a traceback."""
     from xfr.images import set_up_pillow  # not for --help
 
     name = Path(sys.argv[0]).name

@@ -14,8 +14,7 @@ from xfr.memory import keep_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA if available, else MPS, else the CPU. ValueError if
-    it cannot be used."""
+    """The device of that name. auto: CUDA, or else MPS, or else the CPU. ValueError if unusable."""
     keep_freed_memory()
     if name == "auto":
         mps = torch.backends.mps.is_available()

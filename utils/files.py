@@ -161,8 +161,7 @@ def find_files(
 
 
 def nothing_found(source: Path, extensions: set[str], label: str) -> str:
-    """A message that says what was looked for in the folder ``source``, which the message calls
-    ``label``, and what would help."""
+    """A message: what was looked for in ``source``, called ``label``, and what would help."""
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
     deeper: list[Path] = []
     with suppress(OSError):  # a folder that cannot be listed
@@ -225,8 +224,7 @@ def pictures_below(folder: Path, file_format: str | None = None, option: str = "
 def find_pictures(
     sources: Sequence[Path], file_format: str | None, recursive: bool, tally: Tally, option: str
 ) -> dict[Path, Path]:
-    """The files of ``find_all`` that are pictures, of one format if ``file_format`` is given. All
-    other files are counted."""
+    """The pictures among the files of ``find_all``, of one format if given. Others are counted."""
     leave = partial(leave_others, file_format=file_format, tally=tally)
     extensions = image_extensions(file_format)
     return find_all(sources, extensions, recursive, tally, option, leave)
@@ -276,8 +274,7 @@ def image_extensions(file_format: str | None) -> set[str]:
 
 
 def names_file(out: Path) -> bool:
-    """Whether ``out`` is to be a file: it is no folder yet, and has the extension of a picture or
-    of a compressed one."""
+    """Whether ``out`` is no folder, and has the extension of a picture or a compressed one."""
     extension = normalize_extension(out.suffix)
     return not out.is_dir() and extension in {"xfr", *readable_extensions()}
 

@@ -41,8 +41,7 @@ def add_curve(curves: dict[str, list[float]], row: dict[str, float], epoch: int)
 
 
 class Mean:
-    """The mean of [loss, bpp, PSNR] over samples; NaN without any. Reading it waits for the device,
-    adding to it does not."""
+    """The mean of [loss, bpp, PSNR] over samples; NaN without any. Reading waits for the device."""
 
     def __init__(self, totals: Sequence[float] = (0.0,) * len(MEASURES), count: int = 0):
         self.read, self.count = list(totals), count

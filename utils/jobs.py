@@ -28,11 +28,9 @@ class Skip(Exception):
 
 
 def compute_pool(device: "torch.device", pictures: int) -> ThreadPoolExecutor:
-    """The threads that encode or decode so many ``pictures``, on the CPU several at a time.
-
-    Two pictures with one thread each take less time than one after the other with two threads,
-    since not all of the work can be shared among threads.
-    """
+    """The threads that encode or decode so many ``pictures``, on the CPU several at a time. Two
+    pictures with one thread each take less time than one after the other with two threads, since
+    not all of the work can be shared among threads."""
     import torch
 
     if device.type != "cpu":

@@ -18,10 +18,8 @@ LOG_SECONDS = 10.0  # between two lines
 
 
 class AtWork:
-    """The pictures that are being computed, and how far they are.
-
-    ``stopped``: set when the job ends early, as on Ctrl-C.
-    """
+    """The pictures that are being computed, and how far they are. ``stopped``: set when the job
+    ends early, as on Ctrl-C."""
 
     def __init__(self) -> None:
         self.stopped = Event()

@@ -18,18 +18,16 @@ RESERVE_FACTOR = 1.5  # time kept for the end of a timed run, in times that an e
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
-    """The learning rate relative to its peak: a rise, a plateau, a linear fall to zero. On its
-    plateau, a run can still be prolonged."""
+    """The learning rate over its peak: a rise, a plateau, a fall at the end. On its plateau, a run
+    can still be prolonged."""
     rise, fall = (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY_SHARE * last_step)
     return max(0.0, min(1.0, rise, fall))
 
 
 class Clock:
     """The seconds of a run, in all its sessions together; under torchrun, those of rank 0 in all
-    processes, which read it together.
-
-    ``began``: when this session began, in seconds of ``time.monotonic``.
-    """
+    processes, which read it together. ``began``: when this session began, in seconds of
+    ``time.monotonic``."""
 
     def __init__(self, began: float, device: torch.device):
         self.began, self.device = began, device

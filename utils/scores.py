@@ -25,8 +25,7 @@ FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 @dataclass
 class Score:
-    """A row of the CSV: rates in bytes and bits per pixel, and ``measures`` by their names. None is
-    an empty cell."""
+    """A row of the CSV: sizes, rates, and ``measures`` by their names. None is an empty cell."""
 
     file: str
     width: float | None
@@ -104,8 +103,7 @@ def score_picture(
 def score_pair(
     original: Picture, reconstructed: BinaryIO, max_pixels: int, measures: Iterable[Measure]
 ) -> dict[str, float | None]:
-    """The scores of a reconstruction by the names of the measures; ValueError if it has another
-    size than the original."""
+    """The scores of a reconstruction by measure; ValueError if it has another size."""
     decoded = read_opened(reconstructed, max_pixels)
     if decoded.shape != original.shape:
         (height, width), (h, w) = original.shape, decoded.shape
@@ -201,8 +199,7 @@ def average_line(results: list[Result]) -> str:
 
 
 def trained_for(results: list[Result]) -> list[str]:
-    """The shipped checkpoints of the files that were trained for one of their measures, in words: a
-    measure flatters a codec that was."""
+    """The shipped checkpoints that were trained for a measure, which flatters them, in words."""
     origins = [result.origin for result in results if result.origin]
     names = {shipped_name(origin.fingerprint) for origin in origins if not origin.graphic}
     return [

@@ -19,11 +19,9 @@ Descend = Callable[[Tensor, Tensor], Tensor]  # x [B, 3, H, W], quality [B] to m
 
 
 def rate_distortion(codec: Codec, model: nn.Module, x: Tensor, quality: Tensor) -> Tensor:
-    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [3, B].
-
-    The loss is the Lagrangian of rate and distortion (model/distortion.py), over lmbda^BALANCE.
-    ``model`` is the codec itself or its data-parallel wrapping.
-    """
+    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [3, B]. The loss
+    is the Lagrangian of rate and distortion (model/distortion.py), over lmbda^BALANCE. ``model`` is
+    the codec itself or its data-parallel wrapping."""
     try:
         x_hat, bpp = model(x, quality)
     except ValueError as error:  # a codec takes any picture: this is a defect of it
@@ -33,10 +31,8 @@ def rate_distortion(codec: Codec, model: nn.Module, x: Tensor, quality: Tensor) 
 
 
 class TrainingStep:
-    """Moves those weights of ``codec`` that require gradients, and their moving average.
-
-    ``model`` is the codec itself or its data-parallel wrapping.
-    """
+    """Moves those weights of ``codec`` that require gradients, and their moving average. ``model``
+    is the codec itself or its data-parallel wrapping."""
 
     def __init__(self, codec: Codec, model: nn.Module, learning_rate: float):
         self.codec, self.model = codec, model
@@ -68,10 +64,8 @@ class TrainingStep:
 
 class RecordedStep:
     """A training step that is recorded once and replayed from then on, on batches of one shape.
-
     ``record(function)`` returns what runs the function again. If it raises a RuntimeError, a note
-    says so, and steps are launched one operation after the other, as the first ones are.
-    """
+    says so, and steps are launched one operation after the other, as the first ones are."""
 
     def __init__(self, step: Descend, record: Callable[[Callable[[], None]], Callable[[], None]]):
         self.step, self.record = step, record

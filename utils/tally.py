@@ -19,11 +19,9 @@ NAMED_FILES = 3  # files that a message names, of those that share a reason
 
 @dataclass
 class Tally:
-    """The outcome of a job: counts for its summary, failures for its exit code.
-
-    ``decodes``: the .xfr files come in; otherwise they come out, of originals. ``place``: where
-    results are written.
-    """
+    """The outcome of a job: counts for its summary, failures for its exit code. ``decodes``: the
+    .xfr files come in; otherwise they come out, of originals. ``place``: where results are
+    written."""
 
     verb: str
     decodes: bool = False
@@ -58,8 +56,7 @@ class Tally:
             self.fail(path, reason)
 
     def fail_alike(self, paths: Sequence[Path], reason: str) -> None:
-        """Count files as failed for the same reason, and report it in one line. Every process of a
-        job finds the same."""
+        """Count files that fail for one reason in every process, and report them in one line."""
         if processes()[0] == 0:
             self.failed += len(paths)
             tell(f"failed: {listed(paths)}: {reason}")
@@ -94,11 +91,9 @@ class Tally:
         self.qualities.add(quality)
 
     def finish(self) -> int:
-        """Print the summary of all processes of the job, and return the exit code.
-
-        With several processes, rank 0 prints it once all are done, and all of them return 0, since
-        torchrun would take any other code for a crash, stop the rest and print a long traceback.
-        """
+        """Print the summary of all processes of the job, and return the exit code. With several
+        processes, rank 0 prints it once all are done, and all of them return 0, since torchrun
+        would take any other code for a crash, stop the rest and print a long traceback."""
         gathered = gather("tally", [self.seconds, *(getattr(self, name) for name in COUNTS)])
         made = gather("made", [sorted(self.models), sorted(self.qualities)])
         if not gathered:

@@ -82,9 +82,7 @@ class Trainer:
 
     def resume(self, checkpoint: dict | None) -> None:
         """Resume from a training state, or fine-tune a checkpoint that holds only weights.
-
-        ValueError if the training state is damaged or at the last epoch already.
-        """
+        ValueError if the training state is damaged or at the last epoch already."""
         if checkpoint is None:
             return
         if "optimizer" not in checkpoint:
@@ -148,9 +146,7 @@ class Trainer:
 
     def train(self, train: Batches, validation: DataLoader, schedule: Schedule) -> None:
         """Train to the end of the schedule. Rank 0 prints a line for each epoch, and saves.
-
-        ValueError if the loss is no finite number, no picture can be read or time is too short.
-        """
+        ValueError if the loss is no finite number, no picture can be read or time is too short."""
         leads = processes()[0] == 0
         if self.settings.minutes:
             self.rehearse(validation, schedule)
@@ -166,8 +162,7 @@ class Trainer:
             schedule.finished()
 
     def rehearse(self, validation: DataLoader, schedule: Schedule) -> None:
-        """Do once what a timed run does at its end: so that what cannot work ends it now, and to
-        see how long it takes."""
+        """Do all that ends a timed run once, to see that it works and how long it takes."""
         schedule.look_up()
         loss, bpp, psnr = sum(self.validate(validation).values(), start=Mean()).values
         if processes()[0] == 0:
@@ -180,10 +175,8 @@ class Trainer:
             raise ValueError("--minutes leaves no time to train beside the validation and saving")
 
     def train_epoch(self, source: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> None:
-        """Train for an epoch, or for what is left of one; save the state now and then.
-
-        ValueError if the loss is no finite number, or no picture can be read.
-        """
+        """Train for an epoch, or for what is left of one; save the state now and then. ValueError
+        if the loss is no finite number, or no picture can be read."""
         rank, _ = processes()
         self.model.train()
         schedule.begin()
@@ -266,8 +259,7 @@ class Trainer:
         )
 
     def measure_curve(self, validation: DataLoader) -> None:
-        """Append the curve of some validation pictures to ``curves``, and write the epoch's numbers
-        to TensorBoard."""
+        """Append the curve of validation pictures to ``curves``; tell TensorBoard of the epoch."""
         pictures = islice(
             (x for batch in batches(validation) if batch for x in batch[0]), CURVE_PICTURES
         )

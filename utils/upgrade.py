@@ -41,8 +41,7 @@ def main(args: Namespace) -> int:
 
 
 def upgraded(checkpoint: dict) -> dict:
-    """The contents of a checkpoint of this version. ValueError if those of ``checkpoint`` are not
-    of version 0.9."""
+    """The contents of a checkpoint of this version, from one of 0.9. ValueError for another."""
     codec = HyperpriorCodec(HyperpriorCodec.checked_config(checkpoint["config"]))
     old, weights = dict(checkpoint["weights"]), codec.state_dict()
     for name, weight in weights.items():

@@ -145,11 +145,8 @@ class Content(NamedTuple):
 
 
 class Encoding:
-    """One picture on its way into a file.
-
-    ``payloads`` and ``contents`` hold what has been computed, by quality and effort: a search for
-    a quality returns one that it has tried.
-    """
+    """One picture on its way into a file. ``payloads`` and ``contents`` hold what has been
+    computed, by quality and effort: a search for a quality returns one that it has tried."""
 
     def __init__(
         self,
@@ -246,8 +243,7 @@ class Encoding:
     # The quality of a target
 
     def fit(self, target: Size, limit: float) -> bytes:
-        """The file without loss, if it is within the limit; else the file of the highest quality
-        that is. OutOfReach if none is."""
+        """The file within the limit, without loss or of the highest quality; OutOfReach if none."""
         unit = self.rgb[..., 0].size / 8 if target.per_pixel else 1  # in bytes
         self.room = limit * unit - len(self.file(MAX_QUALITY, Content(b"", True)))
         exact = self.graphic.exact(self.room)

@@ -198,8 +198,7 @@ def read_header(reader: Reader) -> Header:
 
 
 def read_start(reader: Reader) -> Start:
-    """The fields of a file that ``reader`` is at the start of, up to alpha channel and payload.
-    ValueError as for ``read_header``."""
+    """All fields up to alpha channel and payload. ValueError as for ``read_header``."""
     header = read_header(reader)
     target = reader.unpack(">Bf") if header.flags & TARGET else None
     (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
@@ -214,8 +213,7 @@ def read_start(reader: Reader) -> Start:
 
 
 def unpack_start(data: bytes) -> tuple[Header, Metadata]:
-    """The header and the metadata in the bytes of a file, without alpha channel, payload and CRC.
-    ValueError if they are damaged."""
+    """Header and metadata of a file, read without the rest. ValueError if they are damaged."""
     start = read_start(Reader(data, "file"))
     check_fields(start)
     return start.header, unpack_metadata(start)
@@ -253,11 +251,9 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of an open file, for ``unpack``. OSError if it cannot be read.
-
-    ValueError if it does not begin as an .xfr file, or has more bytes than a picture of the size
-    that its header names, or one of ``max_pixels``, can take: then the rest is not read.
-    """
+    """The bytes of an open file, for ``unpack``. OSError if it cannot be read. ValueError if it
+    does not begin as an .xfr file, or has more bytes than a picture of the size that its header
+    names, or one of ``max_pixels``, can take: then the rest is not read."""
     start = stream.read(HEADER_BYTES)
     header = read_header(Reader(start, "file"))
     pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
@@ -270,11 +266,9 @@ def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
-    """Read the bytes of a file. Sizes are checked before memory is allocated for them.
-
-    Raises ValueError saying what is wrong: not an .xfr file, a newer version, truncated, trailing
-    bytes, a wrong CRC, a picture of more than ``max_pixels``, or a field out of its range.
-    """
+    """Read the bytes of a file. Sizes are checked before memory is allocated for them. Raises
+    ValueError saying what is wrong: not an .xfr file, a newer version, truncated, trailing bytes, a
+    wrong CRC, a picture of more than ``max_pixels``, or a field out of its range."""
     reader = Reader(data, "file")
     start = read_start(reader)
     header, target = start.header, start.target

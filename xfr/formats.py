@@ -136,8 +136,7 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
 
 
 def check_jxl_size(stream: BinaryIO) -> None:
-    """DecompressionBombError for more pixels than Pillow allows: the plugin decodes them before
-    Pillow looks."""
+    """DecompressionBombError for too many pixels: the plugin decodes them before Pillow looks."""
     header, limit = read_jxl_header(stream), Image.MAX_IMAGE_PIXELS
     stream.seek(0)
     if limit is not None and header.width * header.height > 2 * limit:

@@ -59,11 +59,8 @@ PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for 
 
 @dataclass
 class Picture:
-    """A picture in memory.
-
-    ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``: uint8 [H, W] or None.
-    ``notices``: what was lost when it was read, for the user.
-    """
+    """A picture in memory. ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``:
+    uint8 [H, W] or None. ``notices``: what was lost when it was read, for the user."""
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
@@ -115,8 +112,7 @@ def to_picture(
 
 
 def writable_format(extension: str) -> str:
-    """Pillow's name of the format with this extension; ValueError if it cannot write it, or cannot
-    read pictures of any size back from it."""
+    """Pillow's name of a format. ValueError if Pillow cannot write and read back any size in it."""
     wanted = normalize_extension(extension)
     extensions = Image.registered_extensions()  # loads all plugins
     writable = set(Image.SAVE) - {"XFR"}  # for pictures that come out of .xfr files
@@ -133,19 +129,15 @@ def writable_format(extension: str) -> str:
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
-
-    Raises what ``read_opened`` raises.
-    """
+    Raises what ``read_opened`` raises."""
     with path.open("rb") as stream:
         return read_opened(stream, max_pixels)
 
 
 def read_opened(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
-    """``read_picture``, of an open file.
-
-    Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
-    than ``max_pixels`` pixels, or more than Pillow allows in this process.
-    """
+    """``read_picture``, of an open file. Raises OSError or ValueError if the file cannot be read as
+    a picture, ValueError if it has more than ``max_pixels`` pixels, or more than Pillow allows in
+    this process."""
     try:
         return read_any(stream, max_pixels)
     except Image.DecompressionBombError:
@@ -178,8 +170,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
 def converted(
     image: Image.Image, icc: bytes | None, metadata: Metadata, notices: list[str]
 ) -> Picture:
-    """The Picture of 8-bit samples in mode L, LA, RGB, RGBA, CMYK or LAB, with a profile that fits.
-    ``icc`` is that of the samples."""
+    """The picture of 8-bit samples in a mode of ``load_samples``, whose profile is ``icc``."""
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{image.mode} is converted to sRGB")
         image = to_srgb(image, icc)
@@ -229,8 +220,7 @@ def check_shape(height: int, width: int, max_pixels: int) -> None:
 
 
 def check_quality(extension: str, quality: int | None) -> None:
-    """ValueError unless the format with this extension is written at ``quality``, 1 to 100, or at
-    its default, None."""
+    """ValueError unless Pillow writes this format, and at this ``quality``, if that is not None."""
     name = writable_format(extension)
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"an output quality of {quality} is not within 1 to 100")
@@ -321,8 +311,7 @@ class ThroughPython:
 
 
 def round_trip(name: str, probe: Image.Image, **options) -> Image.Image | None:
-    """``probe`` written in a format, with these options, and read back; None if Pillow cannot do
-    that."""
+    """``probe`` written in a format and read back; None if Pillow cannot do that."""
     stream = io.BytesIO()
     try:
         probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}) | options)

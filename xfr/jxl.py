@@ -27,8 +27,7 @@ RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 class JxlHeader(NamedTuple):
-    """Width and height in pixels, bits of a sample, and whether there are several frames. Samples
-    in floating point have no bits: 0."""
+    """Size, bits of a sample (0: floating point), and whether there are several frames."""
 
     width: int
     height: int
@@ -57,8 +56,7 @@ class BitReader:
         return least + self.number(count)
 
     def size(self, by_1: Choices, by_8: Choices) -> tuple[int, int]:
-        """Width and height. Sides are stored as they are, or divided by 8; the width may be a
-        ratio."""
+        """Width and height: sides as they are, or divided by 8; the width may be a ratio."""
         unit, choices = (8, by_8) if self.number() else (1, by_1)
         height, ratio = unit * self.choice(choices), self.number(3)
         if not ratio:

@@ -160,10 +160,8 @@ def turn_tags(out: bytearray, entries: list[tuple[int, int]]) -> None:
 
 def upright(exif: bytes) -> bytes:
     """EXIF of a picture that was turned as it says: with orientation 1, and without its thumbnail.
-
     Everything else stays byte for byte where it is: makers' notes contain offsets that would
-    otherwise be wrong. ValueError if the EXIF is damaged.
-    """
+    otherwise be wrong. ValueError if the EXIF is damaged."""
     order, orientation = byte_order(exif), orientation_of(exif)
     out = bytearray(exif)
     try:

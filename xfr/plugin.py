@@ -38,8 +38,7 @@ class XfrImageFile(ImageFile.ImageFile):
     scale = 1
 
     def _open(self) -> None:
-        """Read size, mode and info. SyntaxError, which Pillow makes an UnidentifiedImageError, if
-        they are damaged."""
+        """Read size, mode and info. SyntaxError, which Pillow expects, if they are damaged."""
         from xfr.file import unpack_start
         from xfr.library import info_of
 
@@ -72,8 +71,7 @@ class XfrImageFile(ImageFile.ImageFile):
         resample: Image.Resampling = Image.Resampling.BICUBIC,
         reducing_gap: float | None = 1.0,
     ) -> None:
-        """See Pillow's ``Image.thumbnail``. By default it is made of a preview of at least its own
-        size, not of at least twice its size."""
+        """``Image.thumbnail``, by default of a preview of at least its own size, not twice that."""
         super().thumbnail(size, resample, reducing_gap)
 
     def load(self) -> "Image.core.PixelAccess | None":

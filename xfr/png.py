@@ -63,12 +63,9 @@ class Spans(io.RawIOBase):
 
 @dataclass
 class PngFile:
-    """A PNG file.
-
-    ``spans``: where in ``stream`` those chunks are that hold pixels. ``bits`` per channel.
-    ``colour_type`` and ``chunks``, the last of each kind, are as in the standard. ``texts``:
-    keyword and text of each text chunk, in the file's order.
-    """
+    """A PNG file. ``spans``: where in ``stream`` those chunks are that hold pixels. ``bits`` per
+    channel. ``colour_type`` and ``chunks``, the last of each kind, are as in the standard.
+    ``texts``: keyword and text of each text chunk, in the file's order."""
 
     stream: BinaryIO
     spans: list[tuple[int, int]]
@@ -135,10 +132,8 @@ def is_png(stream: BinaryIO) -> bool:
 
 
 def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
-    """Read all chunks of a PNG file but its pixels. What is dropped is added to ``notices``.
-
-    Raises OSError if it does not begin with its header.
-    """
+    """Read all chunks of a PNG file but its pixels. What is dropped is added to ``notices``. Raises
+    OSError if it does not begin with its header."""
     stream.seek(0, io.SEEK_END)
     length = stream.tell()
     stream.seek(len(SIGNATURE))
@@ -182,8 +177,7 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
 
 
 def read_chunk(stream: BinaryIO, kind: bytes, size: int, notices: list[str]) -> bytes | None:
-    """The content of a chunk at the stream's position; None, and a notice, if it is too long, or
-    its CRC does not match."""
+    """The content of a chunk; None, and a notice, if it is too long, or its CRC does not match."""
     name = kind.decode()
     if size > MAX_CHUNK:
         notices.append(f"its {name} chunk has more than {MAX_CHUNK} bytes: dropped")

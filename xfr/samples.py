@@ -41,8 +41,7 @@ def raw_modes(image: Any) -> list[str]:
 
 
 def is_deep(image: Image.Image, samples: Samples) -> bool:
-    """Whether the file, whose pixels are not loaded yet, has more than 8 bits per channel. Pillow
-    may reduce them when it loads them."""
+    """Whether a file has more than 8 bits per channel, which Pillow may reduce when it loads it."""
     # Channels of 16 bits have a byte order in their raw mode, such as RGB;16B. In BGR;16, which has
     # none, 16 bits hold all channels.
     deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes(image))
@@ -55,10 +54,8 @@ def reduce(values: np.ndarray, top: int) -> np.ndarray:
 
 
 def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
-    """The pixels of an opened file in mode L, LA, RGB, RGBA, CMYK or LAB.
-
-    ValueError for samples of no agreed range.
-    """
+    """The pixels of an opened file in mode L, LA, RGB, RGBA, CMYK or LAB. ValueError for samples of
+    no agreed range."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
@@ -158,16 +155,14 @@ def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
-    """The samples of an image, STRIP rows at a time, behind the slice of these rows: Pillow makes a
-    second copy of what it returns."""
+    """Rows of an image and their samples, STRIP at a time: Pillow copies all that it returns."""
     for top in range(0, image.height, STRIP):
         bottom = min(top + STRIP, image.height)
         yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
 
 
 def divide(values: np.ndarray, top: int) -> np.ndarray:
-    """Samples [H, W, C] in 0 to ``top``, whose colours are divided by alpha, the last channel. They
-    become 0 where alpha is."""
+    """Samples [H, W, C], 0 to ``top``, divided by alpha, the last channel; 0 where alpha is."""
     alpha = values[:, :, -1:].astype(np.uint64)
     colours = (values[:, :, :-1] * np.uint64(top) + alpha // 2) // np.maximum(alpha, 1)
     return np.concatenate([np.where(alpha > 0, colours.clip(0, top), 0), alpha], axis=2)

@@ -56,10 +56,8 @@ UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
 
 def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image.Image, Samples]:
     """Open a seekable stream; its pixels are not loaded. What is not kept is added to ``notices``.
-
     ``name`` of the file: its extension matters where the content does not tell the format. Raises
-    OSError or ValueError if the file cannot be read.
-    """
+    OSError or ValueError if the file cannot be read."""
     if is_png(stream):
         return open_png(stream, notices)
     if is_tiff(stream):
@@ -117,8 +115,7 @@ def open_png(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples
 
 
 def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
-    """The profile of a PNG file's colours, by what has precedence: cICP, iCCP, sRGB, gAMA and
-    cHRM."""
+    """The profile of a PNG file's colours: the first of cICP, iCCP, sRGB, gAMA and cHRM."""
     icc = None
     try:
         icc = png.profile
@@ -166,8 +163,7 @@ def png_texts(png: PngFile, notices: list[str]) -> dict[Any, Any]:
 
 
 def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
-    """Add metadata that ImageMagick has written as text; False if they are of no kind that is
-    kept."""
+    """Add metadata that ImageMagick wrote as text; False for a kind that is not kept."""
     if kind == "app1":
         kind = "xmp" if data.startswith(XMP_PREFIX) else "exif"
     name = {"xmp": "xmp", "exif": "exif", "icc": "icc_profile", "icm": "icc_profile"}.get(kind)

@@ -31,8 +31,7 @@ def ssimulacra2(original: np.ndarray, reconstruction: np.ndarray) -> float:
 
 
 def as_ppm(image: np.ndarray) -> bytes:
-    """A uint8 picture, [H, W, 3] or grey [H, W], as a file, for packages and programs that read
-    nothing else."""
+    """A uint8 picture, [H, W, 3] or grey [H, W], as a file for programs that read no other."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "ppm")
     return file.getvalue()

@@ -26,8 +26,7 @@ def inflate(data: bytes, label: str, limit: int = MAX_CHUNK) -> bytes:
 
 
 def png_text(kind: bytes, data: bytes, room: int) -> tuple[str, str]:
-    """Keyword and text of a tEXt, zTXt or iTXt chunk. ValueError, with a notice, if it is damaged,
-    or has more than ``room`` bytes."""
+    """Keyword and text of a tEXt, zTXt or iTXt chunk. ValueError if damaged, or beyond ``room``."""
     name, _, rest = data.partition(b"\0")
     keyword = name.decode("latin-1")
     label = f"text '{keyword[:40]}'" if keyword.isprintable() else "text"

@@ -72,8 +72,7 @@ class Directory:
         return self.values(tag, (default,))[0]
 
     def content(self, tag: int, limit: int) -> bytes | None:
-        """The bytes of a tag as they are in the file; None if it has none, or more than
-        ``limit``."""
+        """The bytes of a tag in the file; None if it has none, or more than ``limit``."""
         kind, count, position = self.tags.get(tag, (0, 0, 0))
         size, _ = TYPES.get(kind, (1, ""))
         if not count or count * size > limit:
@@ -125,10 +124,8 @@ def is_tiff(stream: BinaryIO) -> bool:
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
-    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list.
-
-    ValueError for a big-endian BigTIFF file, which Pillow does not read.
-    """
+    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list. ValueError
+    for a big-endian BigTIFF file, which Pillow does not read."""
     stream.seek(0)
     order = BYTE_ORDERS[stream.read(2)]
     (version,) = struct.unpack(order + "H", stream.read(2))
@@ -151,9 +148,7 @@ def read_directory(
     stream: BinaryIO, position: int, order: str, is_big: bool
 ) -> tuple[Directory, int]:
     """The directory at a position, its first MAX_TAGS tags, and the position of the next.
-
-    struct.error, OSError, OverflowError or ValueError if it is cut short or has no tags.
-    """
+    struct.error, OSError, OverflowError or ValueError if it is cut short or has no tags."""
     count_code, code, size = ("Q", "Q", 20) if is_big else ("H", "I", 12)
     inline = struct.calcsize(order + code)  # bytes of values that need no place of their own
     stream.seek(position)
@@ -178,10 +173,8 @@ def read_number(stream: BinaryIO, code: str) -> int:
 
 def choose_page(pages: list[Directory], notices: list[str]) -> int:
     """The number of the page that is the picture: the first that is no thumbnail and no mask.
-
     ValueError if there is none, as in cameras' raw files, which store it elsewhere. OSError if
-    there is no page at all.
-    """
+    there is no page at all."""
     if not pages:
         raise OSError("a damaged TIFF file")
     if DNG_VERSION in pages[0].tags:

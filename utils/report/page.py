@@ -48,10 +48,8 @@ def score_columns(measures: Iterable[Measure]) -> dict[str, Column]:
 
 
 def write_report(path: Path, results: list[Result], max_pixels: int, second: Path | None) -> None:
-    """Write the page. ``second``: the folder of the second run's pictures, if there is one.
-
-    It is written piece by piece, so that the pictures of only one row are in memory at a time.
-    """
+    """Write the page. ``second``: the folder of the second run's pictures, if there is one. It is
+    written piece by piece, so that the pictures of only one row are in memory at a time."""
     with atomic_write(path) as stream:
         for piece in Report(results, max_pixels, second).page(path.stem):
             stream.write(piece.encode())
@@ -191,8 +189,7 @@ def rates(scores: list[Score]) -> str:
 
 
 def described(results: list[Result]) -> str:
-    """The checkpoints, qualities and targets of the .xfr files in words, and the measures that
-    flatter them; "" if none is intact."""
+    """Checkpoints, qualities and targets of the .xfr files, and the measures that flatter them."""
     origins = [result.origin for result in results if result.origin]
     if not origins:
         return ""
