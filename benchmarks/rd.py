@@ -116,12 +116,6 @@ def choose_measures(args: Namespace) -> Measures:
     return chosen
 
 
-def default_anchor(codecs: list[Compared]) -> list[str]:
-    """JPEG, or without it the first codec that is not ours, if there is one."""
-    peers = [codec.name for codec in codecs if codec.kind == "peer"]
-    return ["jpeg"] if "jpeg" in peers else [*peers, codecs[0].name][:1]
-
-
 def main(args: Namespace) -> int:
     if not (args.pictures or args.stored):
         raise ValueError("what is to be measured? Name a folder of pictures, or see --from")
@@ -132,7 +126,8 @@ def main(args: Namespace) -> int:
     results = Results(args.stored) if args.stored else None
     codecs = choose_stored(args, results) if results else choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
-    args.anchor = args.anchor or default_anchor(codecs)
+    peers = [codec.name for codec in codecs if codec.kind == "peer"]
+    args.anchor = args.anchor or (["jpeg"] if "jpeg" in peers else [*peers, names[0]][:1])
     for anchor in args.anchor:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")

@@ -40,7 +40,8 @@ def atomic_write(path: Path) -> Iterator:
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         with temporary.open("x+b") as stream:
-            keep_mode(path, temporary)
+            with suppress(OSError):  # there is no such file, or the system has no modes
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -66,12 +67,6 @@ def csv_bytes(rows: Iterable[Iterable]) -> bytes:
         csv.writer(text).writerow(row)
         lines.append(text.getvalue().removesuffix("\r\n") + "\n")
     return "".join(lines).encode("utf-8", "surrogateescape")
-
-
-def keep_mode(path: Path, temporary: Path) -> None:
-    """Give the mode of the file at ``path``, if there is one, to the file that will replace it."""
-    with suppress(OSError):  # no such file, or a file system without modes
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
 
 
 def sync_folder(folder: Path) -> None:

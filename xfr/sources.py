@@ -27,6 +27,7 @@ from xfr.tiff import (
     PHOTOSHOP,
     PRIMARIES,
     PROFILE,
+    STRUCTURAL,
     TRANSFER,
     WHITE,
     WHITE_IS_ZERO,
@@ -36,7 +37,6 @@ from xfr.tiff import (
     is_tiff,
     palette,
     read_directories,
-    unkept_tags,
 )
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
@@ -49,8 +49,8 @@ JPEG_SEGMENTS = (
 )  # fmt: skip
 PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
 PSD_DUOTONE = 8
-GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
 MAX_BLOCK = 1 << 24  # bytes of metadata
+GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
 UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
 
 
@@ -216,9 +216,8 @@ def tiff_losses(image: Image.Image, page: Directory) -> list[str]:
         notices.append("its TIFF tags of primaries and transfer function are not kept")
     if PROFILE in page.tags and not image.info.get("icc_profile"):
         notices.append("its colour profile is damaged: dropped")
-    other = unkept_tags(page, DESCRIPTIVE | {PHOTOSHOP})
-    if other:
-        notices.append(f"its TIFF tags {other} are not kept")
+    if other := sorted(page.tags.keys() - STRUCTURAL - DESCRIPTIVE - {PHOTOSHOP})[:5]:
+        notices.append(f"its TIFF tags {', '.join(map(str, other))} are not kept")
     across, down = image.info.get("resolution", (1, 1))
     if across != down and "dpi" not in image.info:
         notices.append("its pixels are not square, which is not kept")

@@ -141,9 +141,8 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     >>> highest_quality_within(50.5, "bytes", lambda quality: quality)
     50
     """
-    size = cache(size)
-    if size(MIN_QUALITY) > limit:
-        smallest = size(MIN_QUALITY)
+    smallest = size(MIN_QUALITY)
+    if smallest > limit:
         raise OutOfReach(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
     return bisect(lambda quality: size(quality) <= limit)
 
@@ -154,9 +153,8 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
     """
-    score = cache(score)
-    if score(MAX_QUALITY) < limit:
-        best = score(MAX_QUALITY)
+    best = score(MAX_QUALITY)
+    if best < limit:
         raise OutOfReach(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
     if score(MIN_QUALITY) >= limit:
         return MIN_QUALITY

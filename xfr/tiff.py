@@ -258,8 +258,3 @@ def palette(page: Directory) -> bytes | None:
     else:
         scaled = [(level * 255 + 32767) // 65535 for level in levels]
     return bytes(scaled[n + size * channel] for n in range(size) for channel in range(3))
-
-
-def unkept_tags(page: Directory, kept: set[int]) -> str:
-    """The tags, up to five, that are neither structural nor ``kept``."""
-    return ", ".join(map(str, sorted(page.tags.keys() - STRUCTURAL - kept)[:5]))
