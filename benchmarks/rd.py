@@ -30,15 +30,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from benchmarks import measuring
 from benchmarks.curves import Series, make_series, read_published
 from benchmarks.measures import DEFAULT_MEASURES, MEASURES
-from benchmarks.measuring import (
-    choose_codecs,
-    choose_stored,
-    find_pictures,
-    measure_folders,
-    stored_pictures,
-)
 from benchmarks.peers import Compared, add_model_argument
 from benchmarks.plots import plot
 from benchmarks.results import Results
@@ -124,7 +118,7 @@ def main(args: Namespace) -> int:
     if args.stored and not args.stored.is_file():
         raise FileNotFoundError(f"no such file: {args.stored} (--from)")
     results = Results(args.stored) if args.stored else None
-    codecs = choose_stored(args, results) if results else choose_codecs(args)
+    codecs = measuring.choose_stored(args, results) if results else measuring.choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
     peers = [codec.name for codec in codecs if codec.kind == "peer"]
     args.anchor = args.anchor or (["jpeg"] if "jpeg" in peers else [*peers, names[0]][:1])
@@ -132,13 +126,15 @@ def main(args: Namespace) -> int:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
     if results:
-        folders, failed = stored_pictures(args.pictures, results), False
+        folders, failed = measuring.stored_pictures(args.pictures, results), False
         known = {measure for *_, measure in results.rows}
         measures = {one: limits for one, limits in measures.items() if one.name in known}
     else:
-        paths = find_pictures(args.pictures)
+        paths = measuring.find_pictures(args.pictures)
         results = Results(args.out / "rd.csv")
-        folders, failed = measure_folders(paths, codecs, list(measures), results, args.keep)
+        folders, failed = measuring.measure_folders(
+            paths, codecs, list(measures), results, args.keep
+        )
     write_report(args, codecs, measures, results, folders, published)
     return 1 if failed else 0
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from xfr import tiff
 from xfr.boxes import add_boxes, check_components, component_bits
 from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
@@ -20,24 +21,6 @@ from xfr.metadata import DESCRIPTIVE, PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
-from xfr.tiff import (
-    EXTRA_SAMPLES,
-    IPTC,
-    PHOTOMETRIC,
-    PHOTOSHOP,
-    PRIMARIES,
-    PROFILE,
-    STRUCTURAL,
-    TRANSFER,
-    WHITE,
-    WHITE_IS_ZERO,
-    Directory,
-    check_layout,
-    choose_page,
-    is_tiff,
-    palette,
-    read_directories,
-)
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
@@ -51,7 +34,7 @@ PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
 PSD_DUOTONE = 8
 MAX_BLOCK = 1 << 24  # bytes of metadata
 GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
-UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
+UNKEPT_TIFF = {tiff.PRIMARIES, tiff.WHITE, tiff.TRANSFER}  # colours: noted of their own
 
 
 def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image.Image, Samples]:
@@ -60,7 +43,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
     OSError or ValueError if the file cannot be read."""
     if is_png(stream):
         return open_png(stream, notices)
-    if is_tiff(stream):
+    if tiff.is_tiff(stream):
         return open_tiff(stream, notices)
     image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
     if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
@@ -181,10 +164,10 @@ def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
 
 def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples]:
     """A TIFF file; see ``open_picture``. Pillow turns its pixels itself."""
-    pages = read_directories(stream)
-    number = choose_page(pages, notices)
+    pages = tiff.read_directories(stream)
+    number = tiff.choose_page(pages, notices)
     page = pages[number]
-    check_layout(page)
+    tiff.check_layout(page)
 
     def open_page() -> Image.Image:
         stream.seek(0)
@@ -196,27 +179,27 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
         return image
 
     image = open_page()
-    colours = palette(page) if image.mode in ("P", "PA") else None
-    resources = page.content(PHOTOSHOP, MAX_BLOCK) or b""
-    iptc = page.content(IPTC, MAX_BLOCK) or iptc_of(resources)
+    colours = tiff.palette(page) if image.mode in ("P", "PA") else None
+    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK) or b""
+    iptc = page.content(tiff.IPTC, MAX_BLOCK) or iptc_of(resources)
     if iptc:
         image.info["iptc"] = iptc
     notices += tiff_losses(image, page)
-    inverted = page.value(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+    inverted = page.value(tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
     bits = max(page.bits, default=1)
     return image, Samples(bits, None, inverted, page.is_associated, colours, open_page)
 
 
-def tiff_losses(image: Image.Image, page: Directory) -> list[str]:
+def tiff_losses(image: Image.Image, page: tiff.Directory) -> list[str]:
     """Notices of what is not kept of a page."""
     notices = []
-    if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
+    if len(page.values(tiff.EXTRA_SAMPLES)) > 1 or page.values(tiff.EXTRA_SAMPLES) == (0,):
         notices.append("its channels beyond colour and alpha are not kept")
     if UNKEPT_TIFF & page.tags.keys():
         notices.append("its TIFF tags of primaries and transfer function are not kept")
-    if PROFILE in page.tags and not image.info.get("icc_profile"):
+    if tiff.PROFILE in page.tags and not image.info.get("icc_profile"):
         notices.append("its colour profile is damaged: dropped")
-    if other := sorted(page.tags.keys() - STRUCTURAL - DESCRIPTIVE - {PHOTOSHOP})[:5]:
+    if other := sorted(page.tags.keys() - tiff.STRUCTURAL - DESCRIPTIVE - {tiff.PHOTOSHOP})[:5]:
         notices.append(f"its TIFF tags {', '.join(map(str, other))} are not kept")
     across, down = image.info.get("resolution", (1, 1))
     if across != down and "dpi" not in image.info:
