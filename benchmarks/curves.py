@@ -76,7 +76,6 @@ def average(
 def make_series(
     results: Results, codec: Compared, pictures: list[str], measures: Iterable[Measure]
 ) -> Series:
-    """The curves of a codec on ``pictures``."""
     return Series(
         codec.label,
         codec.kind,

@@ -49,7 +49,6 @@ def chosen_models(args: Namespace) -> list[Path]:
 
 
 def our_label(name: str, effort: int = 0) -> str:
-    """The label of a checkpoint's curve."""
     return f"{name} (ours), --effort {effort}" if effort else f"{name} (ours)"
 
 
@@ -71,7 +70,6 @@ class Ours:
         return self.encoder.codec.SEARCHES
 
     def at_effort(self, effort: int) -> "Ours":
-        """A copy of the codec with ``effort`` above 0."""
         other = copy(self)
         other.effort = effort
         other.name, other.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
@@ -146,7 +144,6 @@ class Stored:
 
     @property
     def default(self) -> int | None:
-        """The default setting, if it is one of ours."""
         return DEFAULT_QUALITY if self.kind == "ours" else None
 
 

@@ -62,7 +62,6 @@ class Results:
     def lacking(
         self, codec: str, setting: int, picture: str, measures: Iterable[Measure]
     ) -> list[Measure]:
-        """The ``measures`` that have no row."""
         return [one for one in measures if (codec, setting, picture, one.name) not in self.rows]
 
     def add(self, row: Row) -> None:

@@ -26,7 +26,6 @@ class LoadedBatches:
         self.source = "cut on the CPU"
 
     def __len__(self) -> int:
-        """The batches of an epoch."""
         return len(self.loader)
 
     def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -70,7 +70,6 @@ class Pipeline:
         return self.loading is not None or len(self.in_flight) >= IN_FLIGHT
 
     def begin(self, path: Path) -> None:
-        """Put a file into the first stage."""
         self.loading = path
         self.submit(path, 0)
 

@@ -135,7 +135,6 @@ def note_others(
 
 
 def group_by_name(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Files by their paths without extension."""
     groups: dict[Path, list[Path]] = {}
     for path in paths:
         groups.setdefault(path.with_suffix(""), []).append(path)

@@ -202,7 +202,6 @@ def worst_tile(measure: Measure, low: float, high: float) -> Measure:
 
 
 def by_name(*measures: Measure) -> dict[str, Measure]:
-    """The measures by their names."""
     return {measure.name: measure for measure in measures}
 
 

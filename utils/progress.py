@@ -61,7 +61,6 @@ class Progress:
         self.bar = tqdm(total=pictures, unit="picture", disable=hidden or None)
 
     def advance(self) -> None:
-        """Count a picture as done."""
         self.done += 1
         self.bar.update()
 

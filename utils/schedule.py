@@ -74,7 +74,6 @@ class EpochSchedule:
         return steps < self.length
 
     def over(self, epoch: int, steps: int) -> bool:
-        """Whether there is nothing left to do."""
         return epoch >= self.epochs
 
     def factor(self, step: int) -> float:

@@ -211,7 +211,6 @@ def trained_for(results: list[Result]) -> list[str]:
 
 
 def cell(value: str | float | None) -> str:
-    """A value as the text of a CSV's cell."""
     if value is None:
         return ""
     if isinstance(value, float):

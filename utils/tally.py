@@ -75,7 +75,6 @@ class Tally:
             tell(f"note: {printable(path)}: {notice} (reported once)")
 
     def report(self, path: Path, verdict: str) -> None:
-        """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
@@ -176,7 +175,6 @@ def defect(error: BaseException) -> str:
 
 
 def is_own(path: Path) -> bool:
-    """Whether ``path`` is one of the program's files."""
     if not path.is_relative_to(SCRIPTS):
         return False
     first, *others = path.relative_to(SCRIPTS).parts

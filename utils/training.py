@@ -347,5 +347,4 @@ class Trainer:
 
 
 def command() -> str:
-    """The command line of this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

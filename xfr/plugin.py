@@ -122,7 +122,6 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
 
 
 def register() -> None:
-    """Make Pillow open and save the format."""
     Image.register_open(FORMAT, XfrImageFile, accept)
     Image.register_save(FORMAT, save)
     Image.register_extension(FORMAT, ".xfr")

@@ -80,7 +80,6 @@ class PngFile:
 
     @property
     def frames(self) -> int:
-        """Number of pictures in it."""
         return self.number(b"acTL", ">I", 1) or 1
 
     def number(self, kind: bytes, code: str, default: int) -> int:

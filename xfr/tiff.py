@@ -95,7 +95,6 @@ class Directory:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Bits of each sample."""
         samples = self.value(SAMPLES, 1)
         bits = self.values(BITS, (1,))
         return bits * min(samples, MAX_VALUES) if len(bits) == 1 else bits[:samples]

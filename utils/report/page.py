@@ -107,12 +107,10 @@ class Report:
         yield self.piece("tail")
 
     def badness(self, result: Result) -> tuple[bool, float]:
-        """The key that sorts the worst picture first."""
         value = result.score.measures[self.measure.name]
         return value is None, self.measure.level(value or 0.0)
 
     def row(self, title: str, first: Score, second: Score | None, link: str = "") -> str:
-        """A row of the table."""
         cells = ""
         for name, column in self.columns.items():
             value, below = first.value(name), ""
@@ -169,7 +167,6 @@ class Report:
 
 
 def figure(value: float | None, form: str) -> str:
-    """A number as text."""
     if value is None:
         return "–"
     return format(value, form) if math.isfinite(value) else "∞"
@@ -212,7 +209,6 @@ def shown_name(name: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things in words."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

@@ -67,7 +67,6 @@ def worst_area(error: Image.Image) -> tuple[int, int, int, int]:
 
 
 def data_uri(image: Image.Image, profile: bytes | None) -> str:
-    """The image as WebP."""
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=WEBP_QUALITY, icc_profile=profile)
     return "data:image/webp;base64," + base64.b64encode(stream.getbuffer()).decode()
