@@ -22,10 +22,9 @@ FORMATS = [
 ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 JPEG_EXTENSIONS = {"mpo"}  # that Pillow does not list as readable
 # Formats that a package adds to Pillow: its module, its name, and the extensions.
-HEIF_EXTENSIONS, JXL_EXTENSIONS = ("heic", "heif", "heics", "heifs", "hif"), ("jxl",)
 PACKAGES = {
-    "HEIF": ("pillow_heif", "pillow-heif", HEIF_EXTENSIONS),
-    "JXL": ("pillow_jxl", "pillow-jxl-plugin", JXL_EXTENSIONS),
+    "HEIF": ("pillow_heif", "pillow-heif", ("heic", "heif", "heics", "heifs", "hif")),
+    "JXL": ("pillow_jxl", "pillow-jxl-plugin", ("jxl",)),
 }
 RAW_EXTENSIONS = set(
     "3fr ari arw bay cap cr2 cr3 crw cs1 dcr dng dcs drf eip erf fff iiq k25 kdc mdc mef mos mrw "
@@ -73,14 +72,11 @@ def readable_extensions() -> set[str]:
     return found.union(JPEG_EXTENSIONS, *added)
 
 
-def needed_package(head: bytes, extension: str) -> str | None:
-    """The format of PACKAGES that a file is in, by its first bytes or else by its extension."""
+def needed_package(head: bytes) -> str | None:
+    """The format of PACKAGES that a file is in, by its first bytes."""
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[16:]:
         return "HEIF"
-    if head.startswith(JXL_BEGINNINGS):
-        return "JXL"
-    named = [name for name, (_, _, extensions) in PACKAGES.items() if extension in extensions]
-    return named[0] if named and not head else None
+    return "JXL" if head.startswith(JXL_BEGINNINGS) else None
 
 
 def unreadable_reason(path: Path) -> str | None:
@@ -96,12 +92,11 @@ def unreadable_reason(path: Path) -> str | None:
 
 def reason_by_content(head: bytes, extension: str) -> str | None:
     """``unreadable_reason``, from the first HEAD_BYTES bytes of a file."""
-    package = needed_package(head, extension)
-    if package is None and extension in (*HEIF_EXTENSIONS, *JXL_EXTENSIONS):
-        package = needed_package(b"", extension)
+    named = (name for name, (_, _, extensions) in PACKAGES.items() if extension in extensions)
+    package = needed_package(head) or next(named, None)
     if package is not None:
-        _, name, _ = PACKAGES[package]
-        return None if is_installed(package) else f"{package}: needs the package {name}"
+        needs = f"{package}: needs the package {PACKAGES[package][1]}"
+        return None if is_installed(package) else needs
     raw = head.startswith(RAW_BEGINNINGS) or head[8:11] == CANON_CR2 or head[4:12] == CANON_CR3
     if raw or extension in RAW_EXTENSIONS:
         return "a camera's raw file: develop it first, as with the package rawpy"
@@ -114,7 +109,7 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     """Open a stream, from its beginning, in one of FORMATS. Raises OSError if it is in none."""
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
-    package = needed_package(head, extension)
+    package = needed_package(head)
     if package is not None and is_installed(package):
         module = import_module(PACKAGES[package][0])  # adds it to Pillow, or brings what does
         if package == "HEIF":

@@ -91,10 +91,9 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         xmp = None
     if orientation not in range(1, 9):
         orientation = 1
-    try:
+    # There may be none, or something else in its place.
+    with suppress(KeyError, TypeError, ValueError, ArithmeticError, struct.error):
         dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
-    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, struct.error):
-        pass  # there is none, or what is there is none
     if dpi and (dpi == (1, 1) or not is_resolution(dpi)):  # Pillow has 1 where a TIFF has none
         dpi = None
     if dpi and orientation in QUARTER_TURNED:
