@@ -86,8 +86,7 @@ def parse_args() -> Namespace:
 
 
 def choose_measures(args: Namespace) -> Measures:
-    """The measures with the ranges that were asked for. Those that are not installed are named on
-    stderr and left out; ValueError if none is left."""
+    """The installed measures with their ranges; others are noted. ValueError if there is none."""
     chosen: Measures = {}
     for one in (MEASURES[name] for name in args.measures):
         if one.available or args.stored:

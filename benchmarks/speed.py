@@ -168,8 +168,7 @@ def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> tup
 
 
 def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> str:
-    """A table of the times of entire processes for one picture, start-up included, and of their
-    peak memory, beside those of Python with Pillow."""
+    """Times and peak memory of entire processes for one picture, beside Python with Pillow."""
     plain = folder / "one.bmp"
     commands = {
         model.stem: script_commands(model, path, folder / f"{model.stem}-{path.stem}.xfr", plain)

@@ -117,8 +117,7 @@ def parse_with_inputs(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short: a MemoryError, one of the RuntimeErrors of torch, or the error of
-    the system or of a library that is loaded."""
+    """Whether an error of Python, torch, the system or a library says that memory was short."""
     short = ("out of memory", "not enough memory", "allocate memory", "failed to map segment")
     text = str(error)
     return isinstance(error, MemoryError) or (
@@ -128,8 +127,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: Path | str) -> str:
-    """A path, or a text that contains one, for messages: on one line, and with escapes for whatever
-    is not valid UTF-8 or would be a command to a terminal."""
+    """A path, or a text with one, on one line, with escapes for all that is not printable."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)

@@ -168,8 +168,7 @@ def pure_colours(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class EpochSampler(Sampler):
-    """The keys (epoch, index) of this process, from number ``start`` on. The order is shuffled for
-    each epoch, identically in all processes."""
+    """Keys (epoch, index) of this process, from ``start`` on, shuffled alike in all processes."""
 
     def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
         self.length, self.seed, self.shuffle = length, seed, shuffle

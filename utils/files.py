@@ -57,8 +57,7 @@ def atomic_write(path: Path) -> Iterator:
 
 
 def csv_bytes(rows: Iterable[Iterable]) -> bytes:
-    """The rows of a CSV in UTF-8, whose lines end in a line feed. File names that are not valid
-    UTF-8 keep their bytes."""
+    """The lines of a CSV in UTF-8. File names that are not valid UTF-8 keep their bytes."""
     lines = []
     for row in rows:
         # Python before 3.13 quotes a carriage return only where lines end in one; outside of
@@ -80,8 +79,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_replaceable(path: Path, beginning: bytes) -> None:
-    """FileExistsError if ``path`` is a file of the user's: one that does not begin with
-    ``beginning``, as all files do that this project writes there."""
+    """FileExistsError for a file of the user's: it does not begin as files of this project do."""
     if not path.is_file():
         return
     with path.open("rb") as stream:
@@ -211,8 +209,7 @@ def find_all(
 
 
 def pictures_below(folder: Path, file_format: str | None = None, option: str = "") -> list[Path]:
-    """The pictures in a folder and its sub-folders, as ``find_all`` finds them; of one format if
-    ``file_format`` is given. OSError if a folder cannot be listed."""
+    """The pictures in a folder and below it, of one format if given. Raises as ``find_all``."""
     return list(find_all([folder], image_extensions(file_format), True, None, option))
 
 

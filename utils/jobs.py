@@ -79,8 +79,7 @@ class Pipeline:
         self.in_flight[executor.submit(function, path, *result)] = path, stage
 
     def advance(self) -> None:
-        """Wait until stages are done with files, and put these into the next ones. A file that is
-        quick overtakes a very large picture."""
+        """Wait for stages, and move files on. A quick one overtakes a very large picture."""
         wait(self.in_flight, LOG_SECONDS, return_when=FIRST_COMPLETED)
         for future in [future for future in self.in_flight if future.done()]:
             path, stage = self.in_flight.pop(future)
@@ -112,8 +111,7 @@ class Pipeline:
         self.progress.advance()
 
     def admit(self) -> None:
-        """Put the file that is loaded, if there is one, into the second stage once its pixels have
-        room beside those of the others."""
+        """Move the loaded file on once its pixels have room beside those of the others."""
         if self.loading is None or self.loaded is None:
             return
         result = self.loaded.result()

@@ -121,8 +121,7 @@ def match_second(
 def note_others(
     files: Collection[PictureFiles], folder: Path, recursive: bool, tally: Tally
 ) -> None:
-    """Note, once, that the ``folder`` of reconstructions has several pictures of one name, where
-    the command line does not say which of them are meant."""
+    """Note, once, that a reconstruction has others of its name beside it, which may be meant."""
     by_name: dict[Path, list[Path]] = {}
     with suppress(OSError):  # a folder that cannot be listed
         by_name = group_by_name(find_files(folder, readable_extensions(), recursive))

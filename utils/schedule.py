@@ -25,9 +25,8 @@ def learning_rate_factor(step: int, last_step: int) -> float:
 
 
 class Clock:
-    """The seconds of a run, in all its sessions together; under torchrun, those of rank 0 in all
-    processes, which read it together. ``began``: when this session began, in seconds of
-    ``time.monotonic``."""
+    """The seconds of a run in all its sessions; under torchrun, those of rank 0 in all processes.
+    ``began``: when this session began, in seconds of ``time.monotonic``."""
 
     def __init__(self, began: float, device: torch.device):
         self.began, self.device = began, device

@@ -52,9 +52,8 @@ class Score:
 
 
 class Origin(NamedTuple):
-    """Making of an .xfr file, as its header tells it. ``fingerprint``: of the checkpoint.
-    ``graphic``: whether it holds one, see xfr/graphics.py. ``target``: its name and value, or "".
-    """
+    """The making of an .xfr file, by its header. ``fingerprint``: of the checkpoint. ``graphic``:
+    see xfr/graphics.py. ``target``: its name and value, or ""."""
 
     fingerprint: int
     quality: int
@@ -64,9 +63,8 @@ class Origin(NamedTuple):
 
 @dataclass
 class Result:
-    """A picture: its score, its files, and how its .xfr file was made. ``second``: its
-    reconstruction in another run, if there is one, with a score of its own. Paths are text, for
-    ``gather``."""
+    """A picture: score, files, making. ``second``: a reconstruction in another run, if there is
+    one, with a score of its own. Paths are text, for ``gather``."""
 
     score: Score
     original: str
@@ -159,8 +157,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def write_scores(path: Path, results: list[Result]) -> None:
-    """Write the CSV: a row per picture, and the averages; the scores of a second run in columns of
-    their own, empty where it lacks the picture."""
+    """Write the CSV: a row per picture, the averages, and a second run's scores beside them."""
     scores = [result.score for result in results]
     seconds = [result.second_score for result in results]
     names = [*RATES, *scores[0].measures]

@@ -19,9 +19,8 @@ NAMED_FILES = 3  # files that a message names, of those that share a reason
 
 @dataclass
 class Tally:
-    """The outcome of a job: counts for its summary, failures for its exit code. ``decodes``: the
-    .xfr files come in; otherwise they come out, of originals. ``place``: where results are
-    written."""
+    """The outcome of a job: counts for its summary, failures for its exit code. ``decodes``: .xfr
+    files come in, not out. ``place``: where results are written."""
 
     verb: str
     decodes: bool = False
@@ -43,8 +42,7 @@ class Tally:
     at_work: AtWork = field(default_factory=AtWork)
 
     def fail(self, path: Path, error: BaseException | str) -> None:
-        """Count ``path`` as failed and report why, in one line on stderr. The notes of an exception
-        say what to do, and are reported once."""
+        """Count ``path`` as failed, say why on stderr, and report the exception's notes once."""
         self.failed += 1
         tell(f"failed: {printable(path)}: {reason_of(error)}")
         for note in getattr(error, "__notes__", ()):
@@ -62,8 +60,7 @@ class Tally:
             tell(f"failed: {listed(paths)}: {reason}")
 
     def leave(self, count: int, what: str) -> None:
-        """Count so many files as left alone, which is no failure, and say before the summary which
-        they are. Every process of a job finds the same."""
+        """Count files left alone in every process: no failure, but a line before the summary."""
         if processes()[0] == 0:
             self.left_alone += count
             self.remarks.append(f"left alone: {what}")
@@ -165,8 +162,7 @@ def reason_of(error: BaseException | str) -> str:
 
 
 def defect(error: BaseException) -> str:
-    """The type of an exception that the program did not raise on purpose, and the place in the
-    program itself, rather than in a library, that it came from."""
+    """The type of an exception that is a defect, and its place in the program's own files."""
     error = error.__cause__ or error
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_own(Path(frame.filename))]

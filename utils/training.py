@@ -175,8 +175,7 @@ class Trainer:
             raise ValueError("--minutes leaves no time to train beside the validation and saving")
 
     def train_epoch(self, source: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> None:
-        """Train for an epoch, or for what is left of one; save the state now and then. ValueError
-        if the loss is no finite number, or no picture can be read."""
+        """Train for an epoch or its rest; save the state now and then. ValueError as ``train``."""
         rank, _ = processes()
         self.model.train()
         schedule.begin()
@@ -206,8 +205,7 @@ class Trainer:
             self.look_up(schedule)
 
     def look_up(self, schedule: Schedule) -> None:
-        """Wait for the device, read the losses and the clock, and save the state if it is time.
-        ValueError if a loss is no finite number."""
+        """Read losses and clock, once the device is done; save if due. ValueError as ``train``."""
         loss = self.progress.mean.totals[0]
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {self.step}; {self.kept()}")

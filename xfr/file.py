@@ -224,8 +224,7 @@ def peek(path: Path) -> Header | None:
 
 
 def needs_checkpoint(path: Path) -> bool:
-    """Whether the file at ``path`` begins as an .xfr file that only a checkpoint can decode. False
-    for one that holds a graphic, or cannot be read."""
+    """Whether a file begins as an .xfr file without a graphic, which needs a checkpoint."""
     header = peek(path)
     return header is not None and not header.graphic
 

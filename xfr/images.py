@@ -128,8 +128,7 @@ def writable_format(extension: str) -> str:
 
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
-    Raises what ``read_opened`` raises."""
+    """A picture of any mode as 8-bit grey or RGB, alpha and profile. Raises as ``read_opened``."""
     with path.open("rb") as stream:
         return read_opened(stream, max_pixels)
 

@@ -88,8 +88,7 @@ def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """The pixels of an image, turned upright, with its transparency and its colour profile.
-    ValueError for a mode that 8-bit grey or RGB does not hold."""
+    """Pixels, turned upright, transparency and profile. ValueError for a mode not among MODES."""
     if image.mode not in MODES:
         raise ValueError(f"an image of mode {image.mode}: convert it to L, LA, RGB or RGBA")
     icc = image.info.get("icc_profile") or None

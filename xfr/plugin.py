@@ -98,8 +98,7 @@ def accept(prefix: bytes) -> bool:
 
 
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
-    """Encode an image with the options in its ``encoderinfo``. OSError if its mode cannot be
-    written, ValueError for settings that cannot be met."""
+    """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings."""
     from xfr.library import MODES, as_picture, encoded
     from xfr.metadata import read_metadata
 

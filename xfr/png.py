@@ -131,8 +131,7 @@ def is_png(stream: BinaryIO) -> bool:
 
 
 def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
-    """Read all chunks of a PNG file but its pixels. What is dropped is added to ``notices``. Raises
-    OSError if it does not begin with its header."""
+    """Read all chunks but pixels, with ``notices`` of losses. OSError if no header comes first."""
     stream.seek(0, io.SEEK_END)
     length = stream.tell()
     stream.seek(len(SIGNATURE))

@@ -54,8 +54,7 @@ def reduce(values: np.ndarray, top: int) -> np.ndarray:
 
 
 def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
-    """The pixels of an opened file in mode L, LA, RGB, RGBA, CMYK or LAB. ValueError for samples of
-    no agreed range."""
+    """Pixels in mode L, LA, RGB, RGBA, CMYK or LAB. ValueError for samples of no agreed range."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):

@@ -13,8 +13,7 @@ from model.limits import MAX_QUALITY, MIN_QUALITY, SSIMULACRA2_SIDE
 
 
 def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
-    error over all channels; infinite if they are equal."""
+    """PSNR in dB, over all channels of two uint8 arrays of one shape; infinite if equal."""
     difference = original.astype(np.int32) - reconstruction
     mse = np.mean(np.square(difference), dtype=np.float64)
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
@@ -162,8 +161,7 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
 
 
 def bisect(holds: Callable[[int], bool]) -> int:
-    """The highest quality for which ``holds`` is true. It should be true of the lowest quality, and
-    of all up to some quality, and false from there on."""
+    """The highest quality for which ``holds``, true up to some quality, is true."""
     low, high = MIN_QUALITY, MAX_QUALITY + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -11,8 +11,7 @@ IPTC_RESOURCE = 0x0404  # of Photoshop
 
 
 def inflate(data: bytes, label: str, limit: int = MAX_CHUNK) -> bytes:
-    """Decompressed zlib data. ValueError, with a notice that names it by ``label``, if it is
-    damaged, or has more than ``limit`` bytes."""
+    """Decompressed zlib data. ValueError, naming ``label``, if damaged or beyond the ``limit``."""
     try:
         decompressor = zlib.decompressobj()
         found = decompressor.decompress(data, limit + 1)

@@ -123,8 +123,7 @@ def is_tiff(stream: BinaryIO) -> bool:
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
-    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list. ValueError
-    for a big-endian BigTIFF file, which Pillow does not read."""
+    """At most MAX_PAGES directories, up to a damaged one. ValueError for big-endian BigTIFF."""
     stream.seek(0)
     order = BYTE_ORDERS[stream.read(2)]
     (version,) = struct.unpack(order + "H", stream.read(2))
@@ -171,9 +170,8 @@ def read_number(stream: BinaryIO, code: str) -> int:
 
 
 def choose_page(pages: list[Directory], notices: list[str]) -> int:
-    """The number of the page that is the picture: the first that is no thumbnail and no mask.
-    ValueError if there is none, as in cameras' raw files, which store it elsewhere. OSError if
-    there is no page at all."""
+    """The number of the first page that is no thumbnail and no mask. ValueError if there is none,
+    as in cameras' raw files; OSError if there is no page at all."""
     if not pages:
         raise OSError("a damaged TIFF file")
     if DNG_VERSION in pages[0].tags:

@@ -213,7 +213,6 @@ def counted(count: int, noun: str) -> str:
 
 
 def content_source(text: str, element: str) -> str:
-    """The Content-Security-Policy source that allows the page's own <script> or <style>, and none
-    that a file name might contain."""
+    """The Content-Security-Policy source of the page's own <script> or <style>, and no other."""
     content = re.search(f"<{element}>(.*?)</{element}>", text, re.DOTALL)[1]
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
