@@ -36,8 +36,6 @@ class LoadedBatches:
             sampler.epoch, done = divmod(step, len(self))
             sampler.start = done * self.loader.batch_size
             for batch in batches(self.loader):
-                if batch is None:
-                    raise ValueError("none of the training pictures can be read")
                 x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
                 yield x.contiguous(memory_format=torch.channels_last), quality
                 step += 1
@@ -83,10 +81,9 @@ def training_data(
 def samples(loader: DataLoader) -> Iterator[Sample]:
     """The crops of a loader one by one, and their qualities in whole numbers."""
     for batch in batches(loader):
-        if batch is not None:
-            for x, quality in zip(*batch):
-                pixels = (255 * x).round().byte().permute(1, 2, 0)
-                yield pixels.numpy(), round(quality.item())
+        for x, quality in zip(*batch):
+            pixels = (255 * x).round().byte().permute(1, 2, 0)
+            yield pixels.numpy(), round(quality.item())
 
 
 def cut_on_device(settings: TrainingSettings, paths: list[Path], device: torch.device) -> bool:

@@ -214,23 +214,17 @@ class Trainer:
         if due and processes()[0] == 0 and schedule.goes_on(self.progress.steps):
             self.save_state()
 
-    def measure(self, batch: list[Tensor]) -> Tensor:
-        """Loss, bpp and PSNR of each sample of a validation batch, [3, B]."""
-        x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with fast_precision(self.device):
-            return rate_distortion(self.codec, self.codec, x, quality)
-
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> dict[str, Mean]:
         """Loss, bpp and PSNR of the validation pictures, quantized as for encoding: the mean of
         those in each folder right within the dataset's, "." for those in none."""
         measured = []
-        with self.average.applied():
+        with self.average.applied(), fast_precision(self.device):
             self.codec.eval()
             for batch in batches(loader):
-                if batch is not None:
-                    measured += self.measure(batch).unbind(1)
+                x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+                x = x.contiguous(memory_format=torch.channels_last)
+                measured += rate_distortion(self.codec, self.codec, x, quality).unbind(1)
         dataset, folders = loader.dataset, {}
         readable = [path for path in dataset.paths if path not in dataset.unreadable]
         for path, measures in zip(readable, measured, strict=True):
@@ -258,9 +252,7 @@ class Trainer:
 
     def measure_curve(self, validation: DataLoader) -> None:
         """Append the curve of validation pictures to ``curves``; tell TensorBoard of the epoch."""
-        pictures = islice(
-            (x for batch in batches(validation) if batch for x in batch[0]), CURVE_PICTURES
-        )
+        pictures = islice((x for batch in batches(validation) for x in batch[0]), CURVE_PICTURES)
         crops = [x[None].to(self.device) for x in pictures]
         if crops and len({x.shape for x in crops}) == 1:
             crops = list(torch.cat(crops).split(validation.batch_size))
