@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from model.codec import Sample
 from utils.configuration import TrainingSettings
-from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
+from utils.data import PictureDataset, batches, crops_in, make_loader, split
 from utils.device_crops import DeviceBatches, fits
 from utils.files import pictures_below
 from utils.processes import processes
@@ -62,18 +62,14 @@ def training_data(
             f"{settings.batch_size * world}: lower --validation_split or --batch_size"
         )
     train = [path for path in train for _ in range(crops_in(path, settings.crop_size))]
-    train_set, validation_set = (
-        PictureDataset(files, settings.crop_size, stride, settings.seed, training)
-        for files, training in ((train, True), (validation, False))
-    )
-    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
+    train_set = PictureDataset(train, settings.crop_size, stride, settings.seed, True)
+    validation_set = PictureDataset(validation, settings.crop_size, stride, settings.seed, False)
     batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
-    validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
+    validation_loader = make_loader(validation_set, batch_size)
     if cut_on_device(settings, train, device):
         batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
     else:
-        sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
-        loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)
+        loader = make_loader(train_set, settings.batch_size, settings.workers, rank, world)
         batches = LoadedBatches(loader, device)
     return batches, validation_loader
 

@@ -210,9 +210,11 @@ def interrupt_on_sigterm(worker: int) -> None:
 
 
 def make_loader(
-    dataset: PictureDataset, batch_size: int, sampler: EpochSampler, workers: int
+    dataset: PictureDataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader:
-    """Batches (x [B, 3, H, W], quality [B]), loaded by as many processes as there are workers."""
+    """Batches (x [B, 3, H, W], quality [B]), loaded by as many processes as there are workers; in
+    training shuffled, and shared among ``world`` processes."""
+    sampler = EpochSampler(len(dataset), dataset.seed, dataset.training, rank, world)
     return DataLoader(
         dataset,
         batch_size,
