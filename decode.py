@@ -18,24 +18,16 @@ from functools import partial
 from pathlib import Path
 
 from model.limits import PREVIEW_SCALES
-from utils.console import (
-    add_inputs,
-    add_shared_arguments,
-    add_skip_existing,
-    make_parser,
-    number,
-    parse_with_inputs,
-    run,
-)
+from utils import console
 
 COMPRESSED = Path("./out/compressed/")
 RECONSTRUCTED = Path("./out/reconstructed/")  # pictures in there are this script's to replace
 
 
 def parse_args() -> Namespace:
-    parser = make_parser(__doc__)
+    parser = console.make_parser(__doc__)
     # fmt: off
-    add_inputs(parser, "--compressed_folder", COMPRESSED, ".xfr files")
+    console.add_inputs(parser, "--compressed_folder", COMPRESSED, ".xfr files")
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
     add("--out_folder", type=Path, default=RECONSTRUCTED,
@@ -43,12 +35,12 @@ def parse_args() -> Namespace:
     add("--file_format",
         help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes "
         "(default: that of the image that --out_folder names, or bmp)")
-    add("--output_quality", type=number(int, 1, 100),
+    add("--output_quality", type=console.number(int, 1, 100),
         help="of jpg, webp and avif, 1 to 100 (default: 95, and webp without loss)")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--scale", type=int, choices=PREVIEW_SCALES, default=1,
         help="write previews of 1/SCALE of the width and height; 8 and 16 are fast")
-    add("--crop", type=number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
+    add("--crop", type=console.number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="write only this part, in pixels from the left and from the top")
     add("--verify", action="store_true",
         help="write nothing; report which files are good, damaged, or of an unknown checkpoint")
@@ -56,9 +48,11 @@ def parse_args() -> Namespace:
     add("--overwrite", action="store_true",
         help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/")
     # fmt: on
-    add_shared_arguments(parser)
-    add_skip_existing(parser, "intact pictures of the right size, no older than their .xfr files")
-    return parse_with_inputs(parser, "--compressed_folder", COMPRESSED)
+    console.add_shared_arguments(parser)
+    console.add_skip_existing(
+        parser, "intact pictures of the right size, no older than their .xfr files"
+    )
+    return console.parse_with_inputs(parser, "--compressed_folder", COMPRESSED)
 
 
 def main(args: Namespace) -> int:
@@ -126,4 +120,4 @@ def main(args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    console.run(main, parse_args())

@@ -12,25 +12,14 @@ from argparse import Namespace
 from pathlib import Path
 
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from utils.console import (
-    add_inputs,
-    add_keep_extension,
-    add_shared_arguments,
-    add_skip_existing,
-    make_parser,
-    number,
-    parse_with_inputs,
-    run,
-    sample_pictures,
-    size,
-)
+from utils import console
 
 
 def parse_args() -> Namespace:
-    parser = make_parser(__doc__)
+    parser = console.make_parser(__doc__)
     # fmt: off
-    samples = sample_pictures()
-    add_inputs(parser, "--image_folder", samples, "images to compress")
+    samples = console.sample_pictures()
+    console.add_inputs(parser, "--image_folder", samples, "images to compress")
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"),
         help="checkpoint; for photographs, ./out/visual.tar needs far fewer bytes")
@@ -39,22 +28,22 @@ def parse_args() -> Namespace:
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
     add = target.add_argument
-    add("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
+    add("--quality", type=console.number(int, MIN_QUALITY, MAX_QUALITY),
         help=f"{MIN_QUALITY} (smallest files) to {MAX_QUALITY} (best pictures) (default: "
         f"{DEFAULT_QUALITY}, unless there is a target)")
-    add("--target_bpp", type=number(float, 0, 1e6),
+    add("--target_bpp", type=console.number(float, 0, 1e6),
         help="highest quality whose file stays within this many bits per pixel")
-    add("--max_bytes", type=number(size, 1, 10**12),
+    add("--max_bytes", type=console.number(console.size, 1, 10**12),
         help="highest quality whose file stays within this many bytes, such as 20000 or 20kB, for "
         "each picture")
-    add("--target_psnr", type=number(float, 0, 1e3),
+    add("--target_psnr", type=console.number(float, 0, 1e3),
         help="lowest quality whose decoded picture reaches this PSNR, in dB; else without loss")
-    add("--target_ssimulacra2", type=number(float, 0, 100),
+    add("--target_ssimulacra2", type=console.number(float, 0, 100),
         help="lowest quality whose decoded picture reaches this SSIMULACRA 2, a score of what "
         "people see: 90 for no visible difference, 70 for high quality, 50 for medium; else "
         "without loss; takes some 10 s and 0.5 GB of memory per megapixel")
     add = parser.add_argument
-    add("--effort", type=number(int, 0, MAX_EFFORT), default=0,
+    add("--effort", type=console.number(int, 0, MAX_EFFORT), default=0,
         help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (some minutes for "
         "half a megapixel); each above 1 takes up to three times as long as the one below: smaller "
         "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
@@ -63,11 +52,11 @@ def parse_args() -> Namespace:
         help="leave out EXIF, XMP, IPTC, texts and resolution, which may say who took the picture, "
         "and where")
     # fmt: on
-    add_keep_extension(parser)
-    add_shared_arguments(parser)
+    console.add_keep_extension(parser)
+    console.add_shared_arguments(parser)
     kept = "intact files of the same picture, checkpoint, quality and target, made with at least "
-    add_skip_existing(parser, kept + "this effort")
-    return parse_with_inputs(parser, "--image_folder", samples)
+    console.add_skip_existing(parser, kept + "this effort")
+    return console.parse_with_inputs(parser, "--image_folder", samples)
 
 
 def main(args: Namespace) -> int:
@@ -131,4 +120,4 @@ def main(args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    console.run(main, parse_args())

@@ -92,11 +92,6 @@ class XfrImageFile(ImageFile.ImageFile):
         return super().load()
 
 
-def accept(prefix: bytes) -> bool:
-    """Whether a file that begins with these bytes is an .xfr file."""
-    return prefix.startswith(b"XFR")
-
-
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings."""
     from xfr.library import MODES, as_picture, encoded
@@ -121,7 +116,7 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
 
 
 def register() -> None:
-    Image.register_open(FORMAT, XfrImageFile, accept)
+    Image.register_open(FORMAT, XfrImageFile, lambda prefix: prefix.startswith(b"XFR"))
     Image.register_save(FORMAT, save)
     Image.register_extension(FORMAT, ".xfr")
     Image.register_mime(FORMAT, "image/x-xfr")
