@@ -11,8 +11,8 @@ from pathlib import Path
 
 from model.limits import MAX_PIXELS
 
-SIZE = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+SIZE_FORMAT = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
+SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
 
@@ -49,10 +49,10 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
 def size(text: str) -> int:
     """An argparse type: a number of bytes, such as 20000, 20 000, 20k, 1.5 MB or 64KiB, where k is
     1,000, M a million and Ki 1,024; in any case."""
-    match = SIZE.fullmatch(text.strip().lower())
+    match = SIZE_FORMAT.fullmatch(text.strip().lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 20000 or 20kB")
-    value = Decimal(match["number"].replace(" ", "")) * UNITS[match["unit"]]
+    value = Decimal(match["number"].replace(" ", "")) * SIZE_UNITS[match["unit"]]
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text} is no whole number of bytes")
     return int(value)

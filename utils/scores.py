@@ -16,9 +16,10 @@ from xfr.file import read_stream, unpack
 from xfr.formats import normalize_extension
 from xfr.images import Picture, read_opened
 
-COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
-SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
-RATES = ("compressed_bytes", "compression_ratio", "bpp")
+# Extensions of files whose size is a rate.
+RATED_EXTENSIONS = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}
+SIZE_COLUMNS = ("width", "height", "original_bytes")  # columns of the CSV, in this order
+RATE_COLUMNS = ("compressed_bytes", "compression_ratio", "bpp")
 # Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
 FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
@@ -47,7 +48,7 @@ class Score:
         return cls(name, *sizes, bytes_out, bytes_in / bytes_out, bpp, measures)
 
     def value(self, column: str) -> float | None:
-        """The value in a column: one of SIZES and RATES, or the name of a measure."""
+        """The value in a column: one of SIZE_COLUMNS and RATE_COLUMNS, or the name of a measure."""
         return self.measures[column] if column in self.measures else getattr(self, column)
 
 
@@ -90,7 +91,7 @@ def score_picture(
             read_origin(opened.compressed, max_pixels),
         )
         if opened.second is not None:
-            compressed = normalize_extension(files.second.suffix) in COMPRESSED
+            compressed = normalize_extension(files.second.suffix) in RATED_EXTENSIONS
             bytes_out = status(opened.second).st_size if compressed else None
             scored = score_pair(original, opened.second, max_pixels, measures)
             result.second = str(files.second)
@@ -144,7 +145,7 @@ def total(scores: list[Score]) -> Score:
 
 def average(scores: list[Score]) -> Score:
     """The mean of each column over the pictures that have a finite value in it."""
-    sizes = [mean(score.value(column) for score in scores) for column in (*SIZES, *RATES)]
+    sizes = [mean(score.value(name) for score in scores) for name in SIZE_COLUMNS + RATE_COLUMNS]
     names = scores[0].measures
     measures = {name: mean(score.measures[name] for score in scores) for name in names}
     return Score("average", *sizes, measures)
@@ -160,8 +161,8 @@ def write_scores(path: Path, results: list[Result]) -> None:
     """Write the CSV: a row per picture, the averages, and a second run's scores beside them."""
     scores = [result.score for result in results]
     seconds = [result.second_score for result in results]
-    names = [*RATES, *scores[0].measures]
-    columns = [*SIZES, *names]
+    names = [*RATE_COLUMNS, *scores[0].measures]
+    columns = [*SIZE_COLUMNS, *names]
     rows = [["file", *columns]]
     for score in [*scores, average(scores)]:
         rows.append([inert(score.file), *(cell(score.value(column)) for column in columns)])

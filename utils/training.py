@@ -33,7 +33,7 @@ LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the los
 VERSION = f"xfr {xfr.__version__}"
 FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
-SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
+SHARED_SETTINGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
 
 
 def check_place(folder: Path, checkpoint: Path | None) -> None:
@@ -63,7 +63,7 @@ class Trainer:
         self, codec: Codec, model: nn.Module, settings: TrainingSettings, folder: Path, began: float
     ):
         self.codec, self.model, self.device, self.folder = codec, model, codec.device, folder
-        self.run = {name: getattr(settings, name) for name in SHARED}
+        self.run = {name: getattr(settings, name) for name in SHARED_SETTINGS}
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
         self.settings = settings
         self.train_step = TrainingStep(codec, model, settings.lr_rate)

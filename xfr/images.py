@@ -18,7 +18,7 @@ from xfr.colour import fits, is_srgb, is_whole, to_srgb
 from xfr.formats import FORMATS, normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
-    COMMENTED,
+    COMMENT_FORMATS,
     LABELS,
     NO_METADATA,
     Metadata,
@@ -26,14 +26,14 @@ from xfr.metadata import (
     read_metadata,
     save_options,
 )
-from xfr.samples import REDUCED, is_deep, load_samples, strips
+from xfr.samples import REDUCED_TO_8_BITS, is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 BLOCK_BYTES = 2**26  # of Pillow's memory
 
 # How pixels with each orientation of EXIF are turned upright.
-TURNS = {
+ORIENTATION_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
@@ -154,7 +154,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
     image, samples = open_picture(stream, stream.name, notices)
     check_shape(image.height, image.width, max_pixels)
     if is_deep(image, samples):
-        notices.append(REDUCED)
+        notices.append(REDUCED_TO_8_BITS)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
     icc = image.info.get("icc_profile")
@@ -162,7 +162,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
         image = load_samples(image, samples)
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
-        image = image.transpose(TURNS[orientation])
+        image = image.transpose(ORIENTATION_TURNS[orientation])
     return converted(image, icc, metadata, notices)
 
 
@@ -282,7 +282,7 @@ def holdable(
     kept: dict[str, Any] = {}
     notices = []
     for kind, value in asdict(metadata).items():
-        if kind == "texts" and value is not None and name in COMMENTED:
+        if kind == "texts" and value is not None and name in COMMENT_FORMATS:
             comment = only_comment(value)
             if comment != value:
                 notices.append(f"{extension} cannot hold its texts but for a comment: dropped")

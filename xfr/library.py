@@ -13,19 +13,19 @@ from model.limits import DEFAULT_QUALITY, MAX_PIXELS
 from xfr.checkpoints import checkpoint_path, shipped_name
 from xfr.file import Xfr
 from xfr.images import Picture, check_shape, converted, read_picture
-from xfr.metadata import PREFIX, Metadata, comment_of
+from xfr.metadata import EXIF_PREFIX, Metadata, comment_of
 from xfr.samples import to_plain_mode
 from xfr.text import IPTC_RESOURCE, unpack_texts
 
 Coder = TypeVar("Coder")
-LOADING = Lock()
+LOADING_LOCK = Lock()
 # Modes of Pillow's that 8-bit grey or RGB, with alpha or without, holds.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
 
 
 def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: str) -> Coder:
     """The Encoder or Decoder of a checkpoint, by name or path, which is loaded once."""
-    with LOADING:
+    with LOADING_LOCK:
         return load(kind, checkpoint_path(checkpoint).resolve(), device)
 
 
@@ -112,7 +112,7 @@ def info_of(metadata: Metadata) -> dict[str, Any]:
     texts = unpack_texts(metadata.texts or b"")
     info = {
         "icc_profile": metadata.icc,
-        "exif": None if metadata.exif is None else PREFIX + metadata.exif,
+        "exif": None if metadata.exif is None else EXIF_PREFIX + metadata.exif,
         "xmp": metadata.xmp,
         "dpi": metadata.dpi,
         "photoshop": None if metadata.iptc is None else {IPTC_RESOURCE: metadata.iptc},

@@ -25,7 +25,7 @@ from model.limits import PREVIEW_SCALES
 
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
-METADATA = ("icc_profile", "exif", "xmp", "dpi")
+METADATA_NAMES = ("icc_profile", "exif", "xmp", "dpi")
 
 
 class XfrImageFile(ImageFile.ImageFile):
@@ -101,7 +101,7 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}")
     options = {name: value for name, value in image.encoderinfo.items() if value is not None}
     given: dict[str | tuple[int, int], Any] = {
-        name: options[name] for name in METADATA if name in options
+        name: options[name] for name in METADATA_NAMES if name in options
     }
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-STRIP = 512  # rows at a time
+STRIP_ROWS = 512  # rows at a time
 # Pillow reads the first byte of each sample of two in one raw mode, and the second in the other.
-FIRST, SECOND = ";16B", ";16L"
-REDUCED = "16 bits per channel are reduced to 8"  # a notice
-BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15": (5, 5, 5), "BGRA;15Z": (5, 5, 5)}
+FIRST_BYTES, SECOND_BYTES = ";16B", ";16L"
+REDUCED_TO_8_BITS = "16 bits per channel are reduced to 8"  # a notice
+RGB_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15": (5, 5, 5), "BGRA;15Z": (5, 5, 5)}
 
 
 @dataclass
@@ -60,7 +60,7 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
     if image.mode.startswith("I"):
         return load_grey(image, samples)
     names = set(raw_modes(image))
-    wide = sorted(mode for mode in names if mode.endswith((FIRST, SECOND, ";16N")))
+    wide = sorted(mode for mode in names if mode.endswith((FIRST_BYTES, SECOND_BYTES, ";16N")))
     if wide:
         return load_wide(image, wide[0], samples)
     if samples.is_associated and image.mode == "RGBA":
@@ -68,14 +68,14 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
     image.load()
     if samples.palette is not None:
         image.putpalette(samples.palette)
-    narrow = names & BITS.keys()
+    narrow = names & RGB_BITS.keys()
     if image.mode in ("L", "1", "RGB") and samples.transparent is not None:
         return with_transparent(image.convert("L") if image.mode == "1" else image, samples)
     if image.mode == "La" or (samples.is_associated and image.mode == "RGBA"):
         return divided(image)
     image = to_plain_mode(image)
     if narrow:
-        image = rescaled(image, BITS[narrow.pop()])
+        image = rescaled(image, RGB_BITS[narrow.pop()])
     return image
 
 
@@ -123,7 +123,7 @@ def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Imag
     else:
         mode = {"RGBX": "RGB", "RGBa": "RGBA"}.get(name, name)
         first, second = image, samples.reopen()
-        for half, suffix in ((first, FIRST), (second, SECOND)):
+        for half, suffix in ((first, FIRST_BYTES), (second, SECOND_BYTES)):
             set_raw_mode(half, mode, name.replace("a", "A") + suffix)
             half.load()
         channels = ([*range(len(mode))],) * 2
@@ -154,9 +154,9 @@ def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows of an image and their samples, STRIP at a time: Pillow copies all that it returns."""
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
+    """STRIP_ROWS rows of an image and their samples at a time: Pillow copies all it returns."""
+    for top in range(0, image.height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, image.height)
         yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
 
 

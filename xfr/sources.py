@@ -17,7 +17,7 @@ from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, p
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.jxl import add_jxl
 from xfr.layouts import CHECKS, ppm_bits
-from xfr.metadata import DESCRIPTIVE, PREFIX
+from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
@@ -26,7 +26,7 @@ XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
-    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", PREFIX), ("APP1", XMP_PREFIX),
+    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
     ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", PHOTOSHOP_PREFIX),
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip

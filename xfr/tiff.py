@@ -33,13 +33,13 @@ STRUCTURAL = {*range(254, 302), *range(317, 348), *range(512, 533), 559, XMP, IP
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, TRANSPARENCY, CMYK, YCBCR, LAB = 0, 1, 2, 3, 4, 5, 6, 8
-NAMES = {
+KIND_NAMES = {
     WHITE_IS_ZERO: "grey where 0 is white", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "a palette",
     CMYK: "CMYK", YCBCR: "YCbCr", LAB: "CIELab", TRANSPARENCY: "transparency masks", 9: "ICCLab",
     10: "ITULab", 32844: "LogL", 32845: "LogLuv", 51177: "depth maps",
     32803: "a camera's raw samples", 34892: "a camera's raw samples",
 }  # fmt: skip
-READ = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
+READ_KINDS = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
 ASSOCIATED = 1
 SIGNED, FLOAT = 2, 3
@@ -103,7 +103,7 @@ class Directory:
     def kind(self) -> str:
         """Name of its pixels, for messages."""
         photometric = self.value(PHOTOMETRIC, WHITE_IS_ZERO)
-        name = NAMES.get(photometric, f"photometric kind {photometric}")
+        name = KIND_NAMES.get(photometric, f"photometric kind {photometric}")
         extra = len(self.values(EXTRA_SAMPLES))
         more = f" with {extra} more channel{'s'[: extra > 1]}" if extra else ""
         return f"{name}{more} of {max(self.bits, default=1)} bits"
@@ -197,7 +197,7 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{kind} samples have no agreed range")
     if max(bits, default=1) > 16:
         raise ValueError(f"{max(bits)}-bit integers have no agreed range")
-    if photometric not in READ:
+    if photometric not in READ_KINDS:
         raise ValueError(f"{page.kind} is not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
