@@ -14,7 +14,6 @@ A file is decoded with the checkpoint that made it: --model, or another .tar fil
 
 import os
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 from model.limits import PREVIEW_SCALES
@@ -66,8 +65,9 @@ def main(args: Namespace) -> int:
     extension = files.output_format(args.file_format, out)
     check_quality(extension, quality)  # a format that cannot be written fails here, not later
     tally = Tally("verified", decodes=True) if args.verify else Tally("decoded", True, out)
-    leave = partial(files.leave_folders, tally=tally)
-    names = files.find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option, leave)
+    names = files.find_all(
+        args.inputs, {"xfr"}, args.recursive, tally, args.input_option, files.leave_folders
+    )
     model = files.find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
     if args.verify:
         outputs = dict.fromkeys(names)

@@ -177,14 +177,13 @@ def find_all(
     recursive: bool,
     tally: Tally | None,
     option: str,
-    leave: Callable[[list[Path]], bool] = lambda others: False,
+    leave: Callable[[list[Path], Tally], bool] = lambda others, tally: False,
 ) -> dict[Path, Path]:
     """The files of ``find_files`` in several sources, each with its path within the folder.
 
-    ``leave`` is called with all others, and says whether one of them has failed. ``option``: the
-    command-line option that names the source, for messages; "" if none does. FileNotFoundError if a
-    source does not exist, or if nothing is found in any: it says what was looked for, and what
-    would help. A notice tells of each of several sources in which nothing is found.
+    ``leave`` takes all other files, and says whether one of them has failed. ``option``: the flag
+    of the sources, for messages, or "". FileNotFoundError, which says what would help, if a source
+    does not exist, or if nothing is found in any. A notice tells of each of several empty ones.
     """
     label = f" ({option})" if option else ""
     for source in sources:
@@ -199,7 +198,7 @@ def find_all(
             names.setdefault(path, relative_name(path, source))
         empty += [] if found else [source]
     taken = {*names, *sources}
-    failed = leave([path for path in dict.fromkeys(others) if path not in taken])
+    failed = leave([path for path in dict.fromkeys(others) if path not in taken], tally)
     if empty and not names and not failed and not (tally and tally.failed):
         raise FileNotFoundError(nothing_found(empty[0], extensions, f"{empty[0]}{label}"))
     if tally and len(sources) > 1:
@@ -217,12 +216,11 @@ def find_pictures(
     sources: Sequence[Path], file_format: str | None, recursive: bool, tally: Tally, option: str
 ) -> dict[Path, Path]:
     """The pictures among the files of ``find_all``, of one format if given. Others are counted."""
-    leave = partial(leave_others, file_format=file_format, tally=tally)
-    extensions = image_extensions(file_format)
-    return find_all(sources, extensions, recursive, tally, option, leave)
+    leave = partial(leave_others, file_format=file_format)
+    return find_all(sources, image_extensions(file_format), recursive, tally, option, leave)
 
 
-def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
+def leave_others(others: list[Path], tally: Tally, file_format: str | None) -> bool:
     """Count files that ``find_files`` has not found, but for .xfr files. Pictures of known kinds
     that are not read have failed, unless one ``file_format`` is looked for; all else is left alone.
     Returns whether one has failed."""

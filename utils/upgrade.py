@@ -19,7 +19,7 @@ from model.hyperprior.network import HyperpriorCodec
 from utils.console import make_parser, run
 from utils.files import atomic_write
 
-# In the names of numbers that have no older form.
+# Parts of the names of numbers that have no older form.
 NEW_PARTS = "synthesis.calibrated", ".steps.", ".rounding."
 
 
