@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from model.codec import Sample
 from utils.configuration import TrainingSettings
-from utils.data import PictureDataset, batches, crops_in, make_loader, split
+from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.device_crops import DeviceBatches, fits
 from utils.files import pictures_below
 from utils.processes import processes
@@ -65,11 +65,13 @@ def training_data(
     train_set = PictureDataset(train, settings.crop_size, stride, settings.seed, True)
     validation_set = PictureDataset(validation, settings.crop_size, stride, settings.seed, False)
     batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
-    validation_loader = make_loader(validation_set, batch_size)
+    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
+    validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
     if cut_on_device(settings, train, device):
         batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
     else:
-        loader = make_loader(train_set, settings.batch_size, settings.workers, rank, world)
+        sampler = EpochSampler(len(train), settings.seed, shuffle=True, rank=rank, world=world)
+        loader = make_loader(train_set, settings.batch_size, sampler, settings.workers)
         batches = LoadedBatches(loader, device)
     return batches, validation_loader
 

@@ -210,11 +210,9 @@ def interrupt_on_sigterm(worker: int) -> None:
 
 
 def make_loader(
-    dataset: PictureDataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+    dataset: PictureDataset, batch_size: int, sampler: EpochSampler, workers: int
 ) -> DataLoader:
-    """Batches (x [B, 3, H, W], quality [B]), loaded by as many processes as there are workers; in
-    training shuffled, and shared among ``world`` processes."""
-    sampler = EpochSampler(len(dataset), dataset.seed, dataset.training, rank, world)
+    """Batches (x [B, 3, H, W], quality [B]), loaded by as many processes as there are workers."""
     return DataLoader(
         dataset,
         batch_size,

@@ -149,5 +149,5 @@ def run_job(
     finally:
         for pool in (readers, computers, writers):
             pool.shutdown(cancel_futures=True)
-        progress.bar.close()
+        progress.close()
         tally.seconds = time.perf_counter() - start

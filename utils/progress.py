@@ -79,3 +79,7 @@ class Progress:
         at_work = sorted(self.at_work.shares.copy().items())
         shares = [f"{printable(path.name)} {share:.0%}" for path, share in at_work]
         return "; ".join([text, ", ".join(shares)]) if shares else text
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()

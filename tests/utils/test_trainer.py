@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from model import codec_class
 from utils.configuration import TrainingSettings
-from utils.data import PictureDataset, make_loader
+from utils.data import EpochSampler, PictureDataset, make_loader
 from utils.history import EpochState
 from utils.schedule import EpochSchedule
 from utils.training import Trainer
@@ -89,7 +89,7 @@ def validation(folder: Path, *places: str) -> DataLoader:
     """A loader of pictures at these places in a folder."""
     paths = [save_png(folder / place, colour(64, 64)) for place in places]
     dataset = PictureDataset(paths, 64, 8, seed=0, training=False)
-    return make_loader(dataset, 2)
+    return make_loader(dataset, 2, EpochSampler(len(paths), 0, shuffle=False), 0)
 
 
 def test_the_history_has_the_learning_rate_of_the_last_step_of_each_epoch(trainer, monkeypatch):
