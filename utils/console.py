@@ -32,7 +32,7 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
 
 
 def number(kind: type, low: float, high: float = float("inf"), open_end: bool = False) -> Callable:
-    """An argparse type: a number from ``low`` to ``high``; ``open_end``: less than that."""
+    """An argparse type: a number from ``low`` to ``high``, without ``high`` if ``open_end``."""
 
     def parse(text: str) -> float:
         value = kind(text)

@@ -63,7 +63,7 @@ class EncodingSettings:
         return f"{chosen}, effort {self.effort}" if self.effort else chosen
 
     def match(self, xfr: Xfr) -> bool:
-        """Whether a file was encoded so, or with more effort; it may never have had metadata."""
+        """Whether a file was encoded so, or with more effort, as far as its fields tell."""
         if xfr.effort < self.effort:
             return False
         if self.strip_metadata and xfr.metadata != xfr.metadata.stripped():
