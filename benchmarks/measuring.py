@@ -84,7 +84,7 @@ def stored_pictures(sources: list[Path], results: Results) -> Complete:
     return folders
 
 
-def find_pictures(sources: list[Path]) -> dict[str, dict[str, Path]]:
+def pictures_by_folder(sources: list[Path]) -> dict[str, dict[str, Path]]:
     """The pictures by the names of their folders, then by their names in the CSV."""
     folders: dict[str, dict[str, Path]] = {}
     for source in sources:

@@ -129,7 +129,7 @@ def main(args: Namespace) -> int:
         known = {measure for *_, measure in results.rows}
         measures = {one: limits for one, limits in measures.items() if one.name in known}
     else:
-        paths = measuring.find_pictures(args.pictures)
+        paths = measuring.pictures_by_folder(args.pictures)
         results = Results(args.out / "rd.csv")
         folders, failed = measuring.measure_folders(
             paths, codecs, list(measures), results, args.keep
