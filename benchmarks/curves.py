@@ -31,13 +31,12 @@ class Point:
 @dataclass
 class Series:
     """A codec's points, by rising rate: of the averages, and of each picture by its name. ``kind``:
-    ours, peer or published; ``default``: the default setting of our codecs."""
+    ours, peer or published."""
 
     label: str
     kind: str
     points: list[Point]
     pictures: dict[str, list[Point]] = field(default_factory=dict)
-    default: int | None = None
 
     def has(self, measure: Measure) -> bool:
         """Whether there is a curve of the averages of the measure."""
@@ -81,7 +80,6 @@ def make_series(
         codec.kind,
         average(results, codec, pictures, measures),
         {picture: average(results, codec, [picture], measures) for picture in pictures},
-        codec.default,
     )
 
 

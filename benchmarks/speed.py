@@ -29,6 +29,7 @@ from PIL import Image
 
 from benchmarks.markdown import table
 from benchmarks.peers import MbtMean, Ours, add_model_argument, chosen_models, make_peers
+from model.limits import DEFAULT_QUALITY
 from model.precision import fast_precision
 from model.tiles import padded
 from utils.console import SCRIPTS, make_parser, number, run
@@ -100,8 +101,9 @@ def codec_times(
     chosen = []
     for model in models:
         ours = Ours(model, [], pick_device("cpu"))
-        chosen.append((ours, ours.default))
-        chosen += [(ours.at_effort(TIMED_EFFORT), ours.default)] if ours.has_effort else []
+        chosen.append((ours, DEFAULT_QUALITY))
+        if ours.has_effort:
+            chosen.append((ours.at_effort(TIMED_EFFORT), DEFAULT_QUALITY))
     peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
     chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]
     missing = [peer.label for peer in peers if not peer.available]
@@ -128,7 +130,7 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
     """A table of the stages of encode.py and decode.py, means over pictures and repeats. The time
     of a stage is that of a call less that of the calls within it, each of which is timed alone."""
     ours = Ours(model, [], pick_device("cpu"))
-    codec, quality = ours.encoder.codec, ours.default
+    codec, quality = ours.encoder.codec, DEFAULT_QUALITY
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
     times: list[dict[str, float]] = []
     for path in [paths[0], *paths * repeat]:  # the first warms up
