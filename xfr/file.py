@@ -150,8 +150,7 @@ def pack_metadata(metadata: Metadata) -> bytes:
 
 
 class Header(NamedTuple):
-    """The fields behind magic and version, up to alpha channel and payload. The ones with a default
-    are there if flagged, and left out by ``read_header``."""
+    """The fields that every file has, in their order behind magic and version."""
 
     arch: int
     fingerprint: int
@@ -160,11 +159,6 @@ class Header(NamedTuple):
     width: int
     height: int
     payload_length: int
-    target: tuple[int, float] | None = None
-    effort: int | None = None
-    source: int | None = None
-    dpi: tuple[float, float] | None = None
-    streams: dict[str, tuple[int, bytes]] = {}  # the size of each, and its lzma stream
 
     @property
     def graphic(self) -> bool:
@@ -175,6 +169,17 @@ class Header(NamedTuple):
     def mode(self) -> str:
         """Pillow's mode of the decoded picture: L, LA, RGB or RGBA."""
         return ("L" if self.flags & GREY else "RGB") + "A" * bool(self.flags & ALPHA)
+
+
+class Start(NamedTuple):
+    """The fields before alpha channel and payload, as they are in the file."""
+
+    header: Header
+    target: tuple[int, float] | None
+    effort: int | None
+    source: int | None
+    dpi: tuple[float, float] | None
+    streams: dict[str, tuple[int, bytes]]
 
 
 def read_header(reader: Reader) -> Header:
@@ -192,7 +197,7 @@ def read_header(reader: Reader) -> Header:
     return Header(arch, fingerprint, flags, quality, width, height, payload_length)
 
 
-def read_start(reader: Reader) -> Header:
+def read_start(reader: Reader) -> Start:
     """All fields up to alpha channel and payload. ValueError as for ``read_header``."""
     header = read_header(reader)
     target = reader.unpack(">Bf") if header.flags & TARGET else None
@@ -204,14 +209,14 @@ def read_start(reader: Reader) -> Header:
         dpi = (number, number) if number else reader.unpack(">ff")
     flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
-    return header._replace(target=target, effort=effort, source=source, dpi=dpi, streams=streams)
+    return Start(header, target, effort, source, dpi, streams)
 
 
 def unpack_start(data: bytes) -> tuple[Header, Metadata]:
     """Header and metadata of a file, read without the rest. ValueError if they are damaged."""
-    header = read_start(Reader(data, "file"))
-    check_fields(header)
-    return header, unpack_metadata(header)
+    start = read_start(Reader(data, "file"))
+    check_fields(start)
+    return start.header, unpack_metadata(start)
 
 
 def peek(path: Path) -> Header | None:
@@ -264,14 +269,15 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
     ValueError saying what is wrong: not an .xfr file, a newer version, truncated, trailing bytes, a
     wrong CRC, a picture of more than ``max_pixels``, or a field out of its range."""
     reader = Reader(data, "file")
-    header = read_start(reader)
+    start = read_start(reader)
+    header, target = start.header, start.target
     alpha = reader.chunk() if header.flags & ALPHA else None
     payload = reader.take(header.payload_length)
     (crc,) = reader.unpack(">I")
     reader.finish()
     if crc != zlib.crc32(data[:-4]):
         raise ValueError("damaged file: its CRC does not match")
-    check_fields(header)
+    check_fields(start)
     check_shape(header.height, header.width, max_pixels)
     return Xfr(
         arch=header.arch,
@@ -282,17 +288,17 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         quality=header.quality,
         payload=payload,
         alpha=unpack_alpha(alpha, header.height, header.width),
-        metadata=unpack_metadata(header),
-        target=header.target and (TARGETS[header.target[0] - 1], header.target[1]),
+        metadata=unpack_metadata(start),
+        target=None if target is None else (TARGETS[target[0] - 1], target[1]),
         graphic=header.graphic,
-        effort=header.effort or 0,
-        source=header.source,
+        effort=start.effort or 0,
+        source=start.source,
     )
 
 
-def check_fields(header: Header) -> None:
+def check_fields(start: Start) -> None:
     """ValueError for a field out of its range."""
-    target, effort, dpi = header.target, header.effort, header.dpi
+    header, target, effort, _, dpi, _ = start
     if header.flags >= 2 * SOURCE:
         raise ValueError(f"damaged file: unknown flags {header.flags:#x}")
     if not MIN_QUALITY <= header.quality <= MAX_QUALITY:
@@ -307,14 +313,14 @@ def check_fields(header: Header) -> None:
         raise ValueError(f"damaged file: a resolution of {dpi[0]:g} by {dpi[1]:g} pixels per inch")
 
 
-def unpack_metadata(header: Header) -> Metadata:
+def unpack_metadata(start: Start) -> Metadata:
     """The resolution, and the content of the lzma streams, which must have its declared size."""
     unpacked = {}
-    for name, (size, stream) in header.streams.items():
+    for name, (size, stream) in start.streams.items():
         if size > MAX_STREAM:
             raise ValueError(f"damaged file: {size} bytes of {LABELS[name]}")
         unpacked[name] = lzma_decompress(stream, size, LABELS[name])
-    return Metadata(**unpacked, dpi=header.dpi)
+    return Metadata(**unpacked, dpi=start.dpi)
 
 
 def unpack_alpha(stream: bytes | None, height: int, width: int) -> np.ndarray | None:
