@@ -14,28 +14,19 @@ A file is decoded with the checkpoint that made it: --model, or another .tar fil
 
 import os
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 from model.limits import PREVIEW_SCALES
-from utils.console import (
-    add_inputs,
-    add_shared_arguments,
-    add_skip_existing,
-    make_parser,
-    number,
-    parse_with_inputs,
-    run,
-)
+from utils import console
 
 COMPRESSED = Path("./out/compressed/")
 RECONSTRUCTED = Path("./out/reconstructed/")  # pictures in there are this script's to replace
 
 
 def parse_args() -> Namespace:
-    parser = make_parser(__doc__)
+    parser = console.make_parser(__doc__)
     # fmt: off
-    add_inputs(parser, "--compressed_folder", COMPRESSED, ".xfr files")
+    console.add_inputs(parser, "--compressed_folder", COMPRESSED, ".xfr files")
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"), help="checkpoint")
     add("--out_folder", type=Path, default=RECONSTRUCTED,
@@ -43,12 +34,12 @@ def parse_args() -> Namespace:
     add("--file_format",
         help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes "
         "(default: that of the image that --out_folder names, or bmp)")
-    add("--output_quality", type=number(int, 1, 100),
+    add("--output_quality", type=console.number(int, 1, 100),
         help="of jpg, webp and avif, 1 to 100 (default: 95, and webp without loss)")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--scale", type=int, choices=PREVIEW_SCALES, default=1,
         help="write previews of 1/SCALE of the width and height; 8 and 16 are fast")
-    add("--crop", type=number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
+    add("--crop", type=console.number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="write only this part, in pixels from the left and from the top")
     add("--verify", action="store_true",
         help="write nothing; report which files are good, damaged, or of an unknown checkpoint")
@@ -56,39 +47,33 @@ def parse_args() -> Namespace:
     add("--overwrite", action="store_true",
         help=f"replace pictures that exist, whoever made them; always done in {RECONSTRUCTED}/")
     # fmt: on
-    add_shared_arguments(parser)
-    add_skip_existing(parser, "intact pictures of the right size, no older than their .xfr files")
-    return parse_with_inputs(parser, "--compressed_folder", COMPRESSED)
+    console.add_shared_arguments(parser)
+    console.add_skip_existing(
+        parser, "intact pictures of the right size, no older than their .xfr files"
+    )
+    return console.parse_with_inputs(parser, "--compressed_folder", COMPRESSED)
 
 
 def main(args: Namespace) -> int:
-    from utils.files import (
-        atomic_write,
-        check_output,
-        find_all,
-        find_checkpoint,
-        leave_folders,
-        output_format,
-        plan_outputs,
-    )
+    from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
     from xfr.file import Xfr, needs_checkpoint, read_file, unpack
-    from xfr.images import Picture, check_quality, is_intact, writable_format, write_picture
+    from xfr.images import Picture, check_quality, is_intact, write_picture
 
     out, quality = args.out_folder, args.output_quality
-    extension = output_format(args.file_format, out)
-    writable_format(extension)  # a format that cannot be written fails here, not later
-    check_quality(extension, quality)
+    extension = files.output_format(args.file_format, out)
+    check_quality(extension, quality)  # a format that cannot be written fails here, not later
     tally = Tally("verified", decodes=True) if args.verify else Tally("decoded", True, out)
-    leave = partial(leave_folders, tally=tally)
-    names = find_all(args.inputs, {"xfr"}, args.recursive, tally, args.input_option, leave)
-    model = find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
+    names = files.find_all(
+        args.inputs, {"xfr"}, args.recursive, tally, args.input_option, files.leave_folders
+    )
+    model = files.find_checkpoint(args.model) if any(map(needs_checkpoint, names)) else None
     if args.verify:
         outputs = dict.fromkeys(names)
     else:
-        outputs = plan_outputs(names, args.inputs, out, extension, tally)
-        check_output(out)
+        outputs = files.plan_outputs(names, args.inputs, out, extension, tally)
+        files.check_output(out)
 
     # Loading torch takes a second: all that can be refused without it has been.
     from model.tiles import Extract
@@ -122,7 +107,7 @@ def main(args: Namespace) -> int:
         if args.verify:
             tally.report(path, "good")
         else:
-            with atomic_write(outputs[path]) as stream:
+            with files.atomic_write(outputs[path]) as stream:
                 for notice in write_picture(picture, stream, extension, quality):
                     tally.notice(path, notice)
                 bytes_out = stream.seek(0, os.SEEK_END)  # some formats end elsewhere
@@ -135,4 +120,4 @@ def main(args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    console.run(main, parse_args())

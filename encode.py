@@ -10,39 +10,16 @@ examples:
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from utils.console import (
-    add_inputs,
-    add_keep_extension,
-    add_shared_arguments,
-    add_skip_existing,
-    make_parser,
-    number,
-    parse_with_inputs,
-    run,
-    sample_pictures,
-    size,
-)
-
-if TYPE_CHECKING:  # slow to load
-    from xfr.images import Picture
-
-
-class Original(NamedTuple):
-    """A picture, and the size and checksum of its file."""
-
-    picture: "Picture"
-    length: int
-    checksum: int
+from utils import console
 
 
 def parse_args() -> Namespace:
-    parser = make_parser(__doc__)
+    parser = console.make_parser(__doc__)
     # fmt: off
-    samples = sample_pictures()
-    add_inputs(parser, "--image_folder", samples, "images to compress")
+    samples = console.sample_pictures()
+    console.add_inputs(parser, "--image_folder", samples, "images to compress")
     add = parser.add_argument
     add("--model", type=Path, default=Path("./out/main.tar"),
         help="checkpoint; for photographs, ./out/visual.tar needs far fewer bytes")
@@ -51,22 +28,22 @@ def parse_args() -> Namespace:
     add("--file_format", help="only encode images with this extension (default: all readable)")
     target = parser.add_mutually_exclusive_group()
     add = target.add_argument
-    add("--quality", type=number(int, MIN_QUALITY, MAX_QUALITY),
+    add("--quality", type=console.number(int, MIN_QUALITY, MAX_QUALITY),
         help=f"{MIN_QUALITY} (smallest files) to {MAX_QUALITY} (best pictures) (default: "
         f"{DEFAULT_QUALITY}, unless there is a target)")
-    add("--target_bpp", type=number(float, 0, 1e6),
+    add("--target_bpp", type=console.number(float, 0, 1e6),
         help="highest quality whose file stays within this many bits per pixel")
-    add("--max_bytes", type=number(size, 1, 10**12),
+    add("--max_bytes", type=console.number(console.size, 1, 10**12),
         help="highest quality whose file stays within this many bytes, such as 20000 or 20kB, for "
         "each picture")
-    add("--target_psnr", type=number(float, 0, 1e3),
+    add("--target_psnr", type=console.number(float, 0, 1e3),
         help="lowest quality whose decoded picture reaches this PSNR, in dB; else without loss")
-    add("--target_ssimulacra2", type=number(float, 0, 100),
+    add("--target_ssimulacra2", type=console.number(float, 0, 100),
         help="lowest quality whose decoded picture reaches this SSIMULACRA 2, a score of what "
         "people see: 90 for no visible difference, 70 for high quality, 50 for medium; else "
         "without loss; takes some 10 s and 0.5 GB of memory per megapixel")
     add = parser.add_argument
-    add("--effort", type=number(int, 0, MAX_EFFORT), default=0,
+    add("--effort", type=console.number(int, 0, MAX_EFFORT), default=0,
         help=f"search for symbols that cost less, 0 (none) to {MAX_EFFORT} (some minutes for "
         "half a megapixel); each above 1 takes up to three times as long as the one below: smaller "
         "files of the same quality, equally fast decoding; only with hyperprior.tar, visual.tar or "
@@ -75,32 +52,27 @@ def parse_args() -> Namespace:
         help="leave out EXIF, XMP, IPTC, texts and resolution, which may say who took the picture, "
         "and where")
     # fmt: on
-    add_keep_extension(parser)
-    add_shared_arguments(parser)
+    console.add_keep_extension(parser)
+    console.add_shared_arguments(parser)
     kept = "intact files of the same picture, checkpoint, quality and target, made with at least "
-    add_skip_existing(parser, kept + "this effort")
-    return parse_with_inputs(parser, "--image_folder", samples)
+    console.add_skip_existing(parser, kept + "this effort")
+    return console.parse_with_inputs(parser, "--image_folder", samples)
 
 
 def main(args: Namespace) -> int:
-    from utils.files import (
-        atomic_write,
-        check_output,
-        check_replaceable,
-        find_checkpoint,
-        find_pictures,
-        plan_outputs,
-    )
+    from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
     from xfr.file import MAGIC, TARGETS, checksum
-    from xfr.images import read_picture
+    from xfr.images import Picture, read_picture
 
-    model, out = find_checkpoint(args.model), args.out_folder
+    model, out = files.find_checkpoint(args.model), args.out_folder
     tally = Tally("encoded", place=out)
-    names = find_pictures(args.inputs, args.file_format, args.recursive, tally, args.input_option)
-    outputs = plan_outputs(names, args.inputs, out, "xfr", tally, args.keep_extension)
-    check_output(out)
+    names = files.find_pictures(
+        args.inputs, args.file_format, args.recursive, tally, args.input_option
+    )
+    outputs = files.plan_outputs(names, args.inputs, out, "xfr", tally, args.keep_extension)
+    files.check_output(out)
 
     # Loading torch takes a second: all that can be refused without it has been.
     from utils.devices import pick_device
@@ -115,37 +87,37 @@ def main(args: Namespace) -> int:
     encoder.check(settings)
     tally.models, tally.settings = {encoder.name}, [str(settings)]
 
-    def load(path: Path) -> Original:
+    def load(path: Path) -> tuple[Picture, int, int]:
         output = outputs[path]
         if args.skip_existing and encoder.has_encoded(path, output, settings, args.max_pixels):
             raise Skip
-        check_replaceable(output, MAGIC)
+        files.check_replaceable(output, MAGIC)
         length, crc = path.stat().st_size, checksum(path)
         picture = read_picture(path, args.max_pixels)
         for notice in picture.notices:
             tally.notice(path, notice)
-        return Original(picture, length, crc)
+        return picture, length, crc
 
-    def compute(path: Path, original: Original) -> tuple[bytes, Original]:
+    def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int]:
+        picture, length, crc = loaded
         with tally.at_work.progress(path) as report:
-            data = encoder.encode(original.picture, settings, report, original.checksum)
-        return data, original
+            return encoder.encode(picture, settings, report, crc), picture, length
 
-    def save(path: Path, result: tuple[bytes, Original]) -> None:
-        data, original = result
-        with atomic_write(outputs[path]) as stream:
+    def save(path: Path, result: tuple[bytes, Picture, int]) -> None:
+        data, picture, length = result
+        with files.atomic_write(outputs[path]) as stream:
             stream.write(data)
-        height, width = original.picture.shape
-        tally.add(original.length, len(data), height * width)
-        if len(data) > original.length:
+        height, width = picture.shape
+        tally.add(length, len(data), height * width)
+        if len(data) > length:
             tally.larger += 1
-            sizes = f"from {original.length} to {len(data)} bytes"
+            sizes = f"from {length} to {len(data)} bytes"
             tally.notice(path, f"grows {sizes}: try a lower quality or target")
 
     computers = compute_pool(device, len(outputs))
-    run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded.picture.nbytes)
+    run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded[0].nbytes)
     return tally.finish()
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    console.run(main, parse_args())

@@ -12,14 +12,7 @@ examples:
 from argparse import Namespace
 from pathlib import Path
 
-from utils.console import (
-    SAMPLES,
-    add_keep_extension,
-    add_shared_arguments,
-    make_parser,
-    run,
-    sample_pictures,
-)
+from utils import console
 from utils.measures import MEASURES
 
 SCORES = Path("./out/scores/")
@@ -28,10 +21,10 @@ TABLE, PAGE = b"file,width,height,", b"<!DOCTYPE html>\n<!-- test.py --report --
 
 
 def parse_args() -> Namespace:
-    parser = make_parser(__doc__)
+    parser = console.make_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--folder_path_original", type=Path, default=sample_pictures(),
+    add("--folder_path_original", type=Path, default=console.sample_pictures(),
         help="original images")
     add("--folder_path_compressed", type=Path, default=Path("./out/compressed/"), help=".xfr files")
     add("--folder_path_reconstructed", type=Path, default=Path("./out/reconstructed/"),
@@ -49,8 +42,8 @@ def parse_args() -> Namespace:
     add("--folder_path_second", type=Path,
         help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
         "report is written that lays both beside each other")
-    add_keep_extension(parser)
-    add_shared_arguments(parser)
+    console.add_keep_extension(parser)
+    console.add_shared_arguments(parser)
     # fmt: on
     return parser.parse_args()
 
@@ -119,10 +112,10 @@ def main(args: Namespace) -> int:
     if report:
         write_report(page, results, args.max_pixels, args.folder_path_second)
         print("report ->", page)
-    if root.resolve() == SAMPLES:
+    if root.resolve() == console.SAMPLES:
         print("for photographs of your own: python encode.py photos/ --model ./out/visual.tar")
     return code
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    console.run(main, parse_args())

@@ -29,94 +29,50 @@ from utils.console import make_parser, number, run
 def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--dataset_path",
-        type=Path,
-        default=Path("./dataset/"),
-        help="root directory of training images, searched recursively",
-    )
-    add(
-        "--checkpoint_path",
-        type=Path,
-        help="resume from this checkpoint; one without optimiser state is fine-tuned, or grown",
-    )
+    # fmt: off
+    add("--dataset_path", type=Path, default=Path("./dataset/"),
+        help="root directory of training images, searched recursively")
+    add("--checkpoint_path", type=Path,
+        help="resume from this checkpoint; one without optimiser state is fine-tuned, or grown")
     add("--save_at", type=Path, default=Path("./out/"), help="directory for last.tar and best.tar")
     add("--file_format", help="only train on images with this extension (default: all readable)")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--num_of_epochs",
-        type=number(int, 1),
-        default=100,
-        help="epoch to stop training at, by which the learning rate has fallen to zero",
-    )
-    length.add_argument(
-        "--minutes",
-        type=number(float, 0.01),
-        help="time to train in instead, from the start of this program to its last file",
-    )
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--num_of_epochs", type=number(int, 1), default=100,
+        help="epoch to stop training at, by which the learning rate has fallen to zero")
+    add("--minutes", type=number(float, 0.01),
+        help="time to train in instead, from the start of this program to its last file")
+    add = parser.add_argument
     add("--batch_size", type=number(int, 1), default=8, help="pictures per batch, in each process")
-    add(
-        "--validation_split",
-        type=number(float, 0, 1, open_end=True),
-        default=0.05,
-        help="fraction of the pictures held out for validation",
-    )
+    add("--validation_split", type=number(float, 0, 1, open_end=True), default=0.05,
+        help="fraction of the pictures held out for validation")
     add("--lr_rate", type=number(float, 0), default=2.5e-3, help="peak learning rate")
-    add(
-        "--arch",
-        choices=ARCHITECTURES,
-        help="architecture (default: that of the checkpoint, or binary without one)",
-    )
-    add(
-        "--config",
-        type=setting,
-        nargs="+",
-        metavar="NAME=VALUE",
+    add("--arch", choices=ARCHITECTURES,
+        help="architecture (default: that of the checkpoint, or binary without one)")
+    add("--config", type=setting, nargs="+", metavar="NAME=VALUE",
         help="fields of the architecture's configuration, where they differ from the checkpoint's "
         "or from the defaults, which are, "
-        + "; ".join(f"{arch}: {default_settings(arch)}" for arch in ARCHITECTURES),
-    )
-    add(
-        "--distortion",
-        choices=DISTORTIONS,
+        + "; ".join(f"{arch}: {default_settings(arch)}" for arch in ARCHITECTURES))
+    add("--distortion", choices=DISTORTIONS,
         help="what to train for: squared error, SSIMULACRA 2, which is closer to what people see, "
-        "or visual, a mixture of that and CVVDP "
-        "(default: that of the checkpoint, or mse without one)",
-    )
-    part = parser.add_mutually_exclusive_group()
-    part.add_argument(
-        "--only",
-        nargs="+",
-        metavar="PART",
-        help="train only these parts of the codec, such as synthesis; the others stay as they are",
-    )
-    part.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="OLDER",
-        help="train only the synthesis, to the pixels that this checkpoint of xfr 0.9 decodes",
-    )
-    add(
-        "--crop_size",
-        type=number(int, 0),
-        default=256,
-        help="side of the random crops in pixels; 0 trains on entire pictures",
-    )
-    add(
-        "--crops",
-        choices=SOURCES,
-        default=SOURCES[0],
+        "or visual, a mixture of that and CVVDP (default: that of the checkpoint, or mse without "
+        "one)")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--only", nargs="+", metavar="PART",
+        help="train only these parts of the codec, such as synthesis; the others stay as they are")
+    add("--teacher", type=Path, metavar="OLDER",
+        help="train only the synthesis, to the pixels that this checkpoint of xfr 0.9 decodes")
+    add = parser.add_argument
+    add("--crop_size", type=number(int, 0), default=256,
+        help="side of the random crops in pixels; 0 trains on entire pictures")
+    add("--crops", choices=SOURCES, default=SOURCES[0],
         help="where crops are cut: on the device, from pictures that stay in its memory, or by "
-        "--workers on the CPU; auto is the device if it is a GPU and they fit",
-    )
-    add(
-        "--tensorboard",
-        action="store_true",
-        help="write the numbers of epochs for TensorBoard, too",
-    )
+        "--workers on the CPU; auto is the device if it is a GPU and they fit")
+    add("--tensorboard", action="store_true",
+        help="write the numbers of epochs for TensorBoard, too")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
     add("--seed", type=int, default=0, help="seed of all random numbers")
+    # fmt: on
     return parser.parse_args()
 
 
@@ -132,10 +88,10 @@ def main(args: Namespace) -> int:
     from utils.growth import codec_to_train
     from utils.history import open_tensorboard
     from utils.processes import processes
-    from utils.schedule import make_schedule
+    from utils.schedule import EpochSchedule, TimedSchedule
     from utils.step import train_only
     from utils.teacher import Taught
-    from utils.training import DivergedError, Trainer, check_place
+    from utils.training import Trainer, check_place
 
     names = [field.name for field in fields(TrainingSettings)]
     settings = TrainingSettings(**{name: getattr(args, name) for name in names})
@@ -156,17 +112,17 @@ def main(args: Namespace) -> int:
     batches, validation = training_data(settings, codec.STRIDE, device)
     learner = Taught(codec, args.teacher).to(device) if args.teacher else codec
     with data_parallel(learner, device) as model:
-        trainer = Trainer(codec, model, device, settings, args.save_at, began)
+        trainer = Trainer(codec, model, settings, args.save_at, began)
         trainer.resume(checkpoint)
         trainer.board = board
-        schedule = make_schedule(args.num_of_epochs, len(batches), args.minutes, trainer.clock)
+        if args.minutes:
+            schedule = TimedSchedule(args.minutes, trainer.clock)
+        else:
+            schedule = EpochSchedule(args.num_of_epochs, len(batches))
         if processes()[0] == 0:
             print(trainer.description(batches, validation, schedule), flush=True)
         try:
             trainer.train(batches, validation, schedule)
-        except DivergedError as error:
-            print(f"train.py: error: {error}; {trainer.kept()}", file=sys.stderr)
-            return 1
         except KeyboardInterrupt:
             if processes()[0] == 0:
                 print(f"\nstopped; {trainer.kept()}", file=sys.stderr)

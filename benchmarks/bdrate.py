@@ -17,8 +17,7 @@ from scipy.interpolate import PchipInterpolator
 
 @dataclass(frozen=True)
 class Curve:
-    """Two or more points, rate (any unit, above 0) and level of a measure (any unit) both rising;
-    ValueError if not."""
+    """Two or more points, whose rate (above 0) and level both rise. ValueError if they do not."""
 
     rate: tuple[float, ...]
     level: tuple[float, ...]

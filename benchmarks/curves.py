@@ -31,13 +31,12 @@ class Point:
 @dataclass
 class Series:
     """A codec's points, by rising rate: of the averages, and of each picture by its name. ``kind``:
-    ours, peer or published; ``default``: the default setting of our codecs."""
+    ours, peer or published."""
 
     label: str
     kind: str
     points: list[Point]
     pictures: dict[str, list[Point]] = field(default_factory=dict)
-    default: int | None = None
 
     def has(self, measure: Measure) -> bool:
         """Whether there is a curve of the averages of the measure."""
@@ -47,8 +46,7 @@ class Series:
             return False
 
     def curve(self, measure: Measure, picture: str | None = None) -> Curve:
-        """Levels of ``measure`` over rate, of the averages or of a picture. ValueError if there are
-        too few points."""
+        """Levels over rate, of a picture or the averages. ValueError for fewer than two points."""
         points = self.points if picture is None else self.pictures[picture]
         levels = ((point.bpp, point.level(measure)) for point in points)
         return rising((bpp, level) for bpp, level in levels if level is not None)
@@ -77,13 +75,11 @@ def average(
 def make_series(
     results: Results, codec: Compared, pictures: list[str], measures: Iterable[Measure]
 ) -> Series:
-    """The curves of a codec on ``pictures``."""
     return Series(
         codec.label,
         codec.kind,
         average(results, codec, pictures, measures),
         {picture: average(results, codec, [picture], measures) for picture in pictures},
-        codec.default,
     )
 
 

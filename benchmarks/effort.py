@@ -24,7 +24,7 @@ from benchmarks.plots import COLOURS, pyplot
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
 from utils.console import make_parser, number, run
 from utils.devices import pick_device
-from utils.files import atomic_write, find_inputs, image_extensions
+from utils.files import atomic_write, pictures_below
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
 from xfr.file import unpack
@@ -52,7 +52,7 @@ def parse_args() -> Namespace:
 
 def main(args: Namespace) -> int:
     torch.set_num_threads(1)
-    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
+    paths = pictures_below(args.folder)
     chosen = paths[:: max(1, len(paths) // args.pictures)][: args.pictures]
     encoder, decoder = Encoder(args.model, pick_device("cpu")), Decoder(args.model)
     encoder.check(EncodingSettings(effort=max(args.effort)))

@@ -27,7 +27,6 @@ BUTTERAUGLI = "butteraugli_main"  # the program
 
 
 def piq_score(name: str, original: "np.ndarray", reconstruction: "np.ndarray") -> float:
-    """The score by piq's function of that name."""
     import piq
 
     return float(getattr(piq, name)(as_batch(reconstruction), as_batch(original)))

@@ -73,8 +73,7 @@ def distinct(codecs: list) -> list:
 
 
 def stored_pictures(sources: list[Path], results: Results) -> Complete:
-    """The pictures of a CSV by their folders. ``sources``: names of folders and pictures in the CSV
-    to choose; all if there are none."""
+    """The pictures of a CSV by folder: those that ``sources`` name, or belong to, or else all."""
     folders: Complete = {}
     for name in dict.fromkeys(picture for _, _, picture, _ in results.rows):
         folder = Path(name).parent
@@ -85,7 +84,7 @@ def stored_pictures(sources: list[Path], results: Results) -> Complete:
     return folders
 
 
-def find_pictures(sources: list[Path]) -> dict[str, dict[str, Path]]:
+def pictures_by_folder(sources: list[Path]) -> dict[str, dict[str, Path]]:
     """The pictures by the names of their folders, then by their names in the CSV."""
     folders: dict[str, dict[str, Path]] = {}
     for source in sources:

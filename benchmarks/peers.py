@@ -1,12 +1,11 @@
 """The codecs that are compared, behind one interface: ours, and those of other libraries.
 
 Each has a ``name`` for the command line, a ``label`` to show, a ``key`` for the CSV (ours includes
-the checkpoint's fingerprint), its ``kind`` (ours or peer), its ``settings``, the ``default`` one
-(None for a peer), the ``extension`` of its files,
-``write(picture, setting, path)``, ``write_within(picture, max_bytes, path)``, which takes the
-highest quality of 1 to 100 whose file is not larger, and ``read(path)``, which returns uint8 RGB
-[H, W, 3]. Alpha and ICC profile are left out everywhere: bytes are those of the pixels and the
-header. A Stored codec has only the names and the settings of its rows in a CSV.
+the checkpoint's fingerprint), its ``kind`` (ours or peer), its ``settings``, the ``extension`` of
+its files, ``write(picture, setting, path)``, ``write_within(picture, max_bytes, path)``, which
+takes the highest quality of 1 to 100 whose file is not larger, and ``read(path)``, which returns
+uint8 RGB [H, W, 3]. Alpha and ICC profile are left out everywhere: bytes are those of the pixels
+and the header. A Stored codec has only the names and the settings of its rows in a CSV.
 """
 
 import re
@@ -49,7 +48,6 @@ def chosen_models(args: Namespace) -> list[Path]:
 
 
 def our_label(name: str, effort: int = 0) -> str:
-    """The label of a checkpoint's curve."""
     return f"{name} (ours), --effort {effort}" if effort else f"{name} (ours)"
 
 
@@ -62,16 +60,10 @@ class Ours:
         self.encoder, self.decoder = Encoder(model, device), Decoder(model, device)
         self.name, self.label, self.effort = model.stem, our_label(model.stem), 0
         self.key = f"{model.stem}-{self.encoder.fingerprint:016x}"
-        self.default = DEFAULT_QUALITY
-        self.settings = sorted({*qualities, self.default})
-
-    @property
-    def has_effort(self) -> bool:
-        """Whether ``at_effort`` makes a difference."""
-        return self.encoder.codec.SEARCHES
+        self.settings = sorted({*qualities, DEFAULT_QUALITY})
+        self.has_effort = self.encoder.codec.SEARCHES  # whether ``at_effort`` makes a difference
 
     def at_effort(self, effort: int) -> "Ours":
-        """A copy of the codec with ``effort`` above 0."""
         other = copy(self)
         other.effort = effort
         other.name, other.key = (f"{name}-effort-{effort}" for name in (self.name, self.key))
@@ -107,7 +99,6 @@ class Peer:
     options: Callable[[int], dict]
     package: str | None = None
     kind: ClassVar[str] = "peer"
-    default: ClassVar[None] = None
 
     def write(self, picture: Picture, setting: int, path: Path) -> None:
         Image.fromarray(picture.rgb).save(path, self.format, **self.options(setting))
@@ -143,11 +134,6 @@ class Stored:
     label: str
     kind: str
     effort: int = 0
-
-    @property
-    def default(self) -> int | None:
-        """The default setting, if it is one of ours."""
-        return DEFAULT_QUALITY if self.kind == "ours" else None
 
 
 Codec = Ours | Peer
@@ -198,8 +184,7 @@ class MbtMean:
 
 
 def make_peers(threads: int | None = None) -> list[Peer]:
-    """The codecs of Pillow that are compared, available or not. ``threads``: of each codec whose
-    threads can be chosen."""
+    """Pillow's codecs, available or not. ``threads``: of each whose threads can be chosen."""
     try:
         import_module("pillow_jxl")  # adds JPEG XL to Pillow's formats
     except ImportError:

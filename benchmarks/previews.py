@@ -22,7 +22,7 @@ from benchmarks.speed import repeated
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY, PREVIEW_SCALES
 from model.tiles import Extract
 from utils.console import SCRIPTS, make_parser, number, run
-from utils.files import find_inputs, image_extensions
+from utils.files import pictures_below
 from utils.measures import psnr
 from xfr.decoder import Decoder
 from xfr.encoder import Encoder, EncodingSettings
@@ -64,8 +64,7 @@ def parse_args() -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
-    paths = paths[: args.pictures]
+    paths = pictures_below(args.folder)[: args.pictures]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in chosen_models(args):

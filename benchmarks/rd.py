@@ -30,15 +30,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from benchmarks import measuring
 from benchmarks.curves import Series, make_series, read_published
 from benchmarks.measures import DEFAULT_MEASURES, MEASURES
-from benchmarks.measuring import (
-    choose_codecs,
-    choose_stored,
-    find_pictures,
-    measure_folders,
-    stored_pictures,
-)
 from benchmarks.peers import Compared, add_model_argument
 from benchmarks.plots import plot
 from benchmarks.results import Results
@@ -92,8 +86,7 @@ def parse_args() -> Namespace:
 
 
 def choose_measures(args: Namespace) -> Measures:
-    """The measures with the ranges that were asked for. Those that are not installed are named on
-    stderr and left out; ValueError if none is left."""
+    """The installed measures with their ranges; others are noted. ValueError if there is none."""
     chosen: Measures = {}
     for one in (MEASURES[name] for name in args.measures):
         if one.available or args.stored:
@@ -116,12 +109,6 @@ def choose_measures(args: Namespace) -> Measures:
     return chosen
 
 
-def default_anchor(codecs: list[Compared]) -> list[str]:
-    """JPEG, or without it the first codec that is not ours, if there is one."""
-    peers = [codec.name for codec in codecs if codec.kind == "peer"]
-    return ["jpeg"] if "jpeg" in peers else [*peers, codecs[0].name][:1]
-
-
 def main(args: Namespace) -> int:
     if not (args.pictures or args.stored):
         raise ValueError("what is to be measured? Name a folder of pictures, or see --from")
@@ -130,20 +117,23 @@ def main(args: Namespace) -> int:
     if args.stored and not args.stored.is_file():
         raise FileNotFoundError(f"no such file: {args.stored} (--from)")
     results = Results(args.stored) if args.stored else None
-    codecs = choose_stored(args, results) if results else choose_codecs(args)
+    codecs = measuring.choose_stored(args, results) if results else measuring.choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
-    args.anchor = args.anchor or default_anchor(codecs)
+    peers = [codec.name for codec in codecs if codec.kind == "peer"]
+    args.anchor = args.anchor or (["jpeg"] if "jpeg" in peers else [*peers, names[0]][:1])
     for anchor in args.anchor:
         if anchor not in names:
             raise ValueError(f"--anchor {anchor} is not one of {', '.join(names)}")
     if results:
-        folders, failed = stored_pictures(args.pictures, results), False
+        folders, failed = measuring.stored_pictures(args.pictures, results), False
         known = {measure for *_, measure in results.rows}
         measures = {one: limits for one, limits in measures.items() if one.name in known}
     else:
-        paths = find_pictures(args.pictures)
+        paths = measuring.pictures_by_folder(args.pictures)
         results = Results(args.out / "rd.csv")
-        folders, failed = measure_folders(paths, codecs, list(measures), results, args.keep)
+        folders, failed = measuring.measure_folders(
+            paths, codecs, list(measures), results, args.keep
+        )
     write_report(args, codecs, measures, results, folders, published)
     return 1 if failed else 0
 

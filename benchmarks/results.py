@@ -31,13 +31,6 @@ class Row:
         return self.codec, self.setting, self.picture, self.measure
 
 
-def from_cells(cells: list[str]) -> Row:
-    """The row that a line's cells hold; ValueError if they hold none."""
-    codec, setting, picture, size, bpp, measure, score = cells
-    value = float(score) if score else None
-    return Row(codec, int(setting), picture, int(size), float(bpp), measure, value)
-
-
 class Results:
     """The rows of the CSV at ``path``, by key. A row that is added is on disk at once."""
 
@@ -53,8 +46,11 @@ class Results:
         complete = data[: data.rfind(b"\n") + 1]
         text = complete[len(self.HEADER) :].decode("utf-8", "surrogateescape")
         try:
-            rows = map(from_cells, csv.reader(io.StringIO(text, newline="")))
-            self.rows = {row.key: row for row in rows}
+            for cells in csv.reader(io.StringIO(text, newline="")):
+                codec, setting, picture, size, bpp, measure, score = cells
+                value = float(score) if score else None
+                row = Row(codec, int(setting), picture, int(size), float(bpp), measure, value)
+                self.rows[row.key] = row
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: a damaged row ({error})") from None
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +62,6 @@ class Results:
     def lacking(
         self, codec: str, setting: int, picture: str, measures: Iterable[Measure]
     ) -> list[Measure]:
-        """The ``measures`` that have no row."""
         return [one for one in measures if (codec, setting, picture, one.name) not in self.rows]
 
     def add(self, row: Row) -> None:

@@ -29,11 +29,12 @@ from PIL import Image
 
 from benchmarks.markdown import table
 from benchmarks.peers import MbtMean, Ours, add_model_argument, chosen_models, make_peers
+from model.limits import DEFAULT_QUALITY
 from model.precision import fast_precision
 from model.tiles import padded
 from utils.console import SCRIPTS, make_parser, number, run
 from utils.devices import pick_device
-from utils.files import atomic_write, find_inputs, image_extensions
+from utils.files import atomic_write, pictures_below
 from xfr.images import read_picture, to_picture, write_picture
 
 TIMED_EFFORT = 4  # effort of our codecs that search, timed beside none
@@ -63,7 +64,7 @@ def parse_args() -> Namespace:
 def main(args: Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
     torch.set_num_threads(args.threads)
-    paths = find_inputs(args.folder, image_extensions(None), recursive=True, tally=None, option="")
+    paths = pictures_below(args.folder)
     models = chosen_models(args)
     first = paths[: args.pictures]
     report = [f"# Speed, {len(first)} pictures of {args.folder.name}, {args.threads} threads"]
@@ -96,13 +97,13 @@ def timed(function: Callable, *args: Any) -> tuple[float, Any]:
 def codec_times(
     models: list[Path], paths: list[Path], repeat: int, threads: int, folder: Path
 ) -> str:
-    """A table of the times to encode and decode with every available codec: means over the pictures
-    of the medians over the repeats."""
+    """The times of all codecs: means over the pictures of the medians over the repeats."""
     chosen = []
     for model in models:
         ours = Ours(model, [], pick_device("cpu"))
-        chosen.append((ours, ours.default))
-        chosen += [(ours.at_effort(TIMED_EFFORT), ours.default)] if ours.has_effort else []
+        chosen.append((ours, DEFAULT_QUALITY))
+        if ours.has_effort:
+            chosen.append((ours.at_effort(TIMED_EFFORT), DEFAULT_QUALITY))
     peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
     chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]
     missing = [peer.label for peer in peers if not peer.available]
@@ -129,7 +130,7 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
     """A table of the stages of encode.py and decode.py, means over pictures and repeats. The time
     of a stage is that of a call less that of the calls within it, each of which is timed alone."""
     ours = Ours(model, [], pick_device("cpu"))
-    codec, quality = ours.encoder.codec, ours.default
+    codec, quality = ours.encoder.codec, DEFAULT_QUALITY
     file, plain = folder / "staged.xfr", folder / "staged.bmp"
     times: list[dict[str, float]] = []
     for path in [paths[0], *paths * repeat]:  # the first warms up
@@ -169,8 +170,7 @@ def script_commands(model: Path, source: Path, packed: Path, plain: Path) -> tup
 
 
 def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> str:
-    """A table of the times of entire processes for one picture, start-up included, and of their
-    peak memory, beside those of Python with Pillow."""
+    """Times and peak memory of entire processes for one picture, beside Python with Pillow."""
     plain = folder / "one.bmp"
     commands = {
         model.stem: script_commands(model, path, folder / f"{model.stem}-{path.stem}.xfr", plain)

@@ -12,6 +12,7 @@ from benchmarks.bdrate import bd_rate, common_range
 from benchmarks.curves import Series
 from benchmarks.markdown import table
 from benchmarks.measures import MEASURES, Measure
+from model.limits import DEFAULT_QUALITY
 
 Range = tuple[float, float]
 Measures = dict[Measure, Range | None]  # with the range of their BD-rates: None for the common one
@@ -73,8 +74,7 @@ def bd_table(
 def bd_section(
     series: Iterable[Series], anchors: list[Series], measure: Measure, named: Range | None
 ) -> list[str]:
-    """The heading and the tables of BD-rates by a measure, over the range that was ``named``, or
-    else over what all codecs reach."""
+    """Heading and tables of BD-rates over the range ``named``, or else that of all codecs."""
     measured = [one for one in series if one.has(measure)]
     compared = [anchor for anchor in anchors if anchor.has(measure)]
     if not compared:
@@ -148,14 +148,14 @@ def quality_table(ours: list[Series], measures: list[Measure]) -> str:
 
 
 def default_line(ours: Series, jpeg: Series) -> str:
-    """Rate and PSNR of ``ours`` at its default quality, and the rate of JPEG at the same PSNR; ""
-    if that quality was not measured."""
+    """Rate and PSNR at the default quality, and JPEG's rate at that PSNR; "" without these."""
     measure = MEASURES["psnr"]
-    point = next((point for point in ours.points if point.setting == ours.default), None)
+    point = next((point for point in ours.points if point.setting == DEFAULT_QUALITY), None)
     if point is None or measure.name not in point.scores:
         return ""
     psnr = point.scores[measure.name]
-    text = f"{ours.label} at its default quality {ours.default}: {point.bpp:.3f} bpp, {psnr:.2f} dB"
+    quality = f"{ours.label} at its default quality {DEFAULT_QUALITY}"
+    text = f"{quality}: {point.bpp:.3f} bpp, {psnr:.2f} dB"
     try:
         rate = jpeg.curve(measure).rate_at(psnr)
     except ValueError:

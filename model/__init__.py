@@ -24,10 +24,8 @@ def codec_class(arch: str) -> "type[Codec]":
 
 
 def load_codec(checkpoint: dict, device: "torch.device | str" = "cpu") -> "Codec":
-    """The codec of a checkpoint (see model/checkpoint.py), ready to encode and decode.
-
-    ValueError if the checkpoint's architecture, configuration and weights do not fit each other.
-    """
+    """The codec of a checkpoint (see model/checkpoint.py), ready to encode and decode. ValueError
+    if the checkpoint's architecture, configuration and weights do not fit each other."""
     import torch
 
     codec = codec_class(checkpoint["arch"]).from_checkpoint(checkpoint)

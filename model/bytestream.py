@@ -74,10 +74,8 @@ class LzmaReader:
 
 
 def lzma_decompress(stream: bytes, size: int, name: str) -> bytes:
-    """Exactly ``size`` bytes from a raw LZMA2 stream; ValueError if it holds fewer or more.
-
-    Never produces more than one byte beyond ``size``. ``name``: of the stream, in messages.
-    """
+    """Exactly ``size`` bytes from a raw LZMA2 stream; ValueError if it holds fewer or more. Never
+    produces more than one byte beyond ``size``. ``name``: of the stream, in messages."""
     reader = LzmaReader(stream, name)
     data = reader.take(size)
     reader.finish()

@@ -35,10 +35,8 @@ def save_checkpoint(stream: BinaryIO, checkpoint: dict) -> None:
 
 def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint, to the CPU, without running any code that is in it. Its ``fingerprint`` is
-    added where it is not stored.
-
-    Raises FileNotFoundError, or ValueError saying what is wrong with the file.
-    """
+    added where it is not stored. Raises FileNotFoundError, or ValueError saying what is wrong with
+    the file."""
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:

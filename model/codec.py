@@ -235,11 +235,8 @@ class Codec(nn.Module):
         self, image: np.ndarray, quality: int, effort: int = 0, report: Report = lambda _: None
     ) -> bytes:
         """A uint8 image [H, W, 3] of any size from 1x1 to a payload: the bytes of its tiles, each
-        behind their number.
-
-        ``quality``: 1 to 100. ``effort`` of the search: 0 (none) to MAX_EFFORT; 0 unless the codec
-        SEARCHES. An exception of ``report`` ends the search.
-        """
+        behind their number. ``quality``: 1 to 100. ``effort`` of the search: 0 (none) to
+        MAX_EFFORT; 0 unless the codec SEARCHES. An exception of ``report`` ends the search."""
         q = self.quality_tensor(quality)
         coder = self.tile_coder(padded(image.shape[1], self.STRIDE), q)
         latents = self.tile_latents(image, q, effort, report)

@@ -42,11 +42,8 @@ class LowerBound(torch.autograd.Function):
 
 def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
     """The probability of ``residual`` (value minus mean, any shape) under a zero-mean Gaussian of
-    the scale ``index``, convolved with a unit box.
-
-    Ballé et al. 2018, "Variational image compression with a scale hyperprior",
-    https://arxiv.org/abs/1802.01436, equation 29.
-    """
+    the scale ``index``, convolved with a unit box. Ballé et al. 2018, "Variational image
+    compression with a scale hyperprior", https://arxiv.org/abs/1802.01436, equation 29."""
     inverse = math.sqrt(0.5) / scale_of(index)
     magnitude = residual.abs()
     upper = torch.special.erfc((magnitude - 0.5) * inverse)

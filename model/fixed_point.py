@@ -202,11 +202,9 @@ class Pointwise(Conv1x1):
 
 
 class LatentPointwise(Conv1x1):
-    """1x1 convolution of latents, [B, C, H, W] to [B, D, H, W].
-
-    x may have fewer channels than the layer: the others are taken as zero. In fixed point, x is in
-    multiples of 2^-FRACTION_BITS, and sums are float64 ones of integers below 2^53.
-    """
+    """1x1 convolution of latents, [B, C, H, W] to [B, D, H, W]. x may have fewer channels than the
+    layer: the others are taken as zero. In fixed point, x is in multiples of 2^-FRACTION_BITS, and
+    sums are float64 ones of integers below 2^53."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels)

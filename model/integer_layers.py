@@ -107,11 +107,9 @@ def is_scale(x: Tensor) -> bool:
 
 
 class IntegerPointwise(nn.Module):
-    """A 1x1 convolution of integers: ``scale * (weight x + bias)``.
-
-    weight: int8 [D, K] up to +-WEIGHT_LIMIT; bias: int32 [D], in units of the sums; scale: float32
-    [D]. ``limit``: of the magnitude of inputs. No sum reaches 2^24.
-    """
+    """A 1x1 convolution of integers: ``scale * (weight x + bias)``. weight: int8 [D, K] up to
+    +-WEIGHT_LIMIT; bias: int32 [D], in units of the sums; scale: float32 [D]. ``limit``: of the
+    magnitude of inputs. No sum reaches 2^24."""
 
     weight: Tensor
     bias: Tensor
@@ -225,11 +223,9 @@ def through(blocks: nn.ModuleList, x: Tensor, work: Workspace) -> Tensor:
 
 
 class Halves(NamedTuple):
-    """Integers of 15 bits in two halves of 8 bits, ``128 high + low``; low is -64 to 63.
-
-    both: int8 [P, K + H], the low halves of all K channels, then the high ones of the first H;
-    those of the others are zero.
-    """
+    """Integers of 15 bits in two halves of 8 bits, ``128 high + low``; low is -64 to 63. both: int8
+    [P, K + H], the low halves of all K channels, then the high ones of the first H; those of the
+    others are zero."""
 
     both: Tensor
     channels: int  # K

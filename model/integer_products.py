@@ -28,11 +28,9 @@ DepthwiseSums = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def int_mm(x: Tensor, weight: Tensor, total: Tensor) -> None:
-    """x int8 [P, K] times weight int8 [K, D] into total int32 [P, D].
-
-    Without VNNI, oneDNN moves inputs to 0 to 255 and adds pairs of products in 16 bits, where they
-    saturate: weights of more than 64 would make it wrong. So would K = 1.
-    """
+    """x int8 [P, K] times weight int8 [K, D] into total int32 [P, D]. Without VNNI, oneDNN moves
+    inputs to 0 to 255 and adds pairs of products in 16 bits, where they saturate: weights of more
+    than 64 would make it wrong. So would K = 1."""
     torch._int_mm(x, weight, out=total)
 
 

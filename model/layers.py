@@ -41,19 +41,15 @@ class GDN(nn.Module):
 
 
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [B, C, H, W] and weight [D, C, 1, 1] to [B, D, H, W].
-
-    The dilation does not change the result. Without it, torch takes another way in a single thread,
-    two to three times slower on processors of AMD.
-    """
+    """x [B, C, H, W] and weight [D, C, 1, 1] to [B, D, H, W]. The dilation does not change the
+    result. Without it, torch takes another way in a single thread, two to three times slower on
+    processors of AMD."""
     return F.conv2d(x, weight, bias, dilation=2 if x.is_cpu else 1)
 
 
 class Conv1x1(nn.Conv2d):
-    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W].
-
-    x may have fewer channels than the layer: the others are taken as zero.
-    """
+    """A 1x1 convolution, [B, C, H, W] to [B, D, H, W]. x may have fewer channels than the layer:
+    the others are taken as zero."""
 
     bias: Tensor
 
@@ -164,12 +160,9 @@ def dct_variance(size: int, count: int) -> Tensor:
 
 
 def dct_basis(size: int, count: int) -> Tensor:
-    """An orthonormal basis of size x size blocks in RGB: its first ``count`` vectors, as
-    [count, 3 * size * size].
-
-    The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974, "Discrete cosine transform") of luma and
-    of two colour differences, ordered by their variance in photographs.
-    """
+    """An orthonormal basis of size x size blocks in RGB: its first ``count`` vectors, as [count, 3
+    * size * size]. The two-dimensional DCT-II (Ahmed, Natarajan, Rao 1974, "Discrete cosine
+    transform") of luma and of two colour differences, ordered by their variance in photographs."""
     k = torch.arange(size, dtype=torch.float64)
     dct = torch.cos(math.pi / size * k[:, None] * (k + 0.5))
     dct = dct / dct.norm(dim=1, keepdim=True)

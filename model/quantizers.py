@@ -11,11 +11,9 @@ CURVATURE = 12 / math.log(2)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The value of ``hard`` with the gradient of ``soft``.
-
-    Bengio, Léonard, Courville 2013, "Estimating or propagating gradients through stochastic neurons
-    for conditional computation", https://arxiv.org/abs/1308.3432.
-    """
+    """The value of ``hard`` with the gradient of ``soft``. Bengio, Léonard, Courville 2013,
+    "Estimating or propagating gradients through stochastic neurons for conditional computation",
+    https://arxiv.org/abs/1308.3432."""
     return soft + (hard - soft).detach()
 
 

@@ -11,16 +11,14 @@ from model.codec import Sample
 from utils.configuration import TrainingSettings
 from utils.data import EpochSampler, PictureDataset, batches, crops_in, make_loader, split
 from utils.device_crops import DeviceBatches, fits
-from utils.files import find_inputs, image_extensions
+from utils.files import pictures_below
 from utils.processes import processes
 
 
 class LoadedBatches:
     """Batches that a DataLoader cuts on the CPU, epoch after epoch, each of them shuffled.
-
     ``pictures``: from which they are cut; ``crops``: of an epoch, in all processes; ``source``:
-    where they are cut, in words.
-    """
+    where they are cut, in words."""
 
     def __init__(self, loader: DataLoader, device: torch.device):
         self.loader, self.device = loader, device
@@ -28,7 +26,6 @@ class LoadedBatches:
         self.source = "cut on the CPU"
 
     def __len__(self) -> int:
-        """The batches of an epoch."""
         return len(self.loader)
 
     def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -39,8 +36,6 @@ class LoadedBatches:
             sampler.epoch, done = divmod(step, len(self))
             sampler.start = done * self.loader.batch_size
             for batch in batches(self.loader):
-                if batch is None:
-                    raise ValueError("none of the training pictures can be read")
                 x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
                 yield x.contiguous(memory_format=torch.channels_last), quality
                 step += 1
@@ -59,9 +54,7 @@ def training_data(
     crops of entire pictures are to be cut on the device.
     """
     rank, world = processes()
-    root = settings.dataset_path
-    extensions = image_extensions(settings.file_format)
-    paths = find_inputs(root, extensions, recursive=True, tally=None, option="--dataset_path")
+    paths = pictures_below(settings.dataset_path, settings.file_format, "--dataset_path")
     train, validation = split(paths, settings.validation_split)
     if len(train) < settings.batch_size * world:
         raise ValueError(
@@ -69,12 +62,10 @@ def training_data(
             f"{settings.batch_size * world}: lower --validation_split or --batch_size"
         )
     train = [path for path in train for _ in range(crops_in(path, settings.crop_size))]
-    train_set, validation_set = (
-        PictureDataset(files, settings.crop_size, stride, settings.seed, training)
-        for files, training in ((train, True), (validation, False))
-    )
-    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
+    train_set = PictureDataset(train, settings.crop_size, stride, settings.seed, True)
+    validation_set = PictureDataset(validation, settings.crop_size, stride, settings.seed, False)
     batch_size = settings.batch_size if settings.crop_size else 1  # entire pictures differ in size
+    sampler = EpochSampler(len(validation), settings.seed, shuffle=False)
     validation_loader = make_loader(validation_set, batch_size, sampler, workers=0)
     if cut_on_device(settings, train, device):
         batches = DeviceBatches(train_set, settings.batch_size, device, rank, world)
@@ -88,10 +79,9 @@ def training_data(
 def samples(loader: DataLoader) -> Iterator[Sample]:
     """The crops of a loader one by one, and their qualities in whole numbers."""
     for batch in batches(loader):
-        if batch is not None:
-            for x, quality in zip(*batch):
-                pixels = (255 * x).round().byte().permute(1, 2, 0)
-                yield pixels.numpy(), round(quality.item())
+        for x, quality in zip(*batch):
+            pixels = (255 * x).round().byte().permute(1, 2, 0)
+            yield pixels.numpy(), round(quality.item())
 
 
 def cut_on_device(settings: TrainingSettings, paths: list[Path], device: torch.device) -> bool:

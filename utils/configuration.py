@@ -64,8 +64,7 @@ def default_settings(arch: str) -> str:
 
 
 def changed(config: Any, arch: str, settings: dict[str, Any]) -> Any:
-    """``config``, a dataclass, with these settings. ValueError if it has no such field, or if a
-    value is out of its range."""
+    """``config``, a dataclass, with other settings. ValueError for an unknown field or value."""
     names = [field.name for field in fields(config)]
     for name in settings:
         if name not in names:

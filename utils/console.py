@@ -11,8 +11,8 @@ from pathlib import Path
 
 from model.limits import MAX_PIXELS
 
-SIZE = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+SIZE_FORMAT = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
+SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
 
@@ -32,8 +32,7 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
 
 
 def number(kind: type, low: float, high: float = float("inf"), open_end: bool = False) -> Callable:
-    """An argparse type: a number of type ``kind`` from ``low`` to ``high``, which is excluded if
-    ``open_end``."""
+    """An argparse type: a number from ``low`` to ``high``, without ``high`` if ``open_end``."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -50,10 +49,10 @@ def number(kind: type, low: float, high: float = float("inf"), open_end: bool = 
 def size(text: str) -> int:
     """An argparse type: a number of bytes, such as 20000, 20 000, 20k, 1.5 MB or 64KiB, where k is
     1,000, M a million and Ki 1,024; in any case."""
-    match = SIZE.fullmatch(text.strip().lower())
+    match = SIZE_FORMAT.fullmatch(text.strip().lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 20000 or 20kB")
-    value = Decimal(match["number"].replace(" ", "")) * UNITS[match["unit"]]
+    value = Decimal(match["number"].replace(" ", "")) * SIZE_UNITS[match["unit"]]
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text} is no whole number of bytes")
     return int(value)
@@ -118,8 +117,7 @@ def parse_with_inputs(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short: a MemoryError, one of the RuntimeErrors of torch, or the error of
-    the system or of a library that is loaded."""
+    """Whether an error of Python, torch, the system or a library says that memory was short."""
     short = ("out of memory", "not enough memory", "allocate memory", "failed to map segment")
     text = str(error)
     return isinstance(error, MemoryError) or (
@@ -129,8 +127,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: Path | str) -> str:
-    """A path, or a text that contains one, for messages: on one line, and with escapes for whatever
-    is not valid UTF-8 or would be a command to a terminal."""
+    """A path, or a text with one, on one line, with escapes for all that is not printable."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
@@ -157,10 +154,8 @@ def uninterrupted() -> Iterator[None]:
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Run a script's ``main`` and exit: 0 if all was done, 1 if something failed, 130 if it was
-    interrupted by Ctrl-C or SIGTERM, with which clusters and ``timeout`` end a process.
-
-    An error in the input is one line on stderr; only a defect of the program shows a traceback.
-    """
+    interrupted by Ctrl-C or SIGTERM, with which clusters and ``timeout`` end a process. An error in
+    the input is one line on stderr; only a defect of the program shows a traceback."""
     from xfr.images import set_up_pillow  # not for --help
 
     name = Path(sys.argv[0]).name

@@ -30,8 +30,7 @@ def ssimulacra2(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def measures_of(distortion: str) -> MeasureFunctions:
-    """The measures of a curve beside the rate, for a codec that is trained for this distortion:
-    PSNR, and SSIMULACRA 2 where that is the distortion or a part of it."""
+    """The measures of a curve: PSNR, and SSIMULACRA 2 if it is a part of the distortion."""
     return {"psnr": psnr} if distortion == "mse" else {"psnr": psnr, "ssimulacra2": ssimulacra2}
 
 

@@ -61,8 +61,8 @@ class PictureDataset(Dataset):
     Training items are rescaled by 0.5 to 1, cropped to ``crop_size`` (0: the entire picture) and
     flipped, with a random quality. Validation items are central crops, with qualities that are
     spread evenly. Random numbers depend on seed, epoch and index alone, so a resumed run sees the
-    same items as an uninterrupted one. Items whose picture cannot be read are None, which is
-    reported once.
+    same items as an uninterrupted one. A picture that cannot be read is reported once. In training,
+    the next readable one takes its place, or ValueError is raised; else its item is None.
     """
 
     def __init__(self, paths: list[Path], crop_size: int, stride: int, seed: int, training: bool):
@@ -101,9 +101,11 @@ class PictureDataset(Dataset):
         epoch, index = key
         image = self.picture(index)
         if image is None and self.training:
-            # The next readable one instead, so that all processes take the same number of steps.
+            # Another picture, so that all processes take the same number of steps.
             others = ((index + step) % len(self) for step in range(1, len(self)))
             image = next(filter(lambda x: x is not None, map(self.picture, others)), None)
+            if image is None:
+                raise ValueError("none of the training pictures can be read")
         if image is None:
             return None
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)))
@@ -168,8 +170,7 @@ def pure_colours(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class EpochSampler(Sampler):
-    """The keys (epoch, index) of this process, from number ``start`` on. The order is shuffled for
-    each epoch, identically in all processes."""
+    """Keys (epoch, index) of this process, from ``start`` on, shuffled alike in all processes."""
 
     def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
         self.length, self.seed, self.shuffle = length, seed, shuffle
@@ -225,9 +226,10 @@ def make_loader(
     )
 
 
-def batches(loader: DataLoader) -> Iterator[list[Tensor] | None]:
-    """The batches of ``loader``; ValueErrors of its workers come without their tracebacks."""
+def batches(loader: DataLoader) -> Iterator[list[Tensor]]:
+    """The batches of ``loader`` that have readable items; ValueErrors of its workers come without
+    their tracebacks."""
     try:
-        yield from loader
+        yield from (batch for batch in loader if batch is not None)
     except ValueError as error:
         raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from None

@@ -13,14 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.data import (
-    MIN_SCALE,
-    PURE_SHARE,
-    PictureDataset,
-    area,
-    pure_colours,
-    quality_at,
-)
+from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area, pure_colours, quality_at
 
 MAX_BYTES = 32 * 2**30  # decoded pictures, which are in host memory, too, while they are read
 CUBIC = -0.5  # the parameter of the bicubic filter, that of Pillow and torchvision

@@ -14,8 +14,7 @@ from xfr.memory import keep_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA if available, else MPS, else the CPU. ValueError if
-    it cannot be used."""
+    """The device of that name. auto: CUDA, or else MPS, or else the CPU. ValueError if unusable."""
     keep_freed_memory()
     if name == "auto":
         mps = torch.backends.mps.is_available()
@@ -37,28 +36,17 @@ def pick_device(name: str) -> torch.device:
 @contextmanager
 def data_parallel(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """The network itself; under torchrun, a wrapping that averages the gradients of all processes.
-    On a GPU, in a stream of its own, which a CUDA graph can record."""
-    with own_stream(device):
-        if processes()[1] == 1:
-            yield network
-            return
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        try:
-            yield DistributedDataParallel(
-                network, [device.index] if device.type == "cuda" else None
-            )
-        finally:
-            dist.destroy_process_group()
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """A context in which a GPU runs everything in a stream that is not the default one."""
-    if device.type != "cuda":
-        yield
+    On a GPU, everything runs in a stream of its own from now on, which a CUDA graph can record."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
+        torch.cuda.synchronize()  # with what the default stream has begun
+        torch.cuda.set_stream(torch.cuda.Stream())
+    if processes()[1] == 1:
+        yield network
         return
-    torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
-    torch.cuda.synchronize()  # with what the default stream has begun
-    with torch.cuda.stream(torch.cuda.Stream()):
-        yield
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield DistributedDataParallel(network, [device.index] if device.type == "cuda" else None)
+    finally:
+        dist.destroy_process_group()

@@ -40,7 +40,8 @@ def atomic_write(path: Path) -> Iterator:
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         with temporary.open("x+b") as stream:
-            keep_mode(path, temporary)
+            with suppress(OSError):  # there is no such file, or the system has no modes
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -56,23 +57,15 @@ def atomic_write(path: Path) -> Iterator:
 
 
 def csv_bytes(rows: Iterable[Iterable]) -> bytes:
-    """The rows of a CSV in UTF-8, whose lines end in a line feed. File names that are not valid
-    UTF-8 keep their bytes."""
-    return "".join(map(csv_line, rows)).encode("utf-8", "surrogateescape")
-
-
-def csv_line(row: Iterable) -> str:
-    """A row as a line. Python before 3.13 quotes a carriage return only where lines end in one;
-    outside of quotes, the rest of a name would be a row of its own."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow(row)
-    return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def keep_mode(path: Path, temporary: Path) -> None:
-    """Give the mode of the file at ``path``, if there is one, to the file that will replace it."""
-    with suppress(OSError):  # no such file, or a file system without modes
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    """The lines of a CSV in UTF-8. File names that are not valid UTF-8 keep their bytes."""
+    lines = []
+    for row in rows:
+        # Python before 3.13 quotes a carriage return only where lines end in one; outside of
+        # quotes, the rest of a name would be a row of its own.
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,8 +79,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_replaceable(path: Path, beginning: bytes) -> None:
-    """FileExistsError if ``path`` is a file of the user's: one that does not begin with
-    ``beginning``, as all files do that this project writes there."""
+    """FileExistsError for a file of the user's: it does not begin as files of this project do."""
     if not path.is_file():
         return
     with path.open("rb") as stream:
@@ -161,16 +153,8 @@ def find_files(
     return sorted(found)
 
 
-def find_inputs(
-    source: Path, extensions: set[str], recursive: bool, tally: Tally | None, option: str
-) -> list[Path]:
-    """The files of ``find_all`` in one source."""
-    return list(find_all([source], extensions, recursive, tally, option))
-
-
 def nothing_found(source: Path, extensions: set[str], label: str) -> str:
-    """A message that says what was looked for in the folder ``source``, which the message calls
-    ``label``, and what would help."""
+    """A message: what was looked for in ``source``, called ``label``, and what would help."""
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
     deeper: list[Path] = []
     with suppress(OSError):  # a folder that cannot be listed
@@ -193,14 +177,13 @@ def find_all(
     recursive: bool,
     tally: Tally | None,
     option: str,
-    leave: Callable[[list[Path]], bool] = lambda others: False,
+    leave: Callable[[list[Path], Tally], bool] = lambda others, tally: False,
 ) -> dict[Path, Path]:
     """The files of ``find_files`` in several sources, each with its path within the folder.
 
-    ``leave`` is called with all others, and says whether one of them has failed. ``option``: the
-    command-line option that names the source, for messages; "" if none does. FileNotFoundError if a
-    source does not exist, or if nothing is found in any: it says what was looked for, and what
-    would help. A notice tells of each of several sources in which nothing is found.
+    ``leave`` takes all other files, and says whether one of them has failed. ``option``: the flag
+    of the sources, for messages, or "". FileNotFoundError, which says what would help, if a source
+    does not exist, or if nothing is found in any. A notice tells of each of several empty ones.
     """
     label = f" ({option})" if option else ""
     for source in sources:
@@ -215,7 +198,7 @@ def find_all(
             names.setdefault(path, relative_name(path, source))
         empty += [] if found else [source]
     taken = {*names, *sources}
-    failed = leave([path for path in dict.fromkeys(others) if path not in taken])
+    failed = leave([path for path in dict.fromkeys(others) if path not in taken], tally)
     if empty and not names and not failed and not (tally and tally.failed):
         raise FileNotFoundError(nothing_found(empty[0], extensions, f"{empty[0]}{label}"))
     if tally and len(sources) > 1:
@@ -224,17 +207,20 @@ def find_all(
     return names
 
 
+def pictures_below(folder: Path, file_format: str | None = None, option: str = "") -> list[Path]:
+    """The pictures in a folder and below it, of one format if given. Raises as ``find_all``."""
+    return list(find_all([folder], image_extensions(file_format), True, None, option))
+
+
 def find_pictures(
     sources: Sequence[Path], file_format: str | None, recursive: bool, tally: Tally, option: str
 ) -> dict[Path, Path]:
-    """The files of ``find_all`` that are pictures, of one format if ``file_format`` is given. All
-    other files are counted."""
-    leave = partial(leave_others, file_format=file_format, tally=tally)
-    extensions = image_extensions(file_format)
-    return find_all(sources, extensions, recursive, tally, option, leave)
+    """The pictures among the files of ``find_all``, of one format if given. Others are counted."""
+    leave = partial(leave_others, file_format=file_format)
+    return find_all(sources, image_extensions(file_format), recursive, tally, option, leave)
 
 
-def leave_others(others: list[Path], file_format: str | None, tally: Tally) -> bool:
+def leave_others(others: list[Path], tally: Tally, file_format: str | None) -> bool:
     """Count files that ``find_files`` has not found, but for .xfr files. Pictures of known kinds
     that are not read have failed, unless one ``file_format`` is looked for; all else is left alone.
     Returns whether one has failed."""
@@ -278,8 +264,7 @@ def image_extensions(file_format: str | None) -> set[str]:
 
 
 def names_file(out: Path) -> bool:
-    """Whether ``out`` is to be a file: it is no folder yet, and has the extension of a picture or
-    of a compressed one."""
+    """Whether ``out`` is no folder, and has the extension of a picture or a compressed one."""
     extension = normalize_extension(out.suffix)
     return not out.is_dir() and extension in {"xfr", *readable_extensions()}
 

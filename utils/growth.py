@@ -18,7 +18,7 @@ from model.layers import ResidualBlock
 from model.limits import DEFAULT_QUALITY, MAX_QUALITY, MIN_QUALITY
 from utils.configuration import DEFAULT_ARCHITECTURE, changed
 
-TOLERANCE = 3e-4  # mean difference of the two functions, relative to values of about 1
+GROWTH_TOLERANCE = 3e-4  # mean difference of the two functions, relative to values of about 1
 
 
 def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]) -> tuple:
@@ -96,5 +96,5 @@ def check_equal(codec: Codec, grown: Codec) -> None:
     results = [model.eval()(x, quality) for model in (codec, grown)]
     for first, second in zip(*results):
         # The mean: a last bit may decide on the rounding of a latent.
-        if (first - second).abs().mean() > TOLERANCE * (1 + first.abs().mean()):
+        if (first - second).abs().mean() > GROWTH_TOLERANCE * (1 + first.abs().mean()):
             raise ValueError("--config: a codec grown like this does not do what the old one does")

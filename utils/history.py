@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from utils.files import atomic_write, csv_bytes
 
-MEASURES = ("loss", "bpp", "psnr")
+EPOCH_MEASURES = ("loss", "bpp", "psnr")
 SUBSETS = ("train", "validation")
 COLUMNS = (  # of the history
     "epoch",
-    *(f"{subset}_{name}" for subset in SUBSETS for name in MEASURES),
+    *(f"{subset}_{name}" for subset in SUBSETS for name in EPOCH_MEASURES),
     "learning_rate",
     "seconds",
 )
@@ -40,10 +41,9 @@ def add_curve(curves: dict[str, list[float]], row: dict[str, float], epoch: int)
 
 
 class Mean:
-    """The mean of [loss, bpp, PSNR] over samples; NaN without any. Reading it waits for the device,
-    adding to it does not."""
+    """The mean of [loss, bpp, PSNR] over samples; NaN without any. Reading waits for the device."""
 
-    def __init__(self, totals: Sequence[float] = (0.0,) * len(MEASURES), count: int = 0):
+    def __init__(self, totals: Sequence[float] = (0.0,) * len(EPOCH_MEASURES), count: int = 0):
         self.read, self.count = list(totals), count
         self.unread: list[Tensor] = []
 
@@ -70,21 +70,13 @@ class Mean:
         return [total / self.count if self.count else math.nan for total in self.totals]
 
 
+@dataclass
 class EpochState:
     """Progress of an epoch: its steps so far, their mean measures and their seconds."""
 
-    def __init__(
-        self,
-        steps: int = 0,
-        totals: Sequence[float] = (0.0,) * len(MEASURES),
-        count: int = 0,
-        seconds: float = 0.0,
-    ):
-        self.steps, self.mean, self.seconds = int(steps), Mean(totals, count), float(seconds)
-
-    def state(self) -> list:
-        """The arguments that make this object again."""
-        return [self.steps, self.mean.totals, self.mean.count, self.seconds]
+    steps: int = 0
+    mean: Mean = field(default_factory=Mean)
+    seconds: float = 0.0
 
 
 def write_csv(history: dict[str, list[float]], curves: dict[str, list[float]], path: Path) -> None:
@@ -108,12 +100,12 @@ def plot_history(
     from matplotlib import pyplot
 
     measures = list(dict.fromkeys(name.rpartition("_")[0] for name in jpeg))[1:]
-    count = len(MEASURES) + len(measures)
+    count = len(EPOCH_MEASURES) + len(measures)
     figure, axes = pyplot.subplots(1, count, figsize=(4 * count, 3.5), layout="constrained")
     units = {
         "loss": "loss", "bpp": "rate (bpp)", "psnr": "PSNR (dB)", "ssimulacra2": "SSIMULACRA 2"
     }  # fmt: skip
-    for axis, name in zip(axes, MEASURES):
+    for axis, name in zip(axes, EPOCH_MEASURES):
         for subset in SUBSETS:
             axis.plot(history["epoch"], history[f"{subset}_{name}"], label=subset, marker=".")
         axis.set(xlabel="epoch", ylabel=units[name])
@@ -123,7 +115,7 @@ def plot_history(
     for row in (0, -1):
         label = f"epoch {history['epoch'][row]}"
         rows[label] = {name: column[row] for name, column in curves.items()}
-    for axis, measure in zip(axes[len(MEASURES) :], measures):
+    for axis, measure in zip(axes[len(EPOCH_MEASURES) :], measures):
         for label, row in rows.items():
             rates, values = (
                 [value for name, value in row.items() if name.startswith(f"{kind}_")]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.processes import draw, processes
 from utils.progress import LOG_SECONDS, Progress
@@ -28,11 +28,9 @@ class Skip(Exception):
 
 
 def compute_pool(device: "torch.device", pictures: int) -> ThreadPoolExecutor:
-    """The threads that encode or decode so many ``pictures``, on the CPU several at a time.
-
-    Two pictures with one thread each take less time than one after the other with two threads,
-    since not all of the work can be shared among threads.
-    """
+    """The threads that encode or decode so many ``pictures``, on the CPU several at a time. Two
+    pictures with one thread each take less time than one after the other with two threads, since
+    not all of the work can be shared among threads."""
     import torch
 
     if device.type != "cpu":
@@ -62,19 +60,14 @@ class Pipeline:
         self.stages, self.pixel_bytes = stages, pixel_bytes
         self.tally, self.progress = tally, progress
         self.in_flight: dict[Future, tuple[Path, int]] = {}
-        self.loading: Path | None = None  # the file in the first stage, or waiting behind it
-        self.loaded: Future | None = None  # its future, if it is waiting
+        self.loaded: tuple[Path, Any] | None = None  # a file behind the first stage, and its result
         self.sizes: dict[Path, int] = {}  # bytes of pixels of the files in the other stages
 
     @property
     def is_full(self) -> bool:
         """Whether another file has to wait."""
-        return self.loading is not None or len(self.in_flight) >= IN_FLIGHT
-
-    def begin(self, path: Path) -> None:
-        """Put a file into the first stage."""
-        self.loading = path
-        self.submit(path, 0)
+        is_loading = any(stage == 0 for _, stage in self.in_flight.values())
+        return self.loaded is not None or is_loading or len(self.in_flight) >= IN_FLIGHT
 
     def submit(self, path: Path, stage: int, *result: object) -> None:
         """Put a file into a stage, with its result of the stage before."""
@@ -82,8 +75,7 @@ class Pipeline:
         self.in_flight[executor.submit(function, path, *result)] = path, stage
 
     def advance(self) -> None:
-        """Wait until stages are done with files, and put these into the next ones. A file that is
-        quick overtakes a very large picture."""
+        """Wait for stages, and move files on. A quick one overtakes a very large picture."""
         wait(self.in_flight, LOG_SECONDS, return_when=FIRST_COMPLETED)
         for future in [future for future in self.in_flight if future.done()]:
             path, stage = self.in_flight.pop(future)
@@ -98,33 +90,26 @@ class Pipeline:
                 self.tally.fail(path, error)
             else:
                 if stage == 0:
-                    self.loaded = future
+                    self.loaded = path, result
                     continue
                 if stage + 1 < len(self.stages):
                     self.submit(path, stage + 1, result)
                     continue
-            self.finish(path)
+            self.sizes.pop(path, None)
+            self.progress.advance()
         self.admit()
         self.progress.log()
 
-    def finish(self, path: Path) -> None:
-        """Count a file as done, and make room for others."""
-        self.sizes.pop(path, None)
-        if path == self.loading:
-            self.loading = None
-        self.progress.advance()
-
     def admit(self) -> None:
-        """Put the file that is loaded, if there is one, into the second stage once its pixels have
-        room beside those of the others."""
-        if self.loading is None or self.loaded is None:
+        """Move the loaded file on once its pixels have room beside those of the others."""
+        if self.loaded is None:
             return
-        result = self.loaded.result()
+        path, result = self.loaded
         size = self.pixel_bytes(result)
         if not self.sizes or sum(self.sizes.values()) + size <= PIXEL_BYTES_IN_FLIGHT:
-            self.sizes[self.loading] = size
-            self.submit(self.loading, 1, result)
-            self.loading = self.loaded = None
+            self.sizes[path] = size
+            self.submit(path, 1, result)
+            self.loaded = None
 
 
 def run_job(
@@ -153,7 +138,7 @@ def run_job(
     pipeline = Pipeline(stages, pixel_bytes, tally, progress)
     try:
         for path in draw(list(paths)):
-            pipeline.begin(path)
+            pipeline.submit(path, 0)
             while pipeline.is_full:
                 pipeline.advance()
         while pipeline.in_flight:

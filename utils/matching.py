@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from utils.files import find_files, find_inputs, output_name, plan_outputs, relative_name
+from utils.files import find_all, find_files, output_name, plan_outputs
 from utils.processes import processes
 from utils.tally import Tally
 from xfr.formats import readable_extensions
@@ -67,16 +67,15 @@ def match_files(
     one of the folders has no results at all.
     """
     kinds, root = readable_extensions(), folders.original
-    paths = find_inputs(root, kinds, recursive, tally, "--folder_path_original")
-    names = {path: relative_name(path, root) for path in paths}
+    names = find_all([root], kinds, recursive, tally, "--folder_path_original")
     packed = plan_outputs(names, [root], folders.compressed, "xfr", tally, keep_extension)
     results = {path: output_name(names[path], "xfr", keep_extension) for path in packed}
     unpacked = plan_outputs(results, [root], folders.reconstructed, extension, tally)
     option = "--folder_path_compressed"
-    found = find_inputs(folders.compressed, {"xfr"}, recursive, tally, option)
+    found = {*find_all([folders.compressed], {"xfr"}, recursive, tally, option)}
     option = "--folder_path_reconstructed, --file_format"
-    found += find_inputs(folders.reconstructed, {extension}, recursive, tally, option)
-    strays = sorted({*found} - {*packed.values(), *unpacked.values()})
+    found |= {*find_all([folders.reconstructed], {extension}, recursive, tally, option)}
+    strays = sorted(found - {*packed.values(), *unpacked.values()})
     if strays and root.is_dir() and processes()[0] == 0:
         more = f", and {len(strays) - 1} more" if len(strays) > 1 else ""
         tally.notice(strays[0], f"it has no original: left out{more}")
@@ -100,7 +99,7 @@ def match_second(
     Originals that have several count as failed and are left out: the one that is meant is not
     known.
     """
-    found = find_inputs(second, readable_extensions(), recursive, tally, "--folder_path_second")
+    found = find_all([second], readable_extensions(), recursive, tally, "--folder_path_second")
     if second.is_file():
         if not root.is_file():
             raise ValueError(f"{second} is a file, but {root} is a folder")
@@ -122,8 +121,7 @@ def match_second(
 def note_others(
     files: Collection[PictureFiles], folder: Path, recursive: bool, tally: Tally
 ) -> None:
-    """Note, once, that the ``folder`` of reconstructions has several pictures of one name, where
-    the command line does not say which of them are meant."""
+    """Note, once, that a reconstruction has others of its name beside it, which may be meant."""
     by_name: dict[Path, list[Path]] = {}
     with suppress(OSError):  # a folder that cannot be listed
         by_name = group_by_name(find_files(folder, readable_extensions(), recursive))
@@ -136,7 +134,6 @@ def note_others(
 
 
 def group_by_name(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Files by their paths without extension."""
     groups: dict[Path, list[Path]] = {}
     for path in paths:
         groups.setdefault(path.with_suffix(""), []).append(path)

@@ -8,7 +8,6 @@ for SSIMULACRA 2, in double precision: a score is the same on every machine.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from shutil import which
@@ -189,18 +188,13 @@ def find_worst_tile(
     return min(tiles)
 
 
-def lowest_score(score: Callable, original: "np.ndarray", reconstruction: "np.ndarray") -> float:
-    """The score of the worst tile."""
-    return find_worst_tile(score, original, reconstruction).score
-
-
 def worst_tile(measure: Measure, low: float, high: float) -> Measure:
     """The measure of a picture's worst tile, which an average over the picture does not show."""
     return replace(
         measure,
         name=f"{measure.name}_worst",
         label=f"{measure.label} of the worst tile",
-        function=partial(lowest_score, measure.function),
+        function=lambda *pair: find_worst_tile(measure.function, *pair).score,
         low=low,
         high=high,
         help=f"also score the worst tile of {TILE_SIDE}x{TILE_SIDE} pixels by {measure.label}",
@@ -208,7 +202,6 @@ def worst_tile(measure: Measure, low: float, high: float) -> Measure:
 
 
 def by_name(*measures: Measure) -> dict[str, Measure]:
-    """The measures by their names."""
     return {measure.name: measure for measure in measures}
 
 

@@ -43,7 +43,6 @@ class Stack:
         return x.float()
 
     def observe(self, gradients: Tensor, decay: float) -> None:
-        """Update the statistics."""
         for dim, statistic in enumerate(self.statistics, start=1):
             if statistic.numel():
                 rows = gradients.movedim(dim, 1).flatten(2).to(self.dtype)

@@ -39,8 +39,7 @@ def draw(items: Sequence) -> Iterator:
 
 
 def gather(name: str, value: object) -> list:
-    """The values of all processes in rank 0, which waits for them; [] in the others. The values are
-    passed on as JSON."""
+    """The values of all processes, passed on as JSON, in rank 0, which waits; [] in the others."""
     rank, world = processes()
     if world == 1:
         return [value]

@@ -18,10 +18,7 @@ LOG_SECONDS = 10.0  # between two lines
 
 
 class AtWork:
-    """The pictures that are being computed, and how far they are.
-
-    ``stopped``: set when the job ends early, as on Ctrl-C.
-    """
+    """The pictures being computed, and how far. ``stopped``: set when the job ends early."""
 
     def __init__(self) -> None:
         self.stopped = Event()
@@ -29,9 +26,9 @@ class AtWork:
 
     @contextmanager
     def progress(self, path: Path) -> Iterator[Callable[[float], None]]:
-        """A function to call with the share of ``path``'s computing that is done, 0 to 1, which a
-        terminal shows below the bar of the job. When the job ends early, the call raises
-        CancelledError, which ends the computing."""
+        """A function to call with the share of ``path``'s computing that is done, 0 to 1, for a bar
+        on a terminal. It raises CancelledError, which ends the computing, when the job ends
+        early."""
         hidden = processes()[0] > 0 or None
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         with tqdm(
@@ -63,7 +60,6 @@ class Progress:
         self.bar = tqdm(total=pictures, unit="picture", disable=hidden or None)
 
     def advance(self) -> None:
-        """Count a picture as done."""
         self.done += 1
         self.bar.update()
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from utils.console import make_parser, printable, run, size
 from utils.data import area
-from utils.files import atomic_write, find_inputs, image_extensions
+from utils.files import atomic_write, pictures_below
 from xfr.images import read_picture
 
 JPEG_OPTIONS = {"quality": 92, "subsampling": 0, "optimize": True}
@@ -102,7 +102,7 @@ def largest_copies(paths: list[Path], max_bytes: int) -> tuple[int, list[Copy | 
 def main(args: Namespace) -> int:
     if args.out.exists() and any(args.out.iterdir()):
         raise FileExistsError(f"{args.out} is not empty")
-    paths = find_inputs(args.source, image_extensions(None), True, None, "source")
+    paths = pictures_below(args.source, option="source")
     pixels, found = largest_copies(paths, args.max_bytes)
     written: set[Path] = set()
     for path, copy in zip(paths, found):

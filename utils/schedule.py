@@ -18,18 +18,15 @@ RESERVE_FACTOR = 1.5  # time kept for the end of a timed run, in times that an e
 
 
 def learning_rate_factor(step: int, last_step: int) -> float:
-    """The learning rate relative to its peak: a rise, a plateau, a linear fall to zero. On its
-    plateau, a run can still be prolonged."""
+    """The learning rate over its peak: a rise, a plateau, a fall at the end. On its plateau, a run
+    can still be prolonged."""
     rise, fall = (step + 1) / WARMUP_STEPS, (last_step - step) / (DECAY_SHARE * last_step)
     return max(0.0, min(1.0, rise, fall))
 
 
 class Clock:
-    """The seconds of a run, in all its sessions together; under torchrun, those of rank 0 in all
-    processes, which read it together.
-
-    ``began``: when this session began, in seconds of ``time.monotonic``.
-    """
+    """The seconds of a run in all its sessions; under torchrun, those of rank 0 in all processes.
+    ``began``: when this session began, in seconds of ``time.monotonic``."""
 
     def __init__(self, began: float, device: torch.device):
         self.began, self.device = began, device
@@ -76,7 +73,6 @@ class EpochSchedule:
         return steps < self.length
 
     def over(self, epoch: int, steps: int) -> bool:
-        """Whether there is nothing left to do."""
         return epoch >= self.epochs
 
     def factor(self, step: int) -> float:
@@ -97,7 +93,8 @@ class EpochSchedule:
 class TimedSchedule:
     """A number of minutes, start-up included: a rise, a plateau and a fall of the learning rate,
     then the last validation, the probability tables and the saving. An epoch lasts a minute, or
-    more in a long run or where finishing one takes long. Its methods are those of EpochSchedule."""
+    more in a long run or where finishing one takes long. Its methods are those of EpochSchedule.
+    ValueError if the minutes have gone by."""
 
     length = None  # steps of an epoch, which are not known
     save_seconds = TIMED_SAVE_SECONDS
@@ -148,9 +145,3 @@ class TimedSchedule:
 
 
 Schedule = EpochSchedule | TimedSchedule
-
-
-def make_schedule(epochs: int, length: int, minutes: float | None, clock: Clock) -> Schedule:
-    """A schedule by time, if there are ``minutes``, else of ``epochs`` in ``length`` steps each.
-    ValueError if the minutes have gone by."""
-    return TimedSchedule(minutes, clock) if minutes else EpochSchedule(epochs, length)

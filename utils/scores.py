@@ -16,17 +16,17 @@ from xfr.file import read_stream, unpack
 from xfr.formats import normalize_extension
 from xfr.images import Picture, read_opened
 
-COMPRESSED = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}  # whose size is a rate
-SIZES = ("width", "height", "original_bytes")  # columns of the CSV, in this order
-RATES = ("compressed_bytes", "compression_ratio", "bpp")
+# Extensions of files whose size is a rate.
+RATED_EXTENSIONS = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}
+SIZE_COLUMNS = ("width", "height", "original_bytes")  # columns of the CSV, in this order
+RATE_COLUMNS = ("compressed_bytes", "compression_ratio", "bpp")
 # Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
 FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 
 @dataclass
 class Score:
-    """A row of the CSV: rates in bytes and bits per pixel, and ``measures`` by their names. None is
-    an empty cell."""
+    """A row of the CSV: sizes, rates, and ``measures`` by their names. None is an empty cell."""
 
     file: str
     width: float | None
@@ -48,14 +48,13 @@ class Score:
         return cls(name, *sizes, bytes_out, bytes_in / bytes_out, bpp, measures)
 
     def value(self, column: str) -> float | None:
-        """The value in a column: one of SIZES and RATES, or the name of a measure."""
+        """The value in a column: one of SIZE_COLUMNS and RATE_COLUMNS, or the name of a measure."""
         return self.measures[column] if column in self.measures else getattr(self, column)
 
 
 class Origin(NamedTuple):
-    """Making of an .xfr file, as its header tells it. ``fingerprint``: of the checkpoint.
-    ``graphic``: whether it holds one, see xfr/graphics.py. ``target``: its name and value, or "".
-    """
+    """The making of an .xfr file, by its header. ``fingerprint``: of the checkpoint. ``graphic``:
+    see xfr/graphics.py. ``target``: its name and value, or ""."""
 
     fingerprint: int
     quality: int
@@ -65,9 +64,8 @@ class Origin(NamedTuple):
 
 @dataclass
 class Result:
-    """A picture: its score, its files, and how its .xfr file was made. ``second``: its
-    reconstruction in another run, if there is one, with a score of its own. Paths are text, for
-    ``gather``."""
+    """A picture: score, files, making. ``second``: a reconstruction in another run, if there is
+    one, with a score of its own. Paths are text, for ``gather``."""
 
     score: Score
     original: str
@@ -93,7 +91,7 @@ def score_picture(
             read_origin(opened.compressed, max_pixels),
         )
         if opened.second is not None:
-            compressed = normalize_extension(files.second.suffix) in COMPRESSED
+            compressed = normalize_extension(files.second.suffix) in RATED_EXTENSIONS
             bytes_out = status(opened.second).st_size if compressed else None
             scored = score_pair(original, opened.second, max_pixels, measures)
             result.second = str(files.second)
@@ -104,8 +102,7 @@ def score_picture(
 def score_pair(
     original: Picture, reconstructed: BinaryIO, max_pixels: int, measures: Iterable[Measure]
 ) -> dict[str, float | None]:
-    """The scores of a reconstruction by the names of the measures; ValueError if it has another
-    size than the original."""
+    """The scores of a reconstruction by measure; ValueError if it has another size."""
     decoded = read_opened(reconstructed, max_pixels)
     if decoded.shape != original.shape:
         (height, width), (h, w) = original.shape, decoded.shape
@@ -148,7 +145,7 @@ def total(scores: list[Score]) -> Score:
 
 def average(scores: list[Score]) -> Score:
     """The mean of each column over the pictures that have a finite value in it."""
-    sizes = [mean(score.value(column) for score in scores) for column in (*SIZES, *RATES)]
+    sizes = [mean(score.value(name) for score in scores) for name in SIZE_COLUMNS + RATE_COLUMNS]
     names = scores[0].measures
     measures = {name: mean(score.measures[name] for score in scores) for name in names}
     return Score("average", *sizes, measures)
@@ -161,12 +158,11 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def write_scores(path: Path, results: list[Result]) -> None:
-    """Write the CSV: a row per picture, and the averages; the scores of a second run in columns of
-    their own, empty where it lacks the picture."""
+    """Write the CSV: a row per picture, the averages, and a second run's scores beside them."""
     scores = [result.score for result in results]
     seconds = [result.second_score for result in results]
-    names = [*RATES, *scores[0].measures]
-    columns = [*SIZES, *names]
+    names = [*RATE_COLUMNS, *scores[0].measures]
+    columns = [*SIZE_COLUMNS, *names]
     rows = [["file", *columns]]
     for score in [*scores, average(scores)]:
         rows.append([inert(score.file), *(cell(score.value(column)) for column in columns)])
@@ -201,8 +197,7 @@ def average_line(results: list[Result]) -> str:
 
 
 def trained_for(results: list[Result]) -> list[str]:
-    """The shipped checkpoints of the files that were trained for one of their measures, in words: a
-    measure flatters a codec that was."""
+    """The shipped checkpoints that were trained for a measure, which flatters them, in words."""
     origins = [result.origin for result in results if result.origin]
     names = {shipped_name(origin.fingerprint) for origin in origins if not origin.graphic}
     return [
@@ -214,7 +209,6 @@ def trained_for(results: list[Result]) -> list[str]:
 
 
 def cell(value: str | float | None) -> str:
-    """A value as the text of a CSV's cell."""
     if value is None:
         return ""
     if isinstance(value, float):

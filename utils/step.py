@@ -1,8 +1,7 @@
 """A training step: the loss, the move of the weights, and the way that a GPU is asked for both."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +19,28 @@ Descend = Callable[[Tensor, Tensor], Tensor]  # x [B, 3, H, W], quality [B] to m
 
 
 def rate_distortion(codec: Codec, model: nn.Module, x: Tensor, quality: Tensor) -> Tensor:
-    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [3, B].
-
-    The loss is the Lagrangian of rate and distortion (model/distortion.py), over lmbda^BALANCE.
-    ``model`` is the codec itself or its data-parallel wrapping.
-    """
-    x_hat, bpp = model(x, quality)
+    """Loss, rate (bpp) and PSNR (dB) of each sample of x [B, 3, H, W] in 0 to 1: [3, B]. The loss
+    is the Lagrangian of rate and distortion (model/distortion.py), over lmbda^BALANCE. ``model`` is
+    the codec itself or its data-parallel wrapping."""
+    try:
+        x_hat, bpp = model(x, quality)
+    except ValueError as error:  # a codec takes any picture: this is a defect of it
+        raise RuntimeError(str(error)) from error
     loss = (bpp + codec.weighted_distortion(x_hat, x, quality)) / codec.lmbda(quality) ** BALANCE
     return torch.stack([loss, bpp.detach(), psnr(x_hat.detach(), x)])
 
 
 class TrainingStep:
-    """Moves those weights of ``codec`` that require gradients, and their moving average.
-
-    ``model`` is the codec itself or its data-parallel wrapping.
-    """
+    """Moves those weights of ``codec`` that require gradients, and their moving average. ``model``
+    is the codec itself or its data-parallel wrapping."""
 
     def __init__(self, codec: Codec, model: nn.Module, learning_rate: float):
         self.codec, self.model = codec, model
         self.weights = [weight for weight in codec.parameters() if weight.requires_grad]
         self.optimizer = SOAP(self.weights, learning_rate)
         self.average = WeightAverage(codec)
-        self.launch = launcher(self.descend, codec.device, alone=model is codec)
+        recorded = codec.device.type == "cuda" and model is codec  # one process has one GPU
+        self.launch = RecordedStep(self.descend, cuda_graph) if recorded else self.descend
 
     def __call__(self, x: Tensor, quality: Tensor, step: int, learning_rate: float) -> Tensor:
         """Step number ``step``, from 0 on, on x [B, 3, H, W] in 0 to 1 and quality [B]; returns the
@@ -65,10 +64,8 @@ class TrainingStep:
 
 class RecordedStep:
     """A training step that is recorded once and replayed from then on, on batches of one shape.
-
     ``record(function)`` returns what runs the function again. If it raises a RuntimeError, a note
-    says so, and steps are launched one operation after the other, as the first ones are.
-    """
+    says so, and steps are launched one operation after the other, as the first ones are."""
 
     def __init__(self, step: Descend, record: Callable[[Callable[[], None]], Callable[[], None]]):
         self.step, self.record = step, record
@@ -117,20 +114,6 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
         torch.cuda.synchronize()
         raise
     return graph.replay
-
-
-def launcher(descend: Descend, device: torch.device, alone: bool) -> Descend:
-    """The function that takes a step on ``device``: where one process has one GPU, a CUDA graph."""
-    return RecordedStep(descend, cuda_graph) if device.type == "cuda" and alone else descend
-
-
-@contextmanager
-def defects() -> Iterator[None]:
-    """A codec takes any picture: its ValueError is a defect of it, and no error of the input."""
-    try:
-        yield
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
 
 
 def train_only(codec: Codec, parts: list[str] | None) -> None:

@@ -19,11 +19,8 @@ NAMED_FILES = 3  # files that a message names, of those that share a reason
 
 @dataclass
 class Tally:
-    """The outcome of a job: counts for its summary, failures for its exit code.
-
-    ``decodes``: the .xfr files come in; otherwise they come out, of originals. ``place``: where
-    results are written.
-    """
+    """The outcome of a job: counts for its summary, failures for its exit code. ``decodes``: .xfr
+    files come in, not out. ``place``: where results are written."""
 
     verb: str
     decodes: bool = False
@@ -45,8 +42,7 @@ class Tally:
     at_work: AtWork = field(default_factory=AtWork)
 
     def fail(self, path: Path, error: BaseException | str) -> None:
-        """Count ``path`` as failed and report why, in one line on stderr. The notes of an exception
-        say what to do, and are reported once."""
+        """Count ``path`` as failed, say why on stderr, and report the exception's notes once."""
         self.failed += 1
         tell(f"failed: {printable(path)}: {reason_of(error)}")
         for note in getattr(error, "__notes__", ()):
@@ -58,15 +54,13 @@ class Tally:
             self.fail(path, reason)
 
     def fail_alike(self, paths: Sequence[Path], reason: str) -> None:
-        """Count files as failed for the same reason, and report it in one line. Every process of a
-        job finds the same."""
+        """Count files that fail for one reason in every process, and report them in one line."""
         if processes()[0] == 0:
             self.failed += len(paths)
             tell(f"failed: {listed(paths)}: {reason}")
 
     def leave(self, count: int, what: str) -> None:
-        """Count so many files as left alone, which is no failure, and say before the summary which
-        they are. Every process of a job finds the same."""
+        """Count files left alone in every process: no failure, but a line before the summary."""
         if processes()[0] == 0:
             self.left_alone += count
             self.remarks.append(f"left alone: {what}")
@@ -78,7 +72,6 @@ class Tally:
             tell(f"note: {printable(path)}: {notice} (reported once)")
 
     def report(self, path: Path, verdict: str) -> None:
-        """Print the ``verdict`` on ``path``."""
         tqdm.write(f"{verdict}: {printable(path)}")
 
     def add(self, bytes_in: int, bytes_out: int, pixels: int) -> None:
@@ -94,11 +87,9 @@ class Tally:
         self.qualities.add(quality)
 
     def finish(self) -> int:
-        """Print the summary of all processes of the job, and return the exit code.
-
-        With several processes, rank 0 prints it once all are done, and all of them return 0, since
-        torchrun would take any other code for a crash, stop the rest and print a long traceback.
-        """
+        """Print the summary of all processes of the job, and return the exit code. With several
+        processes, rank 0 prints it once all are done, and all of them return 0, since torchrun
+        would take any other code for a crash, stop the rest and print a long traceback."""
         gathered = gather("tally", [self.seconds, *(getattr(self, name) for name in COUNTS)])
         made = gather("made", [sorted(self.models), sorted(self.qualities)])
         if not gathered:
@@ -171,8 +162,7 @@ def reason_of(error: BaseException | str) -> str:
 
 
 def defect(error: BaseException) -> str:
-    """The type of an exception that the program did not raise on purpose, and the place in the
-    program itself, rather than in a library, that it came from."""
+    """The type of an exception that is a defect, and its place in the program's own files."""
     error = error.__cause__ or error
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_own(Path(frame.filename))]
@@ -181,7 +171,6 @@ def defect(error: BaseException) -> str:
 
 
 def is_own(path: Path) -> bool:
-    """Whether ``path`` is one of the program's files."""
     if not path.is_relative_to(SCRIPTS):
         return False
     first, *others = path.relative_to(SCRIPTS).parts

@@ -27,17 +27,13 @@ from utils.files import atomic_write, check_folder
 from utils.history import COLUMNS, EpochState, Mean, add_curve, is_history, plot_history, write_csv
 from utils.processes import processes
 from utils.schedule import Clock, Schedule
-from utils.step import TrainingStep, defects, rate_distortion
+from utils.step import TrainingStep, rate_distortion
 
 LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the losses and the clock
 VERSION = f"xfr {xfr.__version__}"
 FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
-SHARED = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
-
-
-class DivergedError(RuntimeError):
-    """The loss is not a finite number."""
+SHARED_SETTINGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
 
 
 def check_place(folder: Path, checkpoint: Path | None) -> None:
@@ -64,21 +60,15 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        codec: Codec,
-        model: nn.Module,
-        device: torch.device,
-        settings: TrainingSettings,
-        folder: Path,
-        began: float,
+        self, codec: Codec, model: nn.Module, settings: TrainingSettings, folder: Path, began: float
     ):
-        self.codec, self.model, self.device, self.folder = codec, model, device, folder
-        self.run = {name: getattr(settings, name) for name in SHARED}
+        self.codec, self.model, self.device, self.folder = codec, model, codec.device, folder
+        self.run = {name: getattr(settings, name) for name in SHARED_SETTINGS}
         self.run |= {"lmbda": codec.LMBDA, "distortion": codec.distortion}
         self.settings = settings
         self.train_step = TrainingStep(codec, model, settings.lr_rate)
         self.optimizer, self.average = self.train_step.optimizer, self.train_step.average
-        self.clock = Clock(began, device)
+        self.clock = Clock(began, codec.device)
         self.step = self.epoch = 0  # number of finished ones
         self.progress = EpochState()
         self.saved_at = time.monotonic()
@@ -92,9 +82,7 @@ class Trainer:
 
     def resume(self, checkpoint: dict | None) -> None:
         """Resume from a training state, or fine-tune a checkpoint that holds only weights.
-
-        ValueError if the training state is damaged or at the last epoch already.
-        """
+        ValueError if the training state is damaged or at the last epoch already."""
         if checkpoint is None:
             return
         if "optimizer" not in checkpoint:
@@ -116,7 +104,8 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.average.load(checkpoint["average"])
-            self.progress = EpochState(*checkpoint["progress"])
+            steps, totals, count, seconds = checkpoint["progress"]
+            self.progress = EpochState(int(steps), Mean(totals, count), float(seconds))
             self.step = int(checkpoint.get("step", 0))
             self.curves = dict(checkpoint.get("curves", {}))
             self.clock.before = float(checkpoint.get("elapsed", 0.0))
@@ -157,9 +146,7 @@ class Trainer:
 
     def train(self, train: Batches, validation: DataLoader, schedule: Schedule) -> None:
         """Train to the end of the schedule. Rank 0 prints a line for each epoch, and saves.
-
-        Raises DivergedError, or ValueError if no picture can be read or the time is too short.
-        """
+        ValueError if the loss is no finite number, no picture can be read or time is too short."""
         leads = processes()[0] == 0
         if self.settings.minutes:
             self.rehearse(validation, schedule)
@@ -175,8 +162,7 @@ class Trainer:
             schedule.finished()
 
     def rehearse(self, validation: DataLoader, schedule: Schedule) -> None:
-        """Do once what a timed run does at its end: so that what cannot work ends it now, and to
-        see how long it takes."""
+        """Do all that ends a timed run once, to see that it works and how long it takes."""
         schedule.look_up()
         loss, bpp, psnr = sum(self.validate(validation).values(), start=Mean()).values
         if processes()[0] == 0:
@@ -189,10 +175,7 @@ class Trainer:
             raise ValueError("--minutes leaves no time to train beside the validation and saving")
 
     def train_epoch(self, source: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> None:
-        """Train for an epoch, or for what is left of one; save the state now and then.
-
-        Raises DivergedError, or ValueError if no picture can be read.
-        """
+        """Train for an epoch or its rest; save the state now and then. ValueError as ``train``."""
         rank, _ = processes()
         self.model.train()
         schedule.begin()
@@ -211,9 +194,7 @@ class Trainer:
                 # Noise depends on seed, step and rank alone: a resumed run has the same.
                 torch.manual_seed(hash((self.settings.seed, self.step, rank)))
                 learning_rate = self.run["lr_rate"] * schedule.factor(self.step)
-                with defects():
-                    measures = self.train_step(x, quality, self.step, learning_rate)
-                progress.mean.add(measures)
+                progress.mean.add(self.train_step(x, quality, self.step, learning_rate))
                 self.step += 1
                 progress.steps += 1
                 progress.seconds = time.perf_counter() - start
@@ -224,33 +205,26 @@ class Trainer:
             self.look_up(schedule)
 
     def look_up(self, schedule: Schedule) -> None:
-        """Wait for the device, read the losses and the clock, and save the state if it is time.
-        Raises DivergedError."""
+        """Read losses and clock, once the device is done; save if due. ValueError as ``train``."""
         loss = self.progress.mean.totals[0]
         if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} at step {self.step}")
+            raise ValueError(f"the loss is {loss} at step {self.step}; {self.kept()}")
         schedule.look_up()
         due = time.monotonic() - self.saved_at > schedule.save_seconds
         if due and processes()[0] == 0 and schedule.goes_on(self.progress.steps):
             self.save_state()
-
-    def measure(self, batch: list[Tensor]) -> Tensor:
-        """Loss, bpp and PSNR of each sample of a validation batch, [3, B]."""
-        x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with fast_precision(self.device), defects():
-            return rate_distortion(self.codec, self.codec, x, quality)
 
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> dict[str, Mean]:
         """Loss, bpp and PSNR of the validation pictures, quantized as for encoding: the mean of
         those in each folder right within the dataset's, "." for those in none."""
         measured = []
-        with self.average.applied():
+        with self.average.applied(), fast_precision(self.device):
             self.codec.eval()
             for batch in batches(loader):
-                if batch is not None:
-                    measured += self.measure(batch).unbind(1)
+                x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+                x = x.contiguous(memory_format=torch.channels_last)
+                measured += rate_distortion(self.codec, self.codec, x, quality).unbind(1)
         dataset, folders = loader.dataset, {}
         readable = [path for path in dataset.paths if path not in dataset.unreadable]
         for path, measures in zip(readable, measured, strict=True):
@@ -277,11 +251,8 @@ class Trainer:
         )
 
     def measure_curve(self, validation: DataLoader) -> None:
-        """Append the curve of some validation pictures to ``curves``, and write the epoch's numbers
-        to TensorBoard."""
-        pictures = islice(
-            (x for batch in batches(validation) if batch for x in batch[0]), CURVE_PICTURES
-        )
+        """Append the curve of validation pictures to ``curves``; tell TensorBoard of the epoch."""
+        pictures = islice((x for batch in batches(validation) for x in batch[0]), CURVE_PICTURES)
         crops = [x[None].to(self.device) for x in pictures]
         if crops and len({x.shape for x in crops}) == 1:
             crops = list(torch.cat(crops).split(validation.batch_size))
@@ -319,11 +290,12 @@ class Trainer:
 
     def state(self) -> dict:
         """The state that a run is resumed from, without ``identity``."""
+        progress, mean = self.progress, self.progress.mean
         return {
             "weights": self.codec.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "progress": self.progress.state(),
+            "progress": [progress.steps, mean.totals, mean.count, progress.seconds],
             "elapsed": self.clock.own(),
             "best": self.best,
             "curves": self.curves,
@@ -365,5 +337,4 @@ class Trainer:
 
 
 def command() -> str:
-    """The command line of this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -19,7 +19,8 @@ from model.hyperprior.network import HyperpriorCodec
 from utils.console import make_parser, run
 from utils.files import atomic_write
 
-NEW = "synthesis.calibrated", ".steps.", ".rounding."  # names of numbers without an older form
+# Parts of the names of numbers that have no older form.
+NEW_PARTS = "synthesis.calibrated", ".steps.", ".rounding."
 
 
 def parse_args() -> Namespace:
@@ -41,12 +42,11 @@ def main(args: Namespace) -> int:
 
 
 def upgraded(checkpoint: dict) -> dict:
-    """The contents of a checkpoint of this version. ValueError if those of ``checkpoint`` are not
-    of version 0.9."""
+    """The contents of a checkpoint of this version, from one of 0.9. ValueError for another."""
     codec = HyperpriorCodec(HyperpriorCodec.checked_config(checkpoint["config"]))
     old, weights = dict(checkpoint["weights"]), codec.state_dict()
     for name, weight in weights.items():
-        if any(part in name for part in NEW):
+        if any(part in name for part in NEW_PARTS):
             continue
         kinds = ("means", "scales") if ".heads." in name else ("heads",)
         parts = [old.pop(name.replace(".heads.", f".{kind}."), None) for kind in kinds]

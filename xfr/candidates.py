@@ -25,8 +25,7 @@ FIRST_PALETTE = 3  # the place among the palettes of the one that is tried first
 
 
 def estimate(pixels: np.ndarray) -> float:
-    """Roughly the bytes that ``compress`` needs, from a sample of uint8 pixels, [H, W] or
-    [H, W, 3]."""
+    """Roughly the bytes of ``compress``, from a sample of uint8 pixels, [H, W] or [H, W, 3]."""
     rows, columns = (
         [round((length - SAMPLE_BLOCK) * (i + 0.5) / SAMPLE_GRID) for i in range(SAMPLE_GRID)]
         if length > SAMPLE_BLOCK
@@ -40,11 +39,8 @@ def estimate(pixels: np.ndarray) -> float:
 
 
 class Graphic:
-    """The versions of a picture as a graphic, each computed when it is first asked for.
-
-    A version is named by the place of its palette in ``colours.palettes``; None names the picture
-    itself.
-    """
+    """The versions of a picture as a graphic, each computed when it is first asked for. A version
+    is named by the place of its palette in ``colours.palettes``; None names the picture itself."""
 
     def __init__(self, picture: Picture):
         self.picture = picture
@@ -78,7 +74,6 @@ class Graphic:
         return self.colours.reduced(self.colours.palettes[version])
 
     def payload(self, version: int | None) -> bytes:
-        """The payload of a version."""
         if version not in self.payloads:
             self.payloads[version] = compress(self.pixels(version))
         return self.payloads[version]

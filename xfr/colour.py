@@ -46,8 +46,8 @@ GAMMA_TOLERANCE, CHROMATICITY_TOLERANCE = 0.02, 0.001
 BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
-VERSION, SIGNATURE = 0x04300000, b"acsp"
-DATE = (2000, 1, 1, 0, 0, 0)  # of all profiles: the same bytes for the same colours
+PROFILE_VERSION, PROFILE_SIGNATURE = 0x04300000, b"acsp"
+PROFILE_DATE = (2000, 1, 1, 0, 0, 0)  # of all profiles: the same bytes for the same colours
 
 
 def fits(icc: bytes, mode: str) -> bool:
@@ -58,7 +58,7 @@ def fits(icc: bytes, mode: str) -> bool:
 def is_whole(icc: bytes) -> bool:
     """Whether bytes are an ICC profile that is not cut short."""
     (size,) = struct.unpack(">I", icc[:4].ljust(4, b"\0"))
-    return icc[36:40] == SIGNATURE and 128 <= size <= len(icc)
+    return icc[36:40] == PROFILE_SIGNATURE and 128 <= size <= len(icc)
 
 
 def coded_profile(primaries: int, transfer: int, full_range: bool, grey: bool) -> bytes | None:
@@ -117,8 +117,8 @@ def build_profile(primaries: Primaries, curve: Curve, grey: bool) -> bytes:
         table += struct.pack(">4sII", name, start + at, len(content))
     space = b"GRAY" if grey else b"RGB "
     kinds = b"mntr", space, b"XYZ "
-    header = struct.pack(">I4xI4s4s4s6H", start + len(body), VERSION, *kinds, *DATE)
-    header += SIGNATURE + bytes(28) + fixed(D50) + bytes(48)
+    header = struct.pack(">I4xI4s4s4s6H", start + len(body), PROFILE_VERSION, *kinds, *PROFILE_DATE)
+    header += PROFILE_SIGNATURE + bytes(28) + fixed(D50) + bytes(48)
     return header + table + body
 
 

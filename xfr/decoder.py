@@ -23,10 +23,8 @@ LARGE_PICTURE = 2**26  # values of a picture after which freed memory is returne
 
 class Decoder:
     """Decodes files, each with the checkpoint that made it: the one at ``model``, or another .tar
-    file in the same folder. Threads may share it.
-
-    ``model`` None: files of graphics only, which need none.
-    """
+    file in the same folder. Threads may share it. ``model`` None: files of graphics only, which
+    need none."""
 
     def __init__(self, model: Path | None, device: torch.device | str = "cpu"):
         self.model, self.device = model, torch.device(device)

@@ -63,8 +63,7 @@ class EncodingSettings:
         return f"{chosen}, effort {self.effort}" if self.effort else chosen
 
     def match(self, xfr: Xfr) -> bool:
-        """Whether a file was encoded with these settings, or with more effort, as far as it tells:
-        not whether there were metadata to strip."""
+        """Whether a file was encoded so, or with more effort, as far as its fields tell."""
         if xfr.effort < self.effort:
             return False
         if self.strip_metadata and xfr.metadata != xfr.metadata.stripped():
@@ -120,11 +119,7 @@ class Encoder:
         return encoding.fit(target, value)
 
     def has_encoded(
-        self,
-        source: Path,
-        output: Path,
-        settings: EncodingSettings,
-        max_pixels: int = MAX_PIXELS,
+        self, source: Path, output: Path, settings: EncodingSettings, max_pixels: int = MAX_PIXELS
     ) -> bool:
         """Whether ``output`` is an intact .xfr file of the picture in the file ``source``, of this
         checkpoint and these settings. A file that does not say what it was made from has to be no
@@ -149,11 +144,8 @@ class Content(NamedTuple):
 
 
 class Encoding:
-    """One picture on its way into a file.
-
-    ``payloads`` and ``contents`` hold what has been computed, by quality and effort: a search for
-    a quality returns one that it has tried.
-    """
+    """One picture on its way into a file. ``payloads`` and ``contents`` hold what has been
+    computed, by quality and effort: a search for a quality returns one that it has tried."""
 
     def __init__(
         self,
@@ -250,8 +242,7 @@ class Encoding:
     # The quality of a target
 
     def fit(self, target: Size, limit: float) -> bytes:
-        """The file without loss, if it is within the limit; else the file of the highest quality
-        that is. OutOfReach if none is."""
+        """The file within the limit, without loss or of the highest quality; OutOfReach if none."""
         unit = self.rgb[..., 0].size / 8 if target.per_pixel else 1  # in bytes
         self.room = limit * unit - len(self.file(MAX_QUALITY, Content(b"", True)))
         exact = self.graphic.exact(self.room)

@@ -193,30 +193,30 @@ def read_header(reader: Reader) -> Header:
         raise ValueError(f"an .xfr file of version {version}; this program reads {VERSION}")
     arch, fingerprint = reader.unpack(">BQ")
     flags, (quality,) = reader.number(), reader.unpack(">B")
-    return Header(
-        arch, fingerprint, flags, quality, reader.number(), reader.number(), reader.number()
-    )
+    width, height, payload_length = (reader.number() for _ in range(3))
+    return Header(arch, fingerprint, flags, quality, width, height, payload_length)
 
 
 def read_start(reader: Reader) -> Start:
-    """The fields of a file that ``reader`` is at the start of, up to alpha channel and payload.
-    ValueError as for ``read_header``."""
+    """All fields up to alpha channel and payload. ValueError as for ``read_header``."""
     header = read_header(reader)
     target = reader.unpack(">Bf") if header.flags & TARGET else None
     (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
     (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
-    dpi = read_resolution(reader) if header.flags & DPI else None
+    dpi = None
+    if header.flags & DPI:
+        number = reader.number()
+        dpi = (number, number) if number else reader.unpack(">ff")
     flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
     return Start(header, target, effort, source, dpi, streams)
 
 
 def unpack_start(data: bytes) -> tuple[Header, Metadata]:
-    """The header and the metadata in the bytes of a file, without alpha channel, payload and CRC.
-    ValueError if they are damaged."""
+    """Header and metadata of a file, read without the rest. ValueError if they are damaged."""
     start = read_start(Reader(data, "file"))
     check_fields(start)
-    return start.header, unpack_metadata(start.streams, start.dpi)
+    return start.header, unpack_metadata(start)
 
 
 def peek(path: Path) -> Header | None:
@@ -229,8 +229,7 @@ def peek(path: Path) -> Header | None:
 
 
 def needs_checkpoint(path: Path) -> bool:
-    """Whether the file at ``path`` begins as an .xfr file that only a checkpoint can decode. False
-    for one that holds a graphic, or cannot be read."""
+    """Whether a file begins as an .xfr file without a graphic, which needs a checkpoint."""
     header = peek(path)
     return header is not None and not header.graphic
 
@@ -251,11 +250,9 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of an open file, for ``unpack``. OSError if it cannot be read.
-
-    ValueError if it does not begin as an .xfr file, or has more bytes than a picture of the size
-    that its header names, or one of ``max_pixels``, can take: then the rest is not read.
-    """
+    """The bytes of an open file, for ``unpack``. OSError if it cannot be read. ValueError if it
+    does not begin as an .xfr file, or has more bytes than a picture of the size that its header
+    names, or one of ``max_pixels``, can take: then the rest is not read."""
     start = stream.read(HEADER_BYTES)
     header = read_header(Reader(start, "file"))
     pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
@@ -268,11 +265,9 @@ def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
-    """Read the bytes of a file. Sizes are checked before memory is allocated for them.
-
-    Raises ValueError saying what is wrong: not an .xfr file, a newer version, truncated, trailing
-    bytes, a wrong CRC, a picture of more than ``max_pixels``, or a field out of its range.
-    """
+    """Read the bytes of a file. Sizes are checked before memory is allocated for them. Raises
+    ValueError saying what is wrong: not an .xfr file, a newer version, truncated, trailing bytes, a
+    wrong CRC, a picture of more than ``max_pixels``, or a field out of its range."""
     reader = Reader(data, "file")
     start = read_start(reader)
     header, target = start.header, start.target
@@ -293,18 +288,12 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:
         quality=header.quality,
         payload=payload,
         alpha=unpack_alpha(alpha, header.height, header.width),
-        metadata=unpack_metadata(start.streams, start.dpi),
+        metadata=unpack_metadata(start),
         target=None if target is None else (TARGETS[target[0] - 1], target[1]),
         graphic=header.graphic,
         effort=start.effort or 0,
         source=start.source,
     )
-
-
-def read_resolution(reader: Reader) -> tuple[float, float]:
-    """Pixels per inch across and down."""
-    dpi = reader.number()
-    return (dpi, dpi) if dpi else reader.unpack(">ff")
 
 
 def check_fields(start: Start) -> None:
@@ -324,16 +313,14 @@ def check_fields(start: Start) -> None:
         raise ValueError(f"damaged file: a resolution of {dpi[0]:g} by {dpi[1]:g} pixels per inch")
 
 
-def unpack_metadata(
-    streams: dict[str, tuple[int, bytes]], dpi: tuple[float, float] | None
-) -> Metadata:
-    """Resolution, and what the lzma ``streams``, each with its declared size, hold."""
+def unpack_metadata(start: Start) -> Metadata:
+    """The resolution, and the content of the lzma streams, which must have its declared size."""
     unpacked = {}
-    for name, (size, stream) in streams.items():
+    for name, (size, stream) in start.streams.items():
         if size > MAX_STREAM:
             raise ValueError(f"damaged file: {size} bytes of {LABELS[name]}")
         unpacked[name] = lzma_decompress(stream, size, LABELS[name])
-    return Metadata(**unpacked, dpi=dpi)
+    return Metadata(**unpacked, dpi=start.dpi)
 
 
 def unpack_alpha(stream: bytes | None, height: int, width: int) -> np.ndarray | None:

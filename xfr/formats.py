@@ -22,10 +22,9 @@ FORMATS = [
 ALIASES = {"jpeg": "jpg", "tif": "tiff"}
 JPEG_EXTENSIONS = {"mpo"}  # that Pillow does not list as readable
 # Formats that a package adds to Pillow: its module, its name, and the extensions.
-HEIF_EXTENSIONS, JXL_EXTENSIONS = ("heic", "heif", "heics", "heifs", "hif"), ("jxl",)
 PACKAGES = {
-    "HEIF": ("pillow_heif", "pillow-heif", HEIF_EXTENSIONS),
-    "JXL": ("pillow_jxl", "pillow-jxl-plugin", JXL_EXTENSIONS),
+    "HEIF": ("pillow_heif", "pillow-heif", ("heic", "heif", "heics", "heifs", "hif")),
+    "JXL": ("pillow_jxl", "pillow-jxl-plugin", ("jxl",)),
 }
 RAW_EXTENSIONS = set(
     "3fr ari arw bay cap cr2 cr3 crw cs1 dcr dng dcs drf eip erf fff iiq k25 kdc mdc mef mos mrw "
@@ -73,21 +72,11 @@ def readable_extensions() -> set[str]:
     return found.union(JPEG_EXTENSIONS, *added)
 
 
-def needed_package(head: bytes, extension: str) -> str | None:
-    """The format of PACKAGES that a file is in, by its first bytes or else by its extension."""
+def needed_package(head: bytes) -> str | None:
+    """The format of PACKAGES that a file is in, by its first bytes."""
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[16:]:
         return "HEIF"
-    if head.startswith(JXL_BEGINNINGS):
-        return "JXL"
-    named = [name for name, (_, _, extensions) in PACKAGES.items() if extension in extensions]
-    return named[0] if named and not head else None
-
-
-def register_package(name: str) -> None:
-    """Add the format ``name`` of PACKAGES to Pillow."""
-    module = import_module(PACKAGES[name][0])
-    if name == "HEIF":
-        module.register_heif_opener()
+    return "JXL" if head.startswith(JXL_BEGINNINGS) else None
 
 
 def unreadable_reason(path: Path) -> str | None:
@@ -103,12 +92,11 @@ def unreadable_reason(path: Path) -> str | None:
 
 def reason_by_content(head: bytes, extension: str) -> str | None:
     """``unreadable_reason``, from the first HEAD_BYTES bytes of a file."""
-    package = needed_package(head, extension)
-    if package is None and extension in (*HEIF_EXTENSIONS, *JXL_EXTENSIONS):
-        package = needed_package(b"", extension)
+    named = (name for name, (_, _, extensions) in PACKAGES.items() if extension in extensions)
+    package = needed_package(head) or next(named, None)
     if package is not None:
-        _, name, _ = PACKAGES[package]
-        return None if is_installed(package) else f"{package}: needs the package {name}"
+        needs = f"{package}: needs the package {PACKAGES[package][1]}"
+        return None if is_installed(package) else needs
     raw = head.startswith(RAW_BEGINNINGS) or head[8:11] == CANON_CR2 or head[4:12] == CANON_CR3
     if raw or extension in RAW_EXTENSIONS:
         return "a camera's raw file: develop it first, as with the package rawpy"
@@ -121,9 +109,11 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     """Open a stream, from its beginning, in one of FORMATS. Raises OSError if it is in none."""
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
-    package = needed_package(head, extension)
+    package = needed_package(head)
     if package is not None and is_installed(package):
-        register_package(package)
+        module = import_module(PACKAGES[package][0])  # adds it to Pillow, or brings what does
+        if package == "HEIF":
+            module.register_heif_opener()
     if package == "JXL":
         check_jxl_size(stream)
     known = [
@@ -133,20 +123,15 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     try:
         return Image.open(stream, formats=known)
     except UnidentifiedImageError:
-        reason = reason_by_content(head, extension) or misfit(head)
+        reason = reason_by_content(head, extension)
+        if head.startswith(PSD_BEGINNING):
+            bits = int.from_bytes(head[22:24], "big")
+            reason = reason or f"Photoshop's pictures of {bits} bits are not read"
         raise OSError(reason or "not a picture of a kind that is read") from None
 
 
-def misfit(head: bytes) -> str | None:
-    """Reason why Pillow does not open a file that begins as a picture of Photoshop."""
-    if not head.startswith(PSD_BEGINNING):
-        return None
-    return f"Photoshop's pictures of {int.from_bytes(head[22:24], 'big')} bits are not read"
-
-
 def check_jxl_size(stream: BinaryIO) -> None:
-    """DecompressionBombError for more pixels than Pillow allows: the plugin decodes them before
-    Pillow looks."""
+    """DecompressionBombError for too many pixels: the plugin decodes them before Pillow looks."""
     header, limit = read_jxl_header(stream), Image.MAX_IMAGE_PIXELS
     stream.seek(0)
     if limit is not None and header.width * header.height > 2 * limit:

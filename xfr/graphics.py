@@ -31,8 +31,7 @@ def webp_header(height: int, width: int, length: int) -> bytes:
 
 
 def compress_tile(pixels: np.ndarray, effort: dict[str, Any] = WEBP_EFFORT) -> bytes:
-    """The bitstream of uint8 pixels, [H, W] or [H, W, 3], of at most TILE x TILE. ``effort``:
-    options of Pillow's WebP encoder."""
+    """The bitstream of uint8 pixels, [H, W] or [H, W, 3], of at most TILE x TILE."""
     height, width = pixels.shape[:2]
     stream = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
@@ -70,8 +69,7 @@ def decompress(payload: bytes, height: int, width: int, extract: Extract = WHOLE
 
 
 def reduced(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """The rounded means of boxes of scale x scale uint8 ``pixels`` [H, W] or [H, W, 3], of fewer at
-    the right and bottom edges."""
+    """The rounded means of scale x scale uint8 pixels, of fewer at the right and bottom edges."""
     return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
 
 

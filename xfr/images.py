@@ -1,6 +1,7 @@
 """Pictures: any that Pillow reads as 8-bit pixels, and back to any format that it writes."""
 
 import io
+import math
 import shutil
 import warnings
 from contextlib import suppress
@@ -17,7 +18,7 @@ from xfr.colour import fits, is_srgb, is_whole, to_srgb
 from xfr.formats import FORMATS, normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
-    COMMENTED,
+    COMMENT_FORMATS,
     LABELS,
     NO_METADATA,
     Metadata,
@@ -25,14 +26,14 @@ from xfr.metadata import (
     read_metadata,
     save_options,
 )
-from xfr.samples import REDUCED, is_deep, load_samples, strips
+from xfr.samples import REDUCED_TO_8_BITS, is_deep, load_samples, strips
 from xfr.sources import open_picture
 
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 BLOCK_BYTES = 2**26  # of Pillow's memory
 
 # How pixels with each orientation of EXIF are turned upright.
-TURNS = {
+ORIENTATION_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
@@ -58,11 +59,8 @@ PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for 
 
 @dataclass
 class Picture:
-    """A picture in memory.
-
-    ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``: uint8 [H, W] or None.
-    ``notices``: what was lost when it was read, for the user.
-    """
+    """A picture in memory. ``pixels``: uint8, [H, W, 3] for colour, [H, W] for grey. ``alpha``:
+    uint8 [H, W] or None. ``notices``: what was lost when it was read, for the user."""
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
@@ -104,10 +102,7 @@ def set_up_pillow(max_pixels: int = MAX_PIXELS) -> None:
 
 
 def to_picture(
-    rgb: np.ndarray,
-    grey: bool,
-    alpha: np.ndarray | None = None,
-    metadata: Metadata = NO_METADATA,
+    rgb: np.ndarray, grey: bool, alpha: np.ndarray | None = None, metadata: Metadata = NO_METADATA
 ) -> Picture:
     """A decoded uint8 array [H, W, 3] as a picture that is grey if the original was."""
     if grey:
@@ -117,8 +112,7 @@ def to_picture(
 
 
 def writable_format(extension: str) -> str:
-    """Pillow's name of the format with this extension; ValueError if it cannot write it, or cannot
-    read pictures of any size back from it."""
+    """Pillow's name of a format. ValueError if Pillow cannot write and read back any size in it."""
     wanted = normalize_extension(extension)
     extensions = Image.registered_extensions()  # loads all plugins
     writable = set(Image.SAVE) - {"XFR"}  # for pictures that come out of .xfr files
@@ -134,20 +128,15 @@ def writable_format(extension: str) -> str:
 
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture of any mode as 8-bit grey or RGB, with its alpha channel and its profile.
-
-    Raises what ``read_opened`` raises.
-    """
+    """A picture of any mode as 8-bit grey or RGB, alpha and profile. Raises as ``read_opened``."""
     with path.open("rb") as stream:
         return read_opened(stream, max_pixels)
 
 
 def read_opened(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
-    """``read_picture``, of an open file.
-
-    Raises OSError or ValueError if the file cannot be read as a picture, ValueError if it has more
-    than ``max_pixels`` pixels, or more than Pillow allows in this process.
-    """
+    """``read_picture``, of an open file. Raises OSError or ValueError if the file cannot be read as
+    a picture, ValueError if it has more than ``max_pixels`` pixels, or more than Pillow allows in
+    this process."""
     try:
         return read_any(stream, max_pixels)
     except Image.DecompressionBombError:
@@ -165,7 +154,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
     image, samples = open_picture(stream, stream.name, notices)
     check_shape(image.height, image.width, max_pixels)
     if is_deep(image, samples):
-        notices.append(REDUCED)
+        notices.append(REDUCED_TO_8_BITS)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
     icc = image.info.get("icc_profile")
@@ -173,15 +162,14 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
         image = load_samples(image, samples)
     check_shape(image.height, image.width, max_pixels)
     if orientation > 1 and not is_upright:
-        image = image.transpose(TURNS[orientation])
+        image = image.transpose(ORIENTATION_TURNS[orientation])
     return converted(image, icc, metadata, notices)
 
 
 def converted(
     image: Image.Image, icc: bytes | None, metadata: Metadata, notices: list[str]
 ) -> Picture:
-    """The Picture of 8-bit samples in mode L, LA, RGB, RGBA, CMYK or LAB, with a profile that fits.
-    ``icc`` is that of the samples."""
+    """The picture of 8-bit samples in a mode of ``load_samples``, whose profile is ``icc``."""
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{image.mode} is converted to sRGB")
         image = to_srgb(image, icc)
@@ -231,23 +219,13 @@ def check_shape(height: int, width: int, max_pixels: int) -> None:
 
 
 def check_quality(extension: str, quality: int | None) -> None:
-    """ValueError unless the format with this extension is written at ``quality``, 1 to 100, or at
-    its default, None."""
-    if quality is None:
-        return
-    if not 1 <= quality <= 100:
+    """ValueError unless Pillow writes this format, and at this ``quality``, if that is not None."""
+    name = writable_format(extension)
+    if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"an output quality of {quality} is not within 1 to 100")
-    if writable_format(extension) not in QUALITY_OPTIONS:
+    if quality is not None and name not in QUALITY_OPTIONS:
         kind = normalize_extension(extension)
         raise ValueError(f"{kind} has no quality: only jpg, webp and avif have")
-
-
-def check_sides(name: str, extension: str, size: tuple[int, int]) -> None:
-    """ValueError if a format does not hold a picture of this width and height."""
-    limit = MAX_SIDES.get(name)
-    if limit is not None and max(size) > limit:
-        width, height = size
-        raise ValueError(f"{width}x{height}: {extension} holds at most {limit} pixels a side")
 
 
 def write_picture(
@@ -262,7 +240,9 @@ def write_picture(
     name, extension = writable_format(extension), normalize_extension(extension)
     check_quality(extension, quality)
     height, width = picture.shape
-    check_sides(name, extension, (width, height))
+    most = MAX_SIDES.get(name, math.inf)
+    if max(height, width) > most:
+        raise ValueError(f"{width}x{height}: {extension} holds at most {most} pixels a side")
     image, notices = storable(picture, name, extension)
     metadata, lost = holdable(picture.metadata, name, extension, image.mode)
     options = SAVE_OPTIONS.get(name, {}) | save_options(name, metadata)
@@ -302,7 +282,7 @@ def holdable(
     kept: dict[str, Any] = {}
     notices = []
     for kind, value in asdict(metadata).items():
-        if kind == "texts" and value is not None and name in COMMENTED:
+        if kind == "texts" and value is not None and name in COMMENT_FORMATS:
             comment = only_comment(value)
             if comment != value:
                 notices.append(f"{extension} cannot hold its texts but for a comment: dropped")
@@ -330,8 +310,7 @@ class ThroughPython:
 
 
 def round_trip(name: str, probe: Image.Image, **options) -> Image.Image | None:
-    """``probe`` written in a format, with these options, and read back; None if Pillow cannot do
-    that."""
+    """``probe`` written in a format and read back; None if Pillow cannot do that."""
     stream = io.BytesIO()
     try:
         probe.save(stream, format=name, **SAVE_OPTIONS.get(name, {}) | options)

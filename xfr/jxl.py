@@ -7,9 +7,9 @@ and 18181-2 for the boxes.
 from typing import Any, BinaryIO, NamedTuple
 
 from xfr.boxes import read_boxes, walk_boxes
-from xfr.samples import REDUCED
+from xfr.samples import REDUCED_TO_8_BITS
 
-BARE = b"\xff\x0a"  # begins a codestream
+CODESTREAM_START = b"\xff\x0a"  # begins a codestream
 CODESTREAMS = {b"jxlc": 0, b"jxlp": 4}  # boxes of it, or of a part; bytes before it
 HEAD_BYTES = 64  # of a codestream: size and depth take no more
 # Ways in which numbers are stored: the least, and the bits of what is added to it. Of several ways,
@@ -27,8 +27,7 @@ RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 class JxlHeader(NamedTuple):
-    """Width and height in pixels, bits of a sample, and whether there are several frames. Samples
-    in floating point have no bits: 0."""
+    """Size, bits of a sample (0: floating point), and whether there are several frames."""
 
     width: int
     height: int
@@ -57,8 +56,7 @@ class BitReader:
         return least + self.number(count)
 
     def size(self, by_1: Choices, by_8: Choices) -> tuple[int, int]:
-        """Width and height. Sides are stored as they are, or divided by 8; the width may be a
-        ratio."""
+        """Width and height: sides as they are, or divided by 8; the width may be a ratio."""
         unit, choices = (8, by_8) if self.number() else (1, by_1)
         height, ratio = unit * self.choice(choices), self.number(3)
         if not ratio:
@@ -70,8 +68,8 @@ class BitReader:
 def read_jxl_header(stream: BinaryIO) -> JxlHeader:
     """The header of a JPEG XL file, wherever the stream is. OSError if it is damaged."""
     stream.seek(0)
-    start = 0 if stream.read(2) == BARE else codestream(stream)
-    stream.seek(start + len(BARE))
+    start = 0 if stream.read(2) == CODESTREAM_START else codestream(stream)
+    stream.seek(start + len(CODESTREAM_START))
     reader = BitReader(stream.read(HEAD_BYTES))
     width, height = reader.size(SIDE, SIDE_BY_8)
     if reader.number():  # all else is the default
@@ -107,7 +105,7 @@ def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     if image.mode == "LA" and header.bits != 8:
         raise ValueError("JPEG XL files of grey with alpha of more than 8 bits are not read")
     if header.bits > 8 and not image.mode.startswith("I"):
-        notices.append(REDUCED)
+        notices.append(REDUCED_TO_8_BITS)
     if header.is_animated:
         notices.append("only the first frame is kept")
     for kind, data in read_boxes(stream, 0, stream.seek(0, 2)):

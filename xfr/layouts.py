@@ -63,8 +63,7 @@ def check_sgi(image: Any, stream: BinaryIO) -> None:
 
 
 def check_tga(image: Any, stream: BinaryIO) -> None:
-    """Pixels and palettes of 16 bits: Pillow takes the top bit for alpha whether or not it is, and
-    readers do not agree on what it means."""
+    """Pixels and palettes of 16 bits: readers do not agree whether the top bit is alpha."""
     stream.seek(0)
     head = stream.read(18)
     has_palette, kind, palette_bits, bits = head[1], head[2], head[7], head[16]

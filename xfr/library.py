@@ -11,21 +11,21 @@ from PIL import Image, ImageOps
 
 from model.limits import DEFAULT_QUALITY, MAX_PIXELS
 from xfr.checkpoints import checkpoint_path, shipped_name
-from xfr.colour import fits
 from xfr.file import Xfr
-from xfr.images import Picture, check_shape, read_picture
-from xfr.metadata import PREFIX, Metadata, comment_of
+from xfr.images import Picture, check_shape, converted, read_picture
+from xfr.metadata import EXIF_PREFIX, Metadata, comment_of
+from xfr.samples import to_plain_mode
 from xfr.text import IPTC_RESOURCE, unpack_texts
 
 Coder = TypeVar("Coder")
-LOADING = Lock()
-GREY_MODES = ("1", "L", "LA", "La")
-OTHER_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
+LOADING_LOCK = Lock()
+# Modes of Pillow's that 8-bit grey or RGB, with alpha or without, holds.
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
 
 
 def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: str) -> Coder:
     """The Encoder or Decoder of a checkpoint, by name or path, which is loaded once."""
-    with LOADING:
+    with LOADING_LOCK:
         return load(kind, checkpoint_path(checkpoint).resolve(), device)
 
 
@@ -88,17 +88,12 @@ def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """The pixels of an image, turned upright, with its transparency and its colour profile.
-    ValueError for a mode that 8-bit grey or RGB does not hold."""
-    if image.mode not in GREY_MODES + OTHER_MODES:
+    """Pixels, turned upright, transparency and profile. ValueError for a mode not among MODES."""
+    if image.mode not in MODES:
         raise ValueError(f"an image of mode {image.mode}: convert it to L, LA, RGB or RGBA")
-    colour = "L" if image.mode in GREY_MODES else "RGB"
-    transparent = image.has_transparency_data
-    image = ImageOps.exif_transpose(image).convert(colour + "A" * transparent)
-    icc = image.info.get("icc_profile")
-    metadata = Metadata(icc=icc if icc and fits(icc, colour) else None)
-    alpha = np.array(image.getchannel("A")) if transparent else None
-    return Picture(np.array(image.convert(colour)), alpha, metadata)
+    icc = image.info.get("icc_profile") or None
+    image = to_plain_mode(ImageOps.exif_transpose(image))
+    return converted(image, icc, Metadata(icc=icc), notices=[])
 
 
 def as_image(picture: Picture) -> Image.Image:
@@ -117,7 +112,7 @@ def info_of(metadata: Metadata) -> dict[str, Any]:
     texts = unpack_texts(metadata.texts or b"")
     info = {
         "icc_profile": metadata.icc,
-        "exif": None if metadata.exif is None else PREFIX + metadata.exif,
+        "exif": None if metadata.exif is None else EXIF_PREFIX + metadata.exif,
         "xmp": metadata.xmp,
         "dpi": metadata.dpi,
         "photoshop": None if metadata.iptc is None else {IPTC_RESOURCE: metadata.iptc},

@@ -21,8 +21,8 @@ from xfr.text import (
 )
 from xfr.tiff import IPTC, XMP
 
-COMMENTED = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for comments
-PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
+COMMENT_FORMATS = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for comments
+EXIF_PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
@@ -76,7 +76,7 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         exif, orientation = tiff_exif(image), image.tag_v2.get(ORIENTATION)
     if exif:
         try:
-            exif = re.sub(b"^(%b)+" % PREFIX, b"", exif)
+            exif = re.sub(b"^(%b)+" % EXIF_PREFIX, b"", exif)
             orientation = orientation or orientation_of(exif)
             exif = upright(exif)
         except ValueError:
@@ -91,10 +91,9 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         xmp = None
     if orientation not in range(1, 9):
         orientation = 1
-    try:
+    # There may be none, or something else in its place.
+    with suppress(KeyError, TypeError, ValueError, ArithmeticError, struct.error):
         dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
-    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, struct.error):
-        pass  # there is none, or what is there is none
     if dpi and (dpi == (1, 1) or not is_resolution(dpi)):  # Pillow has 1 where a TIFF has none
         dpi = None
     if dpi and orientation in QUARTER_TURNED:
@@ -160,10 +159,8 @@ def turn_tags(out: bytearray, entries: list[tuple[int, int]]) -> None:
 
 def upright(exif: bytes) -> bytes:
     """EXIF of a picture that was turned as it says: with orientation 1, and without its thumbnail.
-
     Everything else stays byte for byte where it is: makers' notes contain offsets that would
-    otherwise be wrong. ValueError if the EXIF is damaged.
-    """
+    otherwise be wrong. ValueError if the EXIF is damaged."""
     order, orientation = byte_order(exif), orientation_of(exif)
     out = bytearray(exif)
     try:
@@ -239,7 +236,7 @@ def tiff_exif(image: Image.Image) -> bytes | None:
         parsed = descriptive(image.getexif().tobytes())
         return parsed.tobytes() if len(parsed) else None
     except Exception:  # Pillow may raise nearly anything on a damaged one
-        return PREFIX
+        return EXIF_PREFIX
 
 
 # Writing
@@ -255,10 +252,10 @@ def save_options(name: str, metadata: Metadata) -> dict:
         "xmp": metadata.xmp,
     }
     texts = unpack_texts(metadata.texts or b"")
-    if name in COMMENTED:
+    if name in COMMENT_FORMATS:
         options["comment"] = comment_of(texts)
     if metadata.exif is not None:
-        options["exif"] = PREFIX + metadata.exif
+        options["exif"] = EXIF_PREFIX + metadata.exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
         content = PHOTOSHOP_PREFIX + photoshop_iptc(metadata.iptc)
         options["extra"] = struct.pack(">BBH", 0xFF, 0xED, len(content) + 2) + content
@@ -266,7 +263,7 @@ def save_options(name: str, metadata: Metadata) -> dict:
         options["pnginfo"] = png_info(metadata, texts)
     if name == "TIFF":
         exif = metadata.exif or b""
-        options["exif"] = descriptive(PREFIX + exif) if is_well_formed(exif) else Image.Exif()
+        options["exif"] = descriptive(EXIF_PREFIX + exif) if is_well_formed(exif) else Image.Exif()
         if metadata.xmp is not None:
             options["exif"][XMP] = metadata.xmp
         if metadata.iptc is not None:

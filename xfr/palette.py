@@ -15,8 +15,7 @@ PART = 1024  # pixels on each side of a part of the picture, which bounds the me
 
 
 def packed(pixels: np.ndarray) -> np.ndarray:
-    """The colour of each of the uint8 pixels, [H, W, 3] or grey [H, W], as a number: int32 [H, W],
-    red * 2^16 + green * 2^8 + blue."""
+    """The colours of uint8 pixels, [H, W, 3] or grey [H, W], as int32 [H, W]: 0xRRGGBB."""
     pixels = pixels.astype(np.int32)
     red, green, blue = np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else [pixels] * 3
     return red << 16 | green << 8 | blue
@@ -56,8 +55,7 @@ class Colours:
 
     @cached_property
     def palettes(self) -> list[Palette]:
-        """A palette of each of the PALETTE_SIZES that is below the number of colours; none if the
-        picture has more than MOST_COLOURS."""
+        """A palette of each size below the number of colours; none above MOST_COLOURS."""
         if len(self.numbers) > MOST_COLOURS:
             return []
         counts = np.zeros(len(self.numbers), np.int64)

@@ -25,7 +25,7 @@ from model.limits import PREVIEW_SCALES
 
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
-METADATA = ("icc_profile", "exif", "xmp", "dpi")
+METADATA_NAMES = ("icc_profile", "exif", "xmp", "dpi")
 
 
 class XfrImageFile(ImageFile.ImageFile):
@@ -38,8 +38,7 @@ class XfrImageFile(ImageFile.ImageFile):
     scale = 1
 
     def _open(self) -> None:
-        """Read size, mode and info. SyntaxError, which Pillow makes an UnidentifiedImageError, if
-        they are damaged."""
+        """Read size, mode and info. SyntaxError, which Pillow expects, if they are damaged."""
         from xfr.file import unpack_start
         from xfr.library import info_of
 
@@ -72,8 +71,7 @@ class XfrImageFile(ImageFile.ImageFile):
         resample: Image.Resampling = Image.Resampling.BICUBIC,
         reducing_gap: float | None = 1.0,
     ) -> None:
-        """See Pillow's ``Image.thumbnail``. By default it is made of a preview of at least its own
-        size, not of at least twice its size."""
+        """``Image.thumbnail``, by default of a preview of at least its own size, not twice that."""
         super().thumbnail(size, resample, reducing_gap)
 
     def load(self) -> "Image.core.PixelAccess | None":
@@ -94,22 +92,16 @@ class XfrImageFile(ImageFile.ImageFile):
         return super().load()
 
 
-def accept(prefix: bytes) -> bool:
-    """Whether a file that begins with these bytes is an .xfr file."""
-    return prefix.startswith(b"XFR")
-
-
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
-    """Encode an image with the options in its ``encoderinfo``. OSError if its mode cannot be
-    written, ValueError for settings that cannot be met."""
-    from xfr.library import GREY_MODES, OTHER_MODES, as_picture, encoded
+    """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings."""
+    from xfr.library import MODES, as_picture, encoded
     from xfr.metadata import read_metadata
 
-    if image.mode not in GREY_MODES + OTHER_MODES:
+    if image.mode not in MODES:
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}")
     options = {name: value for name, value in image.encoderinfo.items() if value is not None}
     given: dict[str | tuple[int, int], Any] = {
-        name: options[name] for name in METADATA if name in options
+        name: options[name] for name in METADATA_NAMES if name in options
     }
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()
@@ -124,8 +116,7 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
 
 
 def register() -> None:
-    """Make Pillow open and save the format."""
-    Image.register_open(FORMAT, XfrImageFile, accept)
+    Image.register_open(FORMAT, XfrImageFile, lambda prefix: prefix.startswith(b"XFR"))
     Image.register_save(FORMAT, save)
     Image.register_extension(FORMAT, ".xfr")
     Image.register_mime(FORMAT, "image/x-xfr")

@@ -15,15 +15,15 @@ from typing import BinaryIO
 from xfr.colour import Primaries
 from xfr.text import MAX_CHUNK, inflate, png_text
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 READ_CHUNKS = {b"cICP", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"eXIf", b"tRNS", b"acTL"}
 # Chunks that say nothing about how the picture is to be seen: background, significant bits,
 # palettes for poor screens, time of the last change, order of the pixels (of Apple).
 IMMATERIAL_CHUNKS = {b"bKGD", b"sBIT", b"sPLT", b"hIST", b"tIME", b"iDOT", b"fcTL", b"fdAT"}
-BUFFER = 1 << 18  # bytes that Pillow is given at a time
-PALETTE = 3  # colour type
+BUFFER_BYTES = 1 << 18  # bytes that Pillow is given at a time
+PALETTE_TYPE = 3  # colour type
 
 
 class Spans(io.RawIOBase):
@@ -63,12 +63,9 @@ class Spans(io.RawIOBase):
 
 @dataclass
 class PngFile:
-    """A PNG file.
-
-    ``spans``: where in ``stream`` those chunks are that hold pixels. ``bits`` per channel.
-    ``colour_type`` and ``chunks``, the last of each kind, are as in the standard. ``texts``:
-    keyword and text of each text chunk, in the file's order.
-    """
+    """A PNG file. ``spans``: where in ``stream`` those chunks are that hold pixels. ``bits`` per
+    channel. ``colour_type`` and ``chunks``, the last of each kind, are as in the standard.
+    ``texts``: keyword and text of each text chunk, in the file's order."""
 
     stream: BinaryIO
     spans: list[tuple[int, int]]
@@ -79,11 +76,10 @@ class PngFile:
 
     def pixels(self) -> BinaryIO:
         """A PNG file of its pixels alone."""
-        return io.BufferedReader(Spans(self.stream, self.spans), BUFFER)
+        return io.BufferedReader(Spans(self.stream, self.spans), BUFFER_BYTES)
 
     @property
     def frames(self) -> int:
-        """Number of pictures in it."""
         return self.number(b"acTL", ">I", 1) or 1
 
     def number(self, kind: bytes, code: str, default: int) -> int:
@@ -129,31 +125,28 @@ class PngFile:
 
 def is_png(stream: BinaryIO) -> bool:
     """Whether a stream begins as a PNG file; it is left at its beginning."""
-    head = stream.read(len(SIGNATURE))
+    head = stream.read(len(PNG_SIGNATURE))
     stream.seek(0)
-    return head == SIGNATURE
+    return head == PNG_SIGNATURE
 
 
 def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
-    """Read all chunks of a PNG file but its pixels. What is dropped is added to ``notices``.
-
-    Raises OSError if it does not begin with its header.
-    """
+    """Read all chunks but pixels, with ``notices`` of losses. OSError if no header comes first."""
     stream.seek(0, io.SEEK_END)
     length = stream.tell()
-    stream.seek(len(SIGNATURE))
-    spans = [(0, len(SIGNATURE))]
+    stream.seek(len(PNG_SIGNATURE))
+    spans = [(0, len(PNG_SIGNATURE))]
     header = b""
     chunks: dict[bytes, bytes] = {}
     texts: list[tuple[str, str]] = []
     room = MAX_CHUNK
     unknown = set()
-    position = len(SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 8 <= length:
         stream.seek(position)
         size, kind = struct.unpack(">I4s", stream.read(8))
         stop = position + size + 12
-        palette_alpha = kind == b"tRNS" and header[9:10] == bytes([PALETTE])
+        palette_alpha = kind == b"tRNS" and header[9:10] == bytes([PALETTE_TYPE])
         if kind in PIXEL_CHUNKS or palette_alpha:
             header = header or stream.read(13)
             if spans[-1][1] == position:  # behind the last one
@@ -176,14 +169,13 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
         position = stop
     if unknown:
         notices.append(f"its chunks {', '.join(sorted(unknown)[:5])} are not kept")
-    if len(header) < 13 or spans[0][1] < len(SIGNATURE) + 25:
+    if len(header) < 13 or spans[0][1] < len(PNG_SIGNATURE) + 25:
         raise OSError("a damaged PNG file: it does not begin with its header")
     return PngFile(stream, spans, header[8], header[9], chunks, texts)
 
 
 def read_chunk(stream: BinaryIO, kind: bytes, size: int, notices: list[str]) -> bytes | None:
-    """The content of a chunk at the stream's position; None, and a notice, if it is too long, or
-    its CRC does not match."""
+    """The content of a chunk; None, and a notice, if it is too long, or its CRC does not match."""
     name = kind.decode()
     if size > MAX_CHUNK:
         notices.append(f"its {name} chunk has more than {MAX_CHUNK} bytes: dropped")

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-STRIP = 512  # rows at a time
+STRIP_ROWS = 512  # rows at a time
 # Pillow reads the first byte of each sample of two in one raw mode, and the second in the other.
-FIRST, SECOND = ";16B", ";16L"
-REDUCED = "16 bits per channel are reduced to 8"  # a notice
-BITS = {
-    "BGR;15": (5, 5, 5),
-    "BGR;16": (5, 6, 5),
-    "BGRA;15": (5, 5, 5),
-    "BGRA;15Z": (5, 5, 5),
-}
+FIRST_BYTES, SECOND_BYTES = ";16B", ";16L"
+REDUCED_TO_8_BITS = "16 bits per channel are reduced to 8"  # a notice
+RGB_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15": (5, 5, 5), "BGRA;15Z": (5, 5, 5)}
 
 
 @dataclass
@@ -46,8 +41,7 @@ def raw_modes(image: Any) -> list[str]:
 
 
 def is_deep(image: Image.Image, samples: Samples) -> bool:
-    """Whether the file, whose pixels are not loaded yet, has more than 8 bits per channel. Pillow
-    may reduce them when it loads them."""
+    """Whether a file has more than 8 bits per channel, which Pillow may reduce when it loads it."""
     # Channels of 16 bits have a byte order in their raw mode, such as RGB;16B. In BGR;16, which has
     # none, 16 bits hold all channels.
     deep = any(mode.endswith((";16B", ";16L", ";16N")) for mode in raw_modes(image))
@@ -60,16 +54,13 @@ def reduce(values: np.ndarray, top: int) -> np.ndarray:
 
 
 def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
-    """The pixels of an opened file in mode L, LA, RGB, RGBA, CMYK or LAB.
-
-    ValueError for samples of no agreed range.
-    """
+    """Pixels in mode L, LA, RGB, RGBA, CMYK or LAB. ValueError for samples of no agreed range."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
         return load_grey(image, samples)
     names = set(raw_modes(image))
-    wide = sorted(mode for mode in names if mode.endswith((FIRST, SECOND, ";16N")))
+    wide = sorted(mode for mode in names if mode.endswith((FIRST_BYTES, SECOND_BYTES, ";16N")))
     if wide:
         return load_wide(image, wide[0], samples)
     if samples.is_associated and image.mode == "RGBA":
@@ -77,27 +68,24 @@ def load_samples(image: Image.Image, samples: Samples) -> Image.Image:
     image.load()
     if samples.palette is not None:
         image.putpalette(samples.palette)
-    narrow = names & BITS.keys()
+    narrow = names & RGB_BITS.keys()
     if image.mode in ("L", "1", "RGB") and samples.transparent is not None:
         return with_transparent(image.convert("L") if image.mode == "1" else image, samples)
     if image.mode == "La" or (samples.is_associated and image.mode == "RGBA"):
         return divided(image)
     image = to_plain_mode(image)
     if narrow:
-        image = rescaled(image, BITS[narrow.pop()])
+        image = rescaled(image, RGB_BITS[narrow.pop()])
     return image
 
 
 def to_plain_mode(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB, RGBA, CMYK or LAB, as Pillow converts it."""
-    transparent = image.has_transparency_data
-    if image.mode in ("LA", "RGBA", "CMYK", "LAB") or (
-        image.mode in ("L", "RGB") and not transparent
-    ):
+    if image.mode in ("CMYK", "LAB"):
         return image
-    if image.mode in ("1", "L", "La", "LA"):
-        return image.convert("LA" if transparent else "L")
-    return image.convert("RGBA" if transparent else "RGB")
+    colour = "L" if image.mode in ("1", "L", "La", "LA") else "RGB"
+    mode = colour + "A" * image.has_transparency_data
+    return image if image.mode == mode else image.convert(mode)
 
 
 def load_grey(image: Image.Image, samples: Samples) -> Image.Image:
@@ -135,7 +123,7 @@ def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Imag
     else:
         mode = {"RGBX": "RGB", "RGBa": "RGBA"}.get(name, name)
         first, second = image, samples.reopen()
-        for half, suffix in ((first, FIRST), (second, SECOND)):
+        for half, suffix in ((first, FIRST_BYTES), (second, SECOND_BYTES)):
             set_raw_mode(half, mode, name.replace("a", "A") + suffix)
             half.load()
         channels = ([*range(len(mode))],) * 2
@@ -166,16 +154,14 @@ def set_raw_mode(image: Any, mode: str, raw_mode: str) -> None:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
-    """The samples of an image, STRIP rows at a time, behind the slice of these rows: Pillow makes a
-    second copy of what it returns."""
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
+    """STRIP_ROWS rows of an image and their samples at a time: Pillow copies all it returns."""
+    for top in range(0, image.height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, image.height)
         yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
 
 
 def divide(values: np.ndarray, top: int) -> np.ndarray:
-    """Samples [H, W, C] in 0 to ``top``, whose colours are divided by alpha, the last channel. They
-    become 0 where alpha is."""
+    """Samples [H, W, C], 0 to ``top``, divided by alpha, the last channel; 0 where alpha is."""
     alpha = values[:, :, -1:].astype(np.uint64)
     colours = (values[:, :, :-1] * np.uint64(top) + alpha // 2) // np.maximum(alpha, 1)
     return np.concatenate([np.where(alpha > 0, colours.clip(0, top), 0), alpha], axis=2)

@@ -11,65 +11,39 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from xfr import tiff
 from xfr.boxes import add_boxes, check_components, component_bits
 from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.jxl import add_jxl
 from xfr.layouts import CHECKS, ppm_bits
-from xfr.metadata import DESCRIPTIVE, PREFIX
+from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX
 from xfr.png import PngFile, is_png, read_png
 from xfr.samples import Samples
-from xfr.text import (
-    COMMENT,
-    IPTC_RESOURCE,
-    PHOTOSHOP_PREFIX,
-    RAW_PROFILE,
-    iptc_of,
-    raw_profile,
-)
-from xfr.tiff import (
-    EXTRA_SAMPLES,
-    IPTC,
-    PHOTOMETRIC,
-    PHOTOSHOP,
-    PRIMARIES,
-    PROFILE,
-    TRANSFER,
-    WHITE,
-    WHITE_IS_ZERO,
-    Directory,
-    check_layout,
-    choose_page,
-    is_tiff,
-    palette,
-    read_directories,
-    unkept_tags,
-)
+from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
-    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", PREFIX), ("APP1", XMP_PREFIX),
+    ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
     ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", PHOTOSHOP_PREFIX),
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip
 PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
 PSD_DUOTONE = 8
-GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
 MAX_BLOCK = 1 << 24  # bytes of metadata
-UNKEPT_TIFF = {PRIMARIES, WHITE, TRANSFER}  # colours: noted of their own
+GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
+UNKEPT_TIFF = {tiff.PRIMARIES, tiff.WHITE, tiff.TRANSFER}  # colours: noted of their own
 
 
 def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image.Image, Samples]:
     """Open a seekable stream; its pixels are not loaded. What is not kept is added to ``notices``.
-
     ``name`` of the file: its extension matters where the content does not tell the format. Raises
-    OSError or ValueError if the file cannot be read.
-    """
+    OSError or ValueError if the file cannot be read."""
     if is_png(stream):
         return open_png(stream, notices)
-    if is_tiff(stream):
+    if tiff.is_tiff(stream):
         return open_tiff(stream, notices)
     image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
     if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
@@ -124,8 +98,7 @@ def open_png(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples
 
 
 def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
-    """The profile of a PNG file's colours, by what has precedence: cICP, iCCP, sRGB, gAMA and
-    cHRM."""
+    """The profile of a PNG file's colours: the first of cICP, iCCP, sRGB, gAMA and cHRM."""
     icc = None
     try:
         icc = png.profile
@@ -173,8 +146,7 @@ def png_texts(png: PngFile, notices: list[str]) -> dict[Any, Any]:
 
 
 def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
-    """Add metadata that ImageMagick has written as text; False if they are of no kind that is
-    kept."""
+    """Add metadata that ImageMagick wrote as text; False for a kind that is not kept."""
     if kind == "app1":
         kind = "xmp" if data.startswith(XMP_PREFIX) else "exif"
     name = {"xmp": "xmp", "exif": "exif", "icc": "icc_profile", "icm": "icc_profile"}.get(kind)
@@ -192,10 +164,10 @@ def add_raw_profile(info: dict[Any, Any], kind: str, data: bytes) -> bool:
 
 def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples]:
     """A TIFF file; see ``open_picture``. Pillow turns its pixels itself."""
-    pages = read_directories(stream)
-    number = choose_page(pages, notices)
+    pages = tiff.read_directories(stream)
+    number = tiff.choose_page(pages, notices)
     page = pages[number]
-    check_layout(page)
+    tiff.check_layout(page)
 
     def open_page() -> Image.Image:
         stream.seek(0)
@@ -207,29 +179,28 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
         return image
 
     image = open_page()
-    colours = palette(page) if image.mode in ("P", "PA") else None
-    resources = page.content(PHOTOSHOP, MAX_BLOCK) or b""
-    iptc = page.content(IPTC, MAX_BLOCK) or iptc_of(resources)
+    colours = tiff.palette(page) if image.mode in ("P", "PA") else None
+    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK) or b""
+    iptc = page.content(tiff.IPTC, MAX_BLOCK) or iptc_of(resources)
     if iptc:
         image.info["iptc"] = iptc
     notices += tiff_losses(image, page)
-    inverted = page.value(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+    inverted = page.value(tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
     bits = max(page.bits, default=1)
     return image, Samples(bits, None, inverted, page.is_associated, colours, open_page)
 
 
-def tiff_losses(image: Image.Image, page: Directory) -> list[str]:
+def tiff_losses(image: Image.Image, page: tiff.Directory) -> list[str]:
     """Notices of what is not kept of a page."""
     notices = []
-    if len(page.values(EXTRA_SAMPLES)) > 1 or page.values(EXTRA_SAMPLES) == (0,):
+    if len(page.values(tiff.EXTRA_SAMPLES)) > 1 or page.values(tiff.EXTRA_SAMPLES) == (0,):
         notices.append("its channels beyond colour and alpha are not kept")
     if UNKEPT_TIFF & page.tags.keys():
         notices.append("its TIFF tags of primaries and transfer function are not kept")
-    if PROFILE in page.tags and not image.info.get("icc_profile"):
+    if tiff.PROFILE in page.tags and not image.info.get("icc_profile"):
         notices.append("its colour profile is damaged: dropped")
-    other = unkept_tags(page, DESCRIPTIVE | {PHOTOSHOP})
-    if other:
-        notices.append(f"its TIFF tags {other} are not kept")
+    if other := sorted(page.tags.keys() - tiff.STRUCTURAL - DESCRIPTIVE - {tiff.PHOTOSHOP})[:5]:
+        notices.append(f"its TIFF tags {', '.join(map(str, other))} are not kept")
     across, down = image.info.get("resolution", (1, 1))
     if across != down and "dpi" not in image.info:
         notices.append("its pixels are not square, which is not kept")

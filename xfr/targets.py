@@ -13,8 +13,7 @@ from model.limits import MAX_QUALITY, MIN_QUALITY, SSIMULACRA2_SIDE
 
 
 def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, from the mean squared
-    error over all channels; infinite if they are equal."""
+    """PSNR in dB, over all channels of two uint8 arrays of one shape; infinite if equal."""
     difference = original.astype(np.int32) - reconstruction
     mse = np.mean(np.square(difference), dtype=np.float64)
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
@@ -31,8 +30,7 @@ def ssimulacra2(original: np.ndarray, reconstruction: np.ndarray) -> float:
 
 
 def as_ppm(image: np.ndarray) -> bytes:
-    """A uint8 picture, [H, W, 3] or grey [H, W], as a file, for packages and programs that read
-    nothing else."""
+    """A uint8 picture, [H, W, 3] or grey [H, W], as a file for programs that read no other."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "ppm")
     return file.getvalue()
@@ -142,9 +140,8 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     >>> highest_quality_within(50.5, "bytes", lambda quality: quality)
     50
     """
-    size = cache(size)
-    if size(MIN_QUALITY) > limit:
-        smallest = size(MIN_QUALITY)
+    smallest = size(MIN_QUALITY)
+    if smallest > limit:
         raise OutOfReach(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
     return bisect(lambda quality: size(quality) <= limit)
 
@@ -155,9 +152,8 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
     >>> lowest_quality_reaching(50.5, "dB", lambda quality: quality)
     51
     """
-    score = cache(score)
-    if score(MAX_QUALITY) < limit:
-        best = score(MAX_QUALITY)
+    best = score(MAX_QUALITY)
+    if best < limit:
         raise OutOfReach(f"the highest quality reaches {best:.4g} {unit}, less than {limit:.4g}")
     if score(MIN_QUALITY) >= limit:
         return MIN_QUALITY
@@ -165,8 +161,7 @@ def lowest_quality_reaching(limit: float, unit: str, score: Callable[[int], floa
 
 
 def bisect(holds: Callable[[int], bool]) -> int:
-    """The highest quality for which ``holds`` is true. It should be true of the lowest quality, and
-    of all up to some quality, and false from there on."""
+    """The highest quality for which ``holds``, true up to some quality, is true."""
     low, high = MIN_QUALITY, MAX_QUALITY + 1
     while high - low > 1:
         middle = (low + high) // 2

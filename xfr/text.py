@@ -11,8 +11,7 @@ IPTC_RESOURCE = 0x0404  # of Photoshop
 
 
 def inflate(data: bytes, label: str, limit: int = MAX_CHUNK) -> bytes:
-    """Decompressed zlib data. ValueError, with a notice that names it by ``label``, if it is
-    damaged, or has more than ``limit`` bytes."""
+    """Decompressed zlib data. ValueError, naming ``label``, if damaged or beyond the ``limit``."""
     try:
         decompressor = zlib.decompressobj()
         found = decompressor.decompress(data, limit + 1)
@@ -26,8 +25,7 @@ def inflate(data: bytes, label: str, limit: int = MAX_CHUNK) -> bytes:
 
 
 def png_text(kind: bytes, data: bytes, room: int) -> tuple[str, str]:
-    """Keyword and text of a tEXt, zTXt or iTXt chunk. ValueError, with a notice, if it is damaged,
-    or has more than ``room`` bytes."""
+    """Keyword and text of a tEXt, zTXt or iTXt chunk. ValueError if damaged, or beyond ``room``."""
     name, _, rest = data.partition(b"\0")
     keyword = name.decode("latin-1")
     label = f"text '{keyword[:40]}'" if keyword.isprintable() else "text"

@@ -13,9 +13,12 @@ from typing import BinaryIO
 
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 BIG_TIFF = 43
-# Type: bytes and struct's code. Rationals are two numbers.
-INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 13: (4, "I"), 16: (8, "Q"), 18: (8, "Q")}
 RATIONAL = 5
+# Type: bytes and struct's code of a value. A rational is two numbers.
+TYPES = {
+    1: (1, "B"), 3: (2, "H"), 4: (4, "I"), RATIONAL: (8, "II"), 13: (4, "I"), 16: (8, "Q"),
+    18: (8, "Q"),
+}  # fmt: skip
 MAX_PAGES, MAX_TAGS, MAX_VALUES = 1000, 4096, 4096
 
 SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, LENGTH, BITS, COMPRESSION = 254, 255, 256, 257, 258, 259
@@ -30,13 +33,13 @@ STRUCTURAL = {*range(254, 302), *range(317, 348), *range(512, 533), 559, XMP, IP
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, TRANSPARENCY, CMYK, YCBCR, LAB = 0, 1, 2, 3, 4, 5, 6, 8
-NAMES = {
+KIND_NAMES = {
     WHITE_IS_ZERO: "grey where 0 is white", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "a palette",
     CMYK: "CMYK", YCBCR: "YCbCr", LAB: "CIELab", TRANSPARENCY: "transparency masks", 9: "ICCLab",
     10: "ITULab", 32844: "LogL", 32845: "LogLuv", 51177: "depth maps",
     32803: "a camera's raw samples", 34892: "a camera's raw samples",
 }  # fmt: skip
-READ = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
+READ_KINDS = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
 ASSOCIATED = 1
 SIGNED, FLOAT = 2, 3
@@ -54,31 +57,24 @@ class Directory:
     def values(self, tag: int, default: tuple = ()) -> tuple:
         """The numbers of a tag, at most MAX_VALUES; ``default`` if it has none."""
         kind, count, position = self.tags.get(tag, (0, 0, 0))
-        count = min(count, MAX_VALUES)
+        size, code = TYPES.get(kind, (1, ""))
+        if not code:
+            return default
         self.stream.seek(position)
+        data = self.stream.read(size * min(count, MAX_VALUES))
+        found = struct.iter_unpack(self.order + code, data[: len(data) // size * size])
         if kind == RATIONAL:
-            data = self.stream.read(8 * count)
-            pairs = struct.iter_unpack(self.order + "II", data[: len(data) // 8 * 8])
-            found = tuple(Fraction(a, b) if b else Fraction(0) for a, b in pairs)
-        elif kind in INTEGERS:
-            size, code = INTEGERS[kind]
-            data = self.stream.read(size * count)
-            found = struct.unpack(
-                f"{self.order}{len(data) // size}{code}", data[: len(data) // size * size]
-            )
-        else:
-            found = ()
-        return found if found else default
+            return tuple(Fraction(a, b) if b else Fraction(0) for a, b in found) or default
+        return tuple(number for (number,) in found) or default
 
     def value(self, tag: int, default: int) -> int:
         """The first number of a tag."""
         return self.values(tag, (default,))[0]
 
     def content(self, tag: int, limit: int) -> bytes | None:
-        """The bytes of a tag as they are in the file; None if it has none, or more than
-        ``limit``."""
+        """The bytes of a tag in the file; None if it has none, or more than ``limit``."""
         kind, count, position = self.tags.get(tag, (0, 0, 0))
-        size, _ = INTEGERS.get(kind, (1, ""))
+        size, _ = TYPES.get(kind, (1, ""))
         if not count or count * size > limit:
             return None
         self.stream.seek(position)
@@ -99,7 +95,6 @@ class Directory:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Bits of each sample."""
         samples = self.value(SAMPLES, 1)
         bits = self.values(BITS, (1,))
         return bits * min(samples, MAX_VALUES) if len(bits) == 1 else bits[:samples]
@@ -108,7 +103,7 @@ class Directory:
     def kind(self) -> str:
         """Name of its pixels, for messages."""
         photometric = self.value(PHOTOMETRIC, WHITE_IS_ZERO)
-        name = NAMES.get(photometric, f"photometric kind {photometric}")
+        name = KIND_NAMES.get(photometric, f"photometric kind {photometric}")
         extra = len(self.values(EXTRA_SAMPLES))
         more = f" with {extra} more channel{'s'[: extra > 1]}" if extra else ""
         return f"{name}{more} of {max(self.bits, default=1)} bits"
@@ -128,10 +123,7 @@ def is_tiff(stream: BinaryIO) -> bool:
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
-    """The directories of a TIFF file, at most MAX_PAGES. A damaged one ends the list.
-
-    ValueError for a big-endian BigTIFF file, which Pillow does not read.
-    """
+    """At most MAX_PAGES directories, up to a damaged one. ValueError for big-endian BigTIFF."""
     stream.seek(0)
     order = BYTE_ORDERS[stream.read(2)]
     (version,) = struct.unpack(order + "H", stream.read(2))
@@ -154,9 +146,7 @@ def read_directory(
     stream: BinaryIO, position: int, order: str, is_big: bool
 ) -> tuple[Directory, int]:
     """The directory at a position, its first MAX_TAGS tags, and the position of the next.
-
-    struct.error, OSError, OverflowError or ValueError if it is cut short or has no tags.
-    """
+    struct.error, OSError, OverflowError or ValueError if it is cut short or has no tags."""
     count_code, code, size = ("Q", "Q", 20) if is_big else ("H", "I", 12)
     inline = struct.calcsize(order + code)  # bytes of values that need no place of their own
     stream.seek(position)
@@ -166,7 +156,7 @@ def read_directory(
     tags = {}
     for at in range(0, len(entries) // size * size, size):
         tag, kind, number, place = struct.unpack_from(f"{order}HH{code}{code}", entries, at)
-        width = 8 if kind == RATIONAL else INTEGERS.get(kind, (1, ""))[0]
+        width, _ = TYPES.get(kind, (1, ""))
         tags[tag] = kind, number, place if width * number > inline else start + at + size - inline
     if not tags:
         raise ValueError("a directory without tags")
@@ -180,11 +170,8 @@ def read_number(stream: BinaryIO, code: str) -> int:
 
 
 def choose_page(pages: list[Directory], notices: list[str]) -> int:
-    """The number of the page that is the picture: the first that is no thumbnail and no mask.
-
-    ValueError if there is none, as in cameras' raw files, which store it elsewhere. OSError if
-    there is no page at all.
-    """
+    """The number of the first page that is no thumbnail and no mask. ValueError if there is none,
+    as in cameras' raw files; OSError if there is no page at all."""
     if not pages:
         raise OSError("a damaged TIFF file")
     if DNG_VERSION in pages[0].tags:
@@ -210,7 +197,7 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{kind} samples have no agreed range")
     if max(bits, default=1) > 16:
         raise ValueError(f"{max(bits)}-bit integers have no agreed range")
-    if photometric not in READ:
+    if photometric not in READ_KINDS:
         raise ValueError(f"{page.kind} is not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
@@ -268,8 +255,3 @@ def palette(page: Directory) -> bytes | None:
     else:
         scaled = [(level * 255 + 32767) // 65535 for level in levels]
     return bytes(scaled[n + size * channel] for n in range(size) for channel in range(3))
-
-
-def unkept_tags(page: Directory, kept: set[int]) -> str:
-    """The tags, up to five, that are neither structural nor ``kept``."""
-    return ", ".join(map(str, sorted(page.tags.keys() - STRUCTURAL - kept)[:5]))

@@ -57,12 +57,9 @@ def dct_steps(config: BinaryConfig) -> list[Tensor]:
 
 
 class AnalysisTransform(nn.Module):
-    """x [B, 3, H, W] to y [B, latent, H/8, W/8].
-
-    Three stride-2 5x5 convolutions with GDN between them: Ballé, Laparra, Simoncelli 2017,
-    "End-to-end optimized image compression", https://arxiv.org/abs/1611.01704. They start as the
-    DCT that JPEG uses.
-    """
+    """x [B, 3, H, W] to y [B, latent, H/8, W/8]. Three stride-2 5x5 convolutions with GDN between
+    them: Ballé, Laparra, Simoncelli 2017, "End-to-end optimized image compression",
+    https://arxiv.org/abs/1611.01704. They start as the DCT that JPEG uses."""
 
     def __init__(self, config: BinaryConfig):
         super().__init__()
@@ -90,11 +87,9 @@ class AnalysisTransform(nn.Module):
 
 
 class SynthesisTransform(nn.Module):
-    """y [B, latent, H/8, W/8] to x_hat [B, 3, H, W]: the mirror image of the analysis.
-
-    The last layer computes the four pixels of each position in one 3x3 convolution, which is three
-    times as fast as a transposed 5x5 convolution and sees the same positions.
-    """
+    """y [B, latent, H/8, W/8] to x_hat [B, 3, H, W]: the mirror image of the analysis. The last
+    layer computes the four pixels of each position in one 3x3 convolution, which is three times as
+    fast as a transposed 5x5 convolution and sees the same positions."""
 
     def __init__(self, config: BinaryConfig):
         super().__init__()

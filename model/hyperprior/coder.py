@@ -102,11 +102,9 @@ def fill(place: Tensor, values: Tensor) -> None:
 
 
 class TilePasses:
-    """The context model's passes over a tile, the same for encoder and decoder.
-
-    ``y`` [1, K, top + h, left + w] has room for the tile's y, beside known values of earlier tiles,
-    and ``features`` covers both: the tile is coded as if the picture had no tiles.
-    """
+    """The context model's passes over a tile, the same for encoder and decoder. ``y`` [1, K, top +
+    h, left + w] has room for the tile's y, beside known values of earlier tiles, and ``features``
+    covers both: the tile is coded as if the picture had no tiles."""
 
     def __init__(
         self, context: ContextModel, bits: int, features: Tensor, y: Tensor, top: int, left: int
@@ -149,11 +147,9 @@ class EntropyModel(Protocol):
 
 
 class HyperpriorTileCoder:
-    """Codes the tiles of a picture of ``width`` pixels: of each tile z, then y in four passes.
-
-    The bytes of a tile are the number of y's channels, in steps of CHANNEL_STEP; the scale index
-    below which symbols are taken as zero; and the bytes of the symbol coder.
-    """
+    """Codes the tiles of a picture of ``width`` pixels: of each tile z, then y in four passes. The
+    bytes of a tile are the number of y's channels, in steps of CHANNEL_STEP; the scale index below
+    which symbols are taken as zero; and the bytes of the symbol coder."""
 
     def __init__(self, model: EntropyModel, width: int, quality: Tensor):
         self.model, self.quality = model, quality

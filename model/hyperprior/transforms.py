@@ -55,11 +55,9 @@ def blocks(count: int, channels: int, bound: float) -> nn.Sequential:
 
 
 class AnalysisTransform(nn.Module):
-    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step.
-
-    The sum of a linear block transform and a deep residual network. The linear transform is the DCT
-    when training starts; the network learns to improve on it.
-    """
+    """x [B, 3, H, W] in 0 to 1 to y [B, M, H/16, W/16], in units of the quantization step. The sum
+    of a linear block transform and a deep residual network. The linear transform is the DCT when
+    training starts; the network learns to improve on it."""
 
     def __init__(self, config: HyperpriorConfig):
         super().__init__()
@@ -148,11 +146,8 @@ class HyperAnalysis(nn.Module):
 
 def used_channels(y: Tensor) -> Tensor:
     """The number of channels of y [B, M, h, w] that are worth coding, in steps of CHANNEL_STEP:
-    int64 [B].
-
-    A channel is worth the distortion that it takes away, in bits (see CURVATURE), less the bits of
-    its symbols: their places where they are not zero, their signs and magnitudes.
-    """
+    int64 [B]. A channel is worth the distortion that it takes away, in bits (see CURVATURE), less
+    the bits of its symbols: their places where they are not zero, their signs and magnitudes."""
     symbols = y.round()
     # y^2 - (y - symbols)^2, with few copies of y
     saved = CURVATURE / 2 * ((2 * y - symbols) * symbols).sum((2, 3))

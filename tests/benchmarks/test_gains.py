@@ -92,7 +92,7 @@ def test_squares_are_from_the_middle_of_pictures_that_have_one(pictures, side):
 class Timed:
     """A codec that does nothing."""
 
-    extension, has_effort, default = "xfr", False, 50
+    extension, has_effort = "xfr", False
 
     def __init__(self, model, qualities, device):
         self.label = model.stem

@@ -139,7 +139,6 @@ def test_kinds_of_pictures_are_rows_and_anchors_columns():
 
 def test_a_report_has_a_section_for_each_measure():
     codecs = {"new": series("new", 1, kind="ours"), "old": series("old", 2)}
-    codecs["new"].default = 30
     text = report("two", codecs, ["old"], {PSNR: None, EYE: None}, [2])
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == ["# Rate and distortion, two",

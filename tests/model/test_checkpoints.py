@@ -660,7 +660,7 @@ def trainer():
         dataset_path=Path("none"), num_of_epochs=9, batch_size=1, validation_split=0, lr_rate=1,
         crop_size=64,
     )  # fmt: skip
-    return Trainer(codec, codec, torch.device("cpu"), settings, Path("none"), began=0.0)
+    return Trainer(codec, codec, settings, Path("none"), began=0.0)
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)

@@ -38,7 +38,7 @@ def make_trainer(folder: Path, **settings) -> Trainer:
     codec = codec_class("binary")(TINY["binary"])
     chosen = {"num_of_epochs": 3, "batch_size": 1, "validation_split": 0, "lr_rate": 0.02,
               "crop_size": 64, "dataset_path": folder}  # fmt: skip
-    return Trainer(codec, codec, CPU, TrainingSettings(**chosen | settings), folder, monotonic())
+    return Trainer(codec, codec, TrainingSettings(**chosen | settings), folder, monotonic())
 
 
 @pytest.fixture

@@ -48,10 +48,8 @@ def score_columns(measures: Iterable[Measure]) -> dict[str, Column]:
 
 
 def write_report(path: Path, results: list[Result], max_pixels: int, second: Path | None) -> None:
-    """Write the page. ``second``: the folder of the second run's pictures, if there is one.
-
-    It is written piece by piece, so that the pictures of only one row are in memory at a time.
-    """
+    """Write the page. ``second``: the folder of the second run's pictures, if there is one. It is
+    written piece by piece, so that the pictures of only one row are in memory at a time."""
     with atomic_write(path) as stream:
         for piece in Report(results, max_pixels, second).page(path.stem):
             stream.write(piece.encode())
@@ -109,12 +107,10 @@ class Report:
         yield self.piece("tail")
 
     def badness(self, result: Result) -> tuple[bool, float]:
-        """The key that sorts the worst picture first."""
         value = result.score.measures[self.measure.name]
         return value is None, self.measure.level(value or 0.0)
 
     def row(self, title: str, first: Score, second: Score | None, link: str = "") -> str:
-        """A row of the table."""
         cells = ""
         for name, column in self.columns.items():
             value, below = first.value(name), ""
@@ -171,7 +167,6 @@ class Report:
 
 
 def figure(value: float | None, form: str) -> str:
-    """A number as text."""
     if value is None:
         return "–"
     return format(value, form) if math.isfinite(value) else "∞"
@@ -191,8 +186,7 @@ def rates(scores: list[Score]) -> str:
 
 
 def described(results: list[Result]) -> str:
-    """The checkpoints, qualities and targets of the .xfr files in words, and the measures that
-    flatter them; "" if none is intact."""
+    """Checkpoints, qualities and targets of the .xfr files, and the measures that flatter them."""
     origins = [result.origin for result in results if result.origin]
     if not origins:
         return ""
@@ -215,12 +209,10 @@ def shown_name(name: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things in words."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def content_source(text: str, element: str) -> str:
-    """The Content-Security-Policy source that allows the page's own <script> or <style>, and none
-    that a file name might contain."""
+    """The Content-Security-Policy source of the page's own <script> or <style>, and no other."""
     content = re.search(f"<{element}>(.*?)</{element}>", text, re.DOTALL)[1]
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"

@@ -17,9 +17,7 @@ AMPLIFY = 5  # factor of the error maps, the same for all pictures so that they 
 class Views:
     """An original and its reconstructions as the page shows them: ``shown`` pictures and ``errors``
     as data: URIs, ``width`` and ``height`` in pixels of the page, and ``notes`` about them.
-
-    ``actual``: the parts that are seen at 1:1, or "" where the picture is not reduced anyway.
-    """
+    ``actual``: the parts that are seen at 1:1, or "" where the picture is not reduced anyway."""
 
     def __init__(self, pictures: list[Picture]):
         before = pictures[0]
@@ -69,7 +67,6 @@ def worst_area(error: Image.Image) -> tuple[int, int, int, int]:
 
 
 def data_uri(image: Image.Image, profile: bytes | None) -> str:
-    """The image as WebP."""
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=WEBP_QUALITY, icc_profile=profile)
     return "data:image/webp;base64," + base64.b64encode(stream.getbuffer()).decode()
