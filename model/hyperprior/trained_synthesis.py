@@ -46,6 +46,7 @@ Values = dict[str, Tensor]  # integers and scales, by their names in IntegerSynt
 Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
 EIGHT_BITS = "up8", "depthwise", "gate"  # begin the names of activations that have 8 bits
 CLIPPING_SHARES = 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2  # tried: of the largest value
+LEAST_CHANGE = 1.5  # factor by which a step that has been chosen changes
 STREAM_ROOM = 1.25  # range of a stream, relative to the largest value in calibration
 
 
@@ -144,7 +145,8 @@ class TrainedSynthesis(nn.Module):
     @torch.no_grad()
     def choose_steps(self, largest: Ranges, errors: Ranges) -> None:
         """Choose the steps of activations by their ``largest`` values: of those with ``errors``, by
-        the share that has the least error."""
+        the share that has the least error. Of these, a step that is nearly as good stays, since
+        training has chosen the multiples of weights for it."""
         shares = torch.tensor(CLIPPING_SHARES, device=self.calibrated.device)
         for name, most in largest.items():
             most = torch.maximum(most, 1e-3 * most.max()).clamp(min=1e-6)
@@ -156,7 +158,9 @@ class TrainedSynthesis(nn.Module):
             elif name.startswith("stream"):
                 self.step(name).copy_(most * STREAM_ROOM / DEPTHWISE_LIMIT)
             else:
-                self.step(name).copy_(most / INPUT_LIMIT)
+                step, best = self.step(name), most / INPUT_LIMIT
+                fits = (step < LEAST_CHANGE * best) & (best < LEAST_CHANGE * step)
+                step.copy_(torch.where(fits & (self.calibrated > 0), step, best))
         self.calibrated.fill_(1)
         self.chosen, self.made = True, []
 

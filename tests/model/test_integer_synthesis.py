@@ -169,6 +169,21 @@ def test_training_goes_on_from_its_state(trained):
     assert set(found) == set(expected) and all(found[n].equal(expected[n]) for n in found)
 
 
+def test_a_step_that_is_nearly_right_stays_when_ranges_are_measured_again(trained):
+    codec = codec_class("hyperprior").from_checkpoint(
+        {**trained[1], "weights": trained[0].state_dict()}
+    )
+    step = codec.eval().synthesis.step("gate16_0")
+    chosen = step.clone()
+    disturbed = torch.tensor([1.2, 1 / 1.2, 4, 1 / 4]).repeat(len(step))[: len(step)]
+    step.mul_(disturbed)
+    codec.calibrate(lambda: [(picture(), quality) for quality in QUALITIES])
+    near = (disturbed.log2().abs() < 1).nonzero().flatten()
+    assert step[near].equal((chosen * disturbed)[near])
+    far = (disturbed.log2().abs() > 1).nonzero().flatten()
+    assert torch.allclose(step[far].log2(), chosen[far].log2(), atol=0.5)
+
+
 def test_what_is_shipped_is_trained_on_from_the_same_integers(trained, shipped):
     codec = load_codec(trained[1])
     codec.become_trainable()
