@@ -1,6 +1,6 @@
 """Batches of a training run: cut by processes that load pictures, or on the device itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -76,9 +76,9 @@ def training_data(
     return batches, validation_loader
 
 
-def samples(loader: DataLoader) -> Iterator[Sample]:
-    """The crops of a loader one by one, and their qualities in whole numbers."""
-    for batch in batches(loader):
+def samples(batches: Iterable[list[Tensor]]) -> Iterator[Sample]:
+    """The crops of batches one by one, and their qualities in whole numbers."""
+    for batch in batches:
         for x, quality in zip(*batch):
             pixels = (255 * x).round().byte().permute(1, 2, 0)
             yield pixels.numpy(), round(quality.item())

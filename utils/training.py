@@ -269,7 +269,7 @@ class Trainer:
         with self.average.applied():
             self.codec.eval()
             with fast_precision(self.device):
-                self.codec.calibrate(lambda: samples(validation))
+                self.codec.calibrate(lambda: samples(batches(validation)))
             return self.codec.shipped_weights()
 
     def save(self, validation: DataLoader) -> None:

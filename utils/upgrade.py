@@ -1,23 +1,28 @@
 """Take the weights of a hyperprior checkpoint of xfr 0.9 over, to train on in integers.
 
 examples:
-  python -m utils.upgrade out/older.tar out/start.tar
+  python -m utils.upgrade out/older.tar out/start.tar --dataset_path photos/
   python train.py --checkpoint_path out/start.tar --teacher out/older.tar --save_at out/newer/
 
-Before version 1, networks were trained in floating point. The new checkpoint has their weights. The
-steps in which activations are rounded are chosen by the first batches of training. With --teacher,
-the synthesis in integers learns the pixels of the older one.
+Before version 1, networks were trained in floating point. The new checkpoint has their weights; its
+synthesis is fitted, layer by layer, to what the older one computes from crops of pictures. With
+--teacher, training goes on from there.
 """
 
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from model.checkpoint import load_checkpoint, save_checkpoint
+from model.codec import Sample
 from model.hyperprior.network import HyperpriorCodec
-from utils.console import make_parser, run
+from utils.batches import samples, training_data
+from utils.configuration import TrainingSettings
+from utils.console import make_parser, number, run
 from utils.files import atomic_write
+from utils.fitting import fit
 
 # Parts of the names of numbers that have no older form.
 NEW_PARTS = "synthesis.calibrated", ".steps.", ".rounding."
@@ -27,6 +32,15 @@ def parse_args() -> Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("older", metavar="OLDER", type=Path, help="checkpoint of xfr 0.9")
     parser.add_argument("newer", metavar="NEWER", type=Path, help="checkpoint to write")
+    parser.add_argument(
+        "--dataset_path",
+        type=Path,
+        default=Path("./dataset/"),
+        help="root directory of pictures to fit the synthesis to, searched recursively",
+    )
+    parser.add_argument(
+        "--crops", type=number(int, 8), default=192, help="of 256x256 pixels: 3 seconds each"
+    )
     return parser.parse_args()
 
 
@@ -36,9 +50,28 @@ def main(args: Namespace) -> int:
         raise ValueError(f"{args.older} holds a {checkpoint['arch']} codec, which has not changed")
     if args.newer.exists():
         raise ValueError(f"{args.newer} exists: choose another name")
+    contents = upgraded(checkpoint)
+    codec = HyperpriorCodec.from_checkpoint(contents)
+    fit(codec, crops(args.dataset_path, args.crops, codec.STRIDE))
     with atomic_write(args.newer) as stream:
-        save_checkpoint(stream, upgraded(checkpoint))
+        save_checkpoint(stream, {**contents, "weights": codec.state_dict()})
     return 0
+
+
+def crops(root: Path, count: int, stride: int) -> list[Sample]:
+    """About ``count`` crops of pictures, as an epoch of training begins with, and their qualities.
+    Raises what ``training_data`` does."""
+    settings = TrainingSettings(
+        dataset_path=root,
+        num_of_epochs=1,
+        batch_size=8,
+        validation_split=0,
+        lr_rate=0,
+        crop_size=256,
+        crops="cpu",
+    )
+    batches, _ = training_data(settings, stride, torch.device("cpu"))
+    return list(islice(samples(batches.after(0)), count))
 
 
 def upgraded(checkpoint: dict) -> dict:
