@@ -18,8 +18,12 @@ from tqdm import tqdm
 from model.codec import Codec, Sample
 from model.hyperprior.integer_synthesis import INTO_FINE, STAGES
 from model.hyperprior.network import HyperpriorCodec
-from model.hyperprior.trained_synthesis import CLIPPING_SHARES, TrainedSynthesis
-from model.hyperprior.transforms import SYNTHESIS_BOUND
+from model.hyperprior.trained_synthesis import (
+    CLIPPING_SHARES,
+    TrainedSynthesis,
+    clipping_errors,
+    gated,
+)
 from model.integer_layers import to_limit
 from model.integer_products import FINE_LIMIT, INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import ResidualBlock
@@ -152,9 +156,7 @@ class Fitting:
         largest = torch.maximum(largest, 1e-3 * largest.max()).clamp(min=1e-6)
         errors = torch.zeros(len(CLIPPING_SHARES), len(largest))
         for x, weight in zip(activations, self.weights):
-            for error, share in zip(errors, CLIPPING_SHARES):
-                loss = rounded(x, share * largest / INPUT_LIMIT) - x
-                error += weight * loss.square().sum((0, 2, 3))
+            errors += weight * clipping_errors(x, largest)
         step = torch.tensor(CLIPPING_SHARES)[errors.argmin(0)] * largest / INPUT_LIMIT
         self.newer.step(name).copy_(step)
         return [rounded(x, step) for x in activations]
@@ -173,11 +175,6 @@ class Fitting:
         final = rounded_weights(fitted * step, covariance / step / step[:, None]) / step
         layer.weight.copy_(final.view_as(layer.weight))
         bias.add_(change[:, -1] + (fitted - final) @ mean)
-
-
-def gated(expanded: Tensor) -> Tensor:
-    a, b = expanded.chunk(2, dim=1)
-    return (F.hardswish(a) * b).clamp(-SYNTHESIS_BOUND, SYNTHESIS_BOUND)
 
 
 def rounded(x: Tensor, step: Tensor, limit: int = INPUT_LIMIT) -> Tensor:

@@ -133,14 +133,7 @@ class TrainedSynthesis(nn.Module):
         with torch.autocast(y_hat.device.type, enabled=False):
             for name, x in self.activations(y_hat.float(), quality):
                 if name.startswith(EIGHT_BITS):
-                    steps = (largest[name].clamp(min=1e-6) / INPUT_LIMIT)[:, None, None]
-                    found = [
-                        (to_limit(x / (share * steps), INPUT_LIMIT) * (share * steps) - x)
-                        .square()
-                        .sum((0, 2, 3))
-                        for share in CLIPPING_SHARES
-                    ]
-                    errors[name] = errors.get(name, 0) + torch.stack(found)
+                    errors[name] = errors.get(name, 0) + clipping_errors(x, largest[name])
 
     @torch.no_grad()
     def choose_steps(self, largest: Ranges, errors: Ranges) -> None:
@@ -181,10 +174,9 @@ class TrainedSynthesis(nn.Module):
             for i, block in enumerate(self.stage(stage)):
                 inner = block.depthwise(x)
                 yield f"depthwise{stage}_{i}", inner
-                a, b = block.expand(inner).chunk(2, dim=1)
-                gated = (F.hardswish(a) * b).clamp(-SYNTHESIS_BOUND, SYNTHESIS_BOUND)
-                yield f"gate{stage}_{i}", gated
-                x = x + block.project(gated)
+                hidden = gated(block.expand(inner))
+                yield f"gate{stage}_{i}", hidden
+                x = x + block.project(hidden)
                 yield f"stream{stage}", x
 
     # Integers, as floating-point tensors with gradients
@@ -235,6 +227,21 @@ class TrainedSynthesis(nn.Module):
         values |= pointwise(f"{name}.expand", expand.weight.flatten(1), expand.bias, inner, outputs)
         weight = project.weight.flatten(1)
         return values | pointwise(f"{name}.project", weight, project.bias, gate, stream)
+
+
+def gated(expanded: Tensor) -> Tensor:
+    """The gate of a block, [B, 2 C, h, w] to [B, C, h, w], as integers compute it."""
+    a, b = expanded.chunk(2, dim=1)
+    return (F.hardswish(a) * b).clamp(-SYNTHESIS_BOUND, SYNTHESIS_BOUND)
+
+
+def clipping_errors(x: Tensor, largest: Tensor) -> Tensor:
+    """The squared errors, [N, C], of x [B, C, h, w] that is rounded to 8 bits and clipped at each
+    of the N CLIPPING_SHARES of its ``largest`` values [C]."""
+    steps = (largest.clamp(min=1e-6) / INPUT_LIMIT)[:, None, None]
+    shares = [share * steps for share in CLIPPING_SHARES]
+    losses = [to_limit(x / step, INPUT_LIMIT) * step - x for step in shares]
+    return torch.stack([loss.square().sum((0, 2, 3)) for loss in losses])
 
 
 def row_steps(weight: Tensor, limit: float) -> Tensor:

@@ -67,7 +67,8 @@ def test_a_file_is_larger_than_its_original_from_one_byte_more_on(
 
 
 def test_room_is_kept_for_the_pixels_of_every_picture(script, project, monkeypatch):
-    """Of its channels and transparency; decoded, of three channels; scored, of two pictures."""
+    """Room for its channels and transparency; decoded, for three channels; scored, for two
+    pictures."""
     rooms = []
 
     def spy(paths, tally, load, compute, save, computers, pixel_bytes) -> None:
