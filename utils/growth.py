@@ -72,10 +72,15 @@ def grow(codec: Codec, config: Any) -> Codec:
     if missing := set(old) - set(grown.state_dict()):
         raise ValueError(f"--config: {min(missing)} is missing in the larger network")
     check_equal(codec, grown)
-    for name, buffer in grown.named_buffers():
-        if name.endswith("calibrated"):  # the first batch chooses the steps of new channels
-            buffer.zero_()
+    for part, module in grown.named_children():
+        # The first batch chooses the steps of new channels.
+        if hasattr(module, "calibrated") and sizes(module) != sizes(getattr(codec, part)):
+            module.calibrated.zero_()
     return grown
+
+
+def sizes(module: nn.Module) -> list[torch.Size]:
+    return [weight.shape for weight in module.state_dict().values()]
 
 
 def embed(new: Tensor, old: Tensor, parts: int, unseen: bool) -> None:

@@ -51,6 +51,15 @@ def test_what_is_grown_keeps_what_it_was_trained_for():
 
 
 @pytest.mark.parametrize(
+    ("changes", "calibrated"), [({"analysis_blocks": (2, 3)}, 1), ({"channels16": 40}, 0)]
+)
+def test_steps_are_chosen_anew_only_where_the_synthesis_has_grown(changes, calibrated):
+    codec = tiny_codec("hyperprior")
+    codec.synthesis.calibrated.fill_(1)
+    assert grow(codec, replace(codec.config, **changes)).synthesis.calibrated == calibrated
+
+
+@pytest.mark.parametrize(
     ("arch", "changes", "error"),
     [
         ("hyperprior", {"channels8": 8}, "cannot shrink"),
