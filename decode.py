@@ -61,6 +61,8 @@ def main(args: Namespace) -> int:
     from xfr.file import Xfr, needs_checkpoint, read_file, unpack
     from xfr.images import Picture, check_quality, is_intact, write_picture
 
+    if args.crop and args.skip_existing:
+        raise ValueError("--skip_existing cannot tell one --crop from another: use --overwrite")
     out, quality = args.out_folder, args.output_quality
     extension = files.output_format(args.file_format, out)
     check_quality(extension, quality)  # a format that cannot be written fails here, not later

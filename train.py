@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 
 from model import ARCHITECTURES
-from model.limits import DISTORTIONS
+from model.distortion import RECORDS
 from utils.configuration import SOURCES, TrainingSettings, default_settings, setting
 from utils.console import make_parser, number, run
 
@@ -52,10 +52,10 @@ def parse_args() -> Namespace:
         help="fields of the architecture's configuration, where they differ from the checkpoint's "
         "or from the defaults, which are, "
         + "; ".join(f"{arch}: {default_settings(arch)}" for arch in ARCHITECTURES))
-    add("--distortion", choices=DISTORTIONS,
-        help="what to train for: squared error, SSIMULACRA 2, which is closer to what people see, "
-        "or visual, a mixture of that and CVVDP (default: that of the checkpoint, or mse without "
-        "one)")
+    add("--distortion", choices=RECORDS,
+        help="what to train for: "
+        + "; ".join(f"{name}, {record.meaning}" for name, record in RECORDS.items())
+        + " (default: that of the checkpoint, or mse without one)")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--only", nargs="+", metavar="PART",
         help="train only these parts of the codec, such as synthesis; the others stay as they are")

@@ -71,8 +71,7 @@ def parse_args() -> Namespace:
         "names (default: jpeg, or else the first codec that is not ours)")
     add("--range", nargs=3, action="append", metavar=("MEASURE", "LOW", "HIGH"),
         help="range that BD-rates are averaged over, may be repeated (default: what all curves "
-        f"reach of {', '.join(f'{m.name} {m.low:g} {m.high:g}' for m in MEASURES.values())}); in "
-        "dB for all measures but those of ssimulacra2 and cvvdp")
+        f"reach of {default_ranges()})")
     add("--at_bpp", nargs="+", type=number(float, 0.001), metavar="BPP",
         help="also print what all measures give at these rates")
     add("--published", type=Path, metavar="CSV",
@@ -83,6 +82,12 @@ def parse_args() -> Namespace:
     add("--device", default="auto", help="where our networks run: auto, cpu, cuda, cuda:1, mps")
     # fmt: on
     return parser.parse_args()
+
+
+def default_ranges() -> str:
+    """The range of each measure, for --help."""
+    ranges = (f"{m.name} {m.low:g} {m.high:g} {m.level_unit}" for m in MEASURES.values())
+    return ", ".join(map(str.rstrip, ranges))
 
 
 def choose_measures(args: Namespace) -> Measures:

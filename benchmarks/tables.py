@@ -13,6 +13,7 @@ from benchmarks.curves import Series
 from benchmarks.markdown import table
 from benchmarks.measures import MEASURES, Measure
 from model.limits import DEFAULT_QUALITY
+from utils.measures import decibels, likeness
 
 Range = tuple[float, float]
 Measures = dict[Measure, Range | None]  # with the range of their BD-rates: None for the common one
@@ -210,6 +211,12 @@ def folder_report(
     return "\n\n".join(parts)
 
 
+def labels(level: Callable[[float], float]) -> str:
+    """The labels of the measures whose scores become levels by this function."""
+    *others, last = (m.label for m in MEASURES.values() if m.level is level)
+    return f"{', '.join(others)} and {last}"
+
+
 def preamble(stored: Path | None, published: Path | None) -> str:
     """The paragraph before all tables, which says what their numbers are."""
     source = f"From {stored.name}." if stored else f"Pillow {PIL.__version__}."
@@ -217,8 +224,8 @@ def preamble(stored: Path | None, published: Path | None) -> str:
         "BD-rates are average changes in bytes at equal quality, of average curves over all "
         "pictures: all rows of a table over the levels in its heading. The means of the pictures' "
         "own are each over the levels that all codecs reach on that picture. "
-        "SSIM, MS-SSIM, FSIM, VSI and HaarPSI in dB are -10 log10(1 - score); MDSI, "
-        f"Butteraugli and FLIP are -10 log10(score). {source}"
+        f"In dB, {labels(likeness)} are -10 log10(1 - score); {labels(decibels)} are "
+        f"-10 log10(score). {source}"
     )
     if published:
         text += (

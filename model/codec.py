@@ -17,7 +17,6 @@ from model.bytestream import Reader, pack_chunk
 from model.checkpoint import check_weights
 from model.constants import constant
 from model.layers import interpolated
-from model.limits import DISTORTIONS
 from model.tiles import (
     WHOLE,
     Extract,
@@ -83,7 +82,7 @@ class Codec(nn.Module):
     MARGIN: int  # pixels that the transforms see around a tile, a multiple of STRIDE
     PREVIEWED: tuple[int, ...] = ()  # scales at which ``preview`` takes the place of ``pixels``
     SEARCHES = False  # whether it has ``search``, and so an effort to choose
-    distortion = DISTORTIONS[0]  # name of the distortion it is trained for; see ``trained_for``
+    distortion = "mse"  # name of the distortion it is trained for; see ``trained_for``
 
     def __init__(self, config: Any):
         super().__init__()
@@ -103,8 +102,6 @@ class Codec(nn.Module):
         codec = cls.for_weights(config, weights)
         codec.load_state_dict(weights)
         codec.distortion = checkpoint.get("distortion", cls.distortion)
-        if codec.distortion not in DISTORTIONS:
-            raise ValueError(f"the checkpoint's distortion is not one of {DISTORTIONS}")
         return codec
 
     @classmethod
@@ -201,6 +198,14 @@ class Codec(nn.Module):
 
         return RECORDS[self.distortion]
 
+    def check_distortion(self) -> None:
+        """ValueError if the checkpoint's distortion, which only a decoder does without, has no
+        record."""
+        from model.distortion import RECORDS
+
+        if self.distortion not in RECORDS:
+            raise ValueError(f"the checkpoint's distortion is not one of {list(RECORDS)}")
+
     def lmbda(self, quality: Tensor) -> Tensor:
         """The weight of the distortion (MSE of 8-bit values) against the rate (bpp)."""
         logs = constant(self.LMBDA, quality.device).log()[:, None]
@@ -254,8 +259,8 @@ class Codec(nn.Module):
             if effort:
                 yield self.search(view, latents, quality, effort, progress)
             else:
-                yield latents._make(view.tile.crop(latent, view.around) for latent in latents)
                 progress(1)
+                yield latents._make(view.tile.crop(latent, view.around) for latent in latents)
 
     def sane_latents(self, x: Tensor, quality: Tensor) -> Latents:
         """x [1, 3, H, W] to its latents. AbsurdWeights if they are not finite, or beyond

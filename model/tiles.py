@@ -91,8 +91,10 @@ class Extract:
     crop: tuple[int, int, int, int] | None = None
 
     def __post_init__(self):
-        if self.scale not in (1, *PREVIEW_SCALES):
+        if not isinstance(self.scale, int) or self.scale not in (1, *PREVIEW_SCALES):
             raise ValueError(f"a scale of {self.scale} is not one of {(1, *PREVIEW_SCALES)}")
+        if self.crop is not None and [type(edge) for edge in self.crop] != 4 * [int]:
+            raise ValueError(f"a crop of {self.crop!r:.60} is not x, y, width and height in pixels")
         if self.scale > 1 and self.crop:
             raise ValueError("a crop is not reduced: choose a crop or a scale")
 

@@ -36,9 +36,9 @@ class LoadedBatches:
             sampler.epoch, done = divmod(step, len(self))
             sampler.start = done * self.loader.batch_size
             for batch in batches(self.loader):
+                step += 1
                 x, quality = (tensor.to(self.device, non_blocking=True) for tensor in batch)
                 yield x.contiguous(memory_format=torch.channels_last), quality
-                step += 1
 
 
 Batches = LoadedBatches | DeviceBatches

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.codec import Codec
+from model.distortion import RECORDS
 from model.precision import fast_precision
 from model.ssimulacra2 import ssimulacra2_distance, ssimulacra2_score
 
@@ -29,9 +30,12 @@ def ssimulacra2(x_hat: Tensor, x: Tensor) -> Tensor:
     return ssimulacra2_score(ssimulacra2_distance(x_hat, x))
 
 
+MEASURES: MeasureFunctions = {"psnr": psnr, "ssimulacra2": ssimulacra2}
+
+
 def measures_of(distortion: str) -> MeasureFunctions:
-    """The measures of a curve: PSNR, and SSIMULACRA 2 if it is a part of the distortion."""
-    return {"psnr": psnr} if distortion == "mse" else {"psnr": psnr, "ssimulacra2": ssimulacra2}
+    """The measures of a curve of a codec that is trained for ``distortion``."""
+    return {name: MEASURES[name] for name in RECORDS[distortion].measures}
 
 
 def curve(

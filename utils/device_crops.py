@@ -115,8 +115,8 @@ class DeviceBatches:
             batches = zip(*(part.split(self.batch_size) for part in self.plan(epoch)))
             for plan, quality in list(batches)[done:]:
                 generator.manual_seed(hash((self.seed, step, self.rank)))
-                yield self.cut(plan, generator), quality
                 step += 1
+                yield self.cut(plan, generator), quality
 
 
 def fits(paths: list[Path], device: torch.device) -> bool:

@@ -36,6 +36,7 @@ def codec_to_train(path: Path | None, arch: str | None, settings: dict[str, Any]
     if checkpoint["arch"] != arch:
         raise ValueError(f"{path} holds a {checkpoint['arch']} codec, not {arch}")
     codec = codec_type.from_checkpoint(checkpoint)
+    codec.check_distortion()
     codec.become_trainable()
     config = changed(codec.config, arch, settings)
     if config == codec_type.checked_config(checkpoint["config"]):

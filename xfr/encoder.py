@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from xfr.targets import (
 # Pixels of a picture that is decoded to be compared with a graphic. That takes too much memory for
 # larger ones: these become graphics only without loss, if that takes no more bytes.
 MAX_COMPARED_PIXELS = 2**25
+MAX_TARGET = 1e15  # of any unit
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,15 @@ class EncodingSettings:
     strip_metadata: bool = False
 
     def __post_init__(self):
-        if not MIN_QUALITY <= self.quality <= MAX_QUALITY:
-            raise ValueError(f"quality {self.quality} is not in {MIN_QUALITY} to {MAX_QUALITY}")
-        if not 0 <= self.effort <= MAX_EFFORT:
-            raise ValueError(f"effort {self.effort} is not in 0 to {MAX_EFFORT}")
-        if self.target is not None and self.target[0] not in TARGETS:
-            raise ValueError(f"{self.target[0]!r:.40} is none of the targets, {', '.join(TARGETS)}")
+        check_whole("quality", self.quality, MIN_QUALITY, MAX_QUALITY)
+        check_whole("effort", self.effort, 0, MAX_EFFORT)
+        if self.target is None:
+            return
+        name, value = self.target
+        if name not in TARGETS:
+            raise ValueError(f"{name!r:.40} is none of the targets, {', '.join(TARGETS)}")
+        if not isinstance(value, Real) or not 0 <= value <= MAX_TARGET:
+            raise ValueError(f"{name} {value!r:.40} is not a number in 0 to {MAX_TARGET:g}")
 
     def __str__(self) -> str:
         """The quality or the target, and the effort, for messages."""
@@ -74,6 +79,12 @@ class EncodingSettings:
         return name == stored_name and np.float32(value) == np.float32(stored_value)
 
 
+def check_whole(name: str, value: object, low: int, high: int) -> None:
+    """ValueError unless ``value`` is a whole number in low to high."""
+    if not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise ValueError(f"{name} {value!r:.40} is not a whole number in {low} to {high}")
+
+
 class Encoder:
     """Encodes pictures with the checkpoint at ``model``; threads may share it. ``name`` of the
     checkpoint, for messages: main, hyperprior, visual or its path, and its fingerprint."""
@@ -81,6 +92,7 @@ class Encoder:
     def __init__(self, model: Path, device: torch.device | str = "cpu"):
         checkpoint = load_checkpoint(model)
         self.codec = load_codec(checkpoint, device)
+        self.codec.check_distortion()
         self.fingerprint: int = checkpoint["fingerprint"]
         self.name = f"{shipped_name(self.fingerprint) or model} ({self.fingerprint:016x})"
 

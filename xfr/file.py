@@ -253,15 +253,15 @@ def read_stream(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
     """The bytes of an open file, for ``unpack``. OSError if it cannot be read. ValueError if it
     does not begin as an .xfr file, or has more bytes than a picture of the size that its header
     names, or one of ``max_pixels``, can take: then the rest is not read."""
-    start = stream.read(HEADER_BYTES)
-    header = read_header(Reader(start, "file"))
+    header = read_header(Reader(stream.read(HEADER_BYTES), "file"))
     pixels = max(header.width, MIN_SIDE) * max(header.height, MIN_SIDE)
     most = BYTES_BESIDE_PIXELS + BYTES_PER_PIXEL * min(pixels, max(max_pixels, MIN_SIDE**2))
-    size = os.fstat(stream.fileno()).st_size
+    size = stream.seek(0, os.SEEK_END)
     if size > most:
         shape = f"{header.width}x{header.height}"
         raise ValueError(f"damaged file: {size} bytes, too many for {shape} pixels")
-    return start + stream.read()
+    stream.seek(0)
+    return stream.read(size)
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> Xfr:

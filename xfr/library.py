@@ -1,6 +1,8 @@
 """Helpers of ``xfr.encode`` and ``xfr.decode``: images, arrays, and checkpoints loaded once."""
 
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -74,12 +76,15 @@ def decoded(
 
 def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
     """The picture at a path, in an image of Pillow, or in a uint8 array, [H, W, 3] or [H, W].
-    ValueError if it is none, or has more than MAX_PIXELS; OSError if it cannot be read."""
+    TypeError if it is something else; ValueError if it is no picture, or has more than MAX_PIXELS;
+    OSError if it cannot be read."""
     if isinstance(source, str | Path):
         return read_picture(Path(source))
     if isinstance(source, Image.Image):
         check_shape(source.height, source.width, MAX_PIXELS)
         return from_pillow(source)
+    if not isinstance(source, np.ndarray):
+        raise TypeError(f"{type(source).__name__} is no path, no image of Pillow and no array")
     shape = source.shape
     if source.dtype != np.uint8 or not (len(shape) == 2 or shape[2:] == (3,)) or not source.size:
         raise ValueError(f"an array {source.dtype} {list(shape)}, not uint8 [H, W, 3] or [H, W]")
@@ -92,8 +97,9 @@ def from_pillow(image: Image.Image) -> Picture:
     if image.mode not in MODES:
         raise ValueError(f"an image of mode {image.mode}: convert it to L, LA, RGB or RGBA")
     icc = image.info.get("icc_profile") or None
-    image = to_plain_mode(ImageOps.exif_transpose(image))
-    return converted(image, icc, Metadata(icc=icc), notices=[])
+    with suppress(SyntaxError, ValueError, OSError, struct.error):  # where its EXIF is damaged
+        image = ImageOps.exif_transpose(image)
+    return converted(to_plain_mode(image), icc, Metadata(icc=icc), notices=[])
 
 
 def as_image(picture: Picture) -> Image.Image:

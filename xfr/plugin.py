@@ -17,11 +17,14 @@ ignored, as by those.
 """
 
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
 from model.limits import PREVIEW_SCALES
+
+if TYPE_CHECKING:
+    from xfr.file import Xfr
 
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
@@ -39,12 +42,11 @@ class XfrImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         """Read size, mode and info. SyntaxError, which Pillow expects, if they are damaged."""
-        from xfr.file import unpack_start
+        from xfr.file import read_stream, unpack_start
         from xfr.library import info_of
 
-        assert self.fp is not None
-        self.encoded = self.fp.read()
         try:
+            self.encoded = read_stream(cast(BinaryIO, self.fp))
             header, metadata = unpack_start(self.encoded)
         except ValueError as error:
             raise SyntaxError(str(error)) from error
@@ -56,8 +58,9 @@ class XfrImageFile(ImageFile.ImageFile):
     ) -> tuple[str, tuple[int, int, float, float]] | None:
         """Choose the smallest preview that is not smaller than the picture fitted into ``size``.
         Returns the mode, which stays as it is, and the box of the picture in the preview; None if
-        a preview is chosen already, or pixels are loaded."""
-        if not self.encoded or self.scale > 1 or not size:
+        a preview is chosen already, or pixels are loaded. None, too, with transparency: a preview
+        averages it apart from the colours, which Pillow weights by it."""
+        if not self.encoded or self.scale > 1 or not size or self.mode.endswith("A"):
             return None
         width, height = self.size
         largest = max(width / max(size[0], 1), height / max(size[1], 1))
@@ -74,15 +77,29 @@ class XfrImageFile(ImageFile.ImageFile):
         """``Image.thumbnail``, by default of a preview of at least its own size, not twice that."""
         super().thumbnail(size, resample, reducing_gap)
 
+    def verify(self) -> None:
+        """Check the file without decoding its pixels. SyntaxError, as Pillow's plugins raise it, if
+        it is damaged."""
+        if self.encoded:
+            self.unpacked(SyntaxError)
+        super().verify()
+
+    def unpacked(self, kind: type[Exception]) -> "Xfr":
+        """The fields of the file; an exception of this ``kind`` if it is damaged."""
+        from xfr.file import unpack
+
+        try:  # Pillow has compared the size with its limit
+            return unpack(self.encoded, self.width * self.height * self.scale**2)
+        except ValueError as error:
+            raise kind(str(error)) from error
+
     def load(self) -> "Image.core.PixelAccess | None":
         """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""
         if self.encoded:
-            from xfr.file import unpack
             from xfr.library import decoded
 
-            try:  # Pillow has compared the size with its limit
-                pixels = self.width * self.height * self.scale**2
-                self.im = decoded(unpack(self.encoded, pixels), scale=self.scale).im
+            try:
+                self.im = decoded(self.unpacked(OSError), scale=self.scale).im
             except ValueError as error:
                 raise OSError(str(error)) from error
             self.encoded = b""
@@ -93,7 +110,8 @@ class XfrImageFile(ImageFile.ImageFile):
 
 
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
-    """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings."""
+    """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings and
+    damaged EXIF."""
     from xfr.library import MODES, as_picture, encoded
     from xfr.metadata import read_metadata
 
@@ -109,7 +127,10 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     described.info = image.info | given
     picture = as_picture(described)
     described.info = given
-    metadata, _ = read_metadata(described, [])
+    notices: list[str] = []
+    metadata, _ = read_metadata(described, notices)
+    if notices:
+        raise ValueError(f"cannot write the picture: {notices[0]}")
     picture = replace(picture, metadata=replace(metadata, icc=picture.metadata.icc))
     settings = {name: options[name] for name in SETTINGS if name in options}
     stream.write(encoded(picture, options.get("checkpoint", "visual"), **settings))

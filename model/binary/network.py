@@ -32,7 +32,9 @@ class BinaryConfig:
         check_range("rate_points", self.rate_points, 2, 64)
         bounds = [MEANS, *self.groups, self.latent]
         if bounds != sorted(set(bounds)):
-            raise ValueError(f"the configuration's {MEANS}, groups and latent do not rise")
+            raise ValueError(
+                f"the configuration's groups and latent, {bounds[1:]}, do not rise above {MEANS}"
+            )
 
 
 class BinaryLatents(NamedTuple):

@@ -35,7 +35,7 @@ from model.hyperprior.context import (
     scale_index,
     split_latent,
 )
-from model.quantizers import round_straight_through
+from model.quantizers import CURVATURE, round_straight_through
 from model.tiles import View
 
 STEPS = 2, 5, 10, 20, 48, 115, 255, 540, 1101  # steps of each effort from 1 on
@@ -286,7 +286,7 @@ class BandSearch:
         lowest, change = torch.zeros_like(part), torch.zeros_like(part)
         for step in (-1, 1):
             more_bits = gaussian_bits(coding.symbols + step, coding.scale_index) - coding.bits
-            cost = more_bits + step * gradient + self.settings.curvature / 2
+            cost = more_bits + step * gradient + self.settings.curvature * CURVATURE / 2
             cost = torch.where(coding.coded, cost, 0)
             change = torch.where(cost < lowest, step, change)
             lowest = torch.minimum(cost, lowest)

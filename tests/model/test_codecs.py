@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from model import ARCHITECTURES, codec_class, load_codec
 from model.bytestream import Reader, pack_chunk, pack_number
 from model.checkpoint import fingerprint, load_checkpoint
+from model.distortion import RECORDS
 from model.entropy import (
     CERTAIN_BELOW,
     MAX_SYMBOL,
@@ -47,7 +48,6 @@ from model.hyperprior.network import CORRECTED_FROM, HyperpriorCodec
 from model.hyperprior.transforms import BLOCK_SIDE, used_channels
 from model.integer_products import INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import ResidualBlock, dct_basis
-from model.limits import DISTORTIONS
 from model.quantizers import CURVATURE
 from model.tiles import join, padded
 from utils.measures import psnr
@@ -209,7 +209,7 @@ def test_symbols_that_are_certain_are_not_coded(index):
     assert decode(codec, chunk, 64, 128, q).count_nonzero() == 0
 
 
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_residuals_just_above_a_half_are_not_worth_the_bits_of_rare_symbols(distortion):
     codec, (y, z) = certain_codec(10), latents(0, 0)
     codec.distortion = distortion

@@ -25,7 +25,7 @@ from model.hyperprior.search import (
     plan,
     sampled,
 )
-from model.limits import DISTORTIONS, MAX_EFFORT
+from model.limits import MAX_EFFORT
 from model.tiles import Tile, View
 from utils.jobs import run_job
 from utils.tally import Tally
@@ -68,7 +68,7 @@ def test_high_efforts_anneal_and_low_ones_only_where_rdoq_finds_nothing(settings
 
 
 @pytest.mark.parametrize("effort", [1, STEEP])
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_a_search_finds_what_costs_less(codec, monkeypatch, effort, distortion):
     """The cost is that of the file and of the picture that a decoder makes of it."""
     monkeypatch.setattr(codec, "distortion", distortion)
@@ -121,7 +121,7 @@ def test_a_search_that_finds_nothing_changes_nothing(codec, monkeypatch, effort)
     assert torch.equal(found.y, objective.merge(start.parts)) and torch.equal(found.z, start.z)
 
 
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_the_cost_is_that_of_the_file_and_its_picture(codec, monkeypatch, distortion):
     monkeypatch.setattr(codec, "distortion", distortion)
     objective = objective_of(codec)
@@ -158,7 +158,7 @@ def test_only_the_tile_is_searched_and_only_its_bits_count(codec):
     assert trial.cost != changed.cost
 
 
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_a_search_begins_with_the_symbols_that_are_coded_without_one(
     codec, monkeypatch, distortion
 ):

@@ -435,6 +435,12 @@ def test_decode_replaces_a_picture_if_told_to(script, project):
     assert made.read_bytes() == good
 
 
+def test_an_existing_crop_is_not_taken_for_another_one(script, project):
+    script("encode")
+    result = script("decode", "--crop", 0, 0, 5, 5, "--skip_existing")
+    assert result.code == 1 and "--skip_existing cannot tell one --crop from another" in result.err
+
+
 def test_the_default_folders_are_written_again_and_again(script, project):
     for _ in range(2):
         assert [script(name).code for name in ("encode", "decode", "test")] == [0, 0, 0]

@@ -8,7 +8,7 @@ import torch
 from helpers import as_tensor, colour, noise, tiny_codec
 from PIL import Image
 
-from model.limits import DISTORTIONS
+from model.distortion import RECORDS
 from utils import curves
 from utils.curves import QUALITIES, codec_curve, curve, jpeg_curve
 from utils.measures import psnr
@@ -29,7 +29,7 @@ def test_the_curve_of_jpeg_is_of_a_file_of_all_pictures_of_a_batch():
         assert found[f"psnr_{quality}"] == pytest.approx(decibels, abs=1e-3)
 
 
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_ssimulacra_2_is_measured_where_it_is_all_or_a_part_of_the_distortion(distortion):
     crops = [as_tensor(PICTURES[1])[None] / 255]
     codec = tiny_codec("binary")

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from model import codec_class
 from model.constants import constant
-from model.limits import DISTORTIONS
+from model.distortion import RECORDS
 from model.ssimulacra2 import window_matrix
 from utils.optimizer import SOAP
 from utils.step import BALANCE, EAGER_STEPS, RecordedStep, TrainingStep, rate_distortion, train_only
@@ -133,7 +133,7 @@ def pretends_gpus() -> bool:
 
 
 @pytest.mark.skipif(not pretends_gpus(), reason="this torch pretends no GPU")
-@pytest.mark.parametrize("distortion", DISTORTIONS)
+@pytest.mark.parametrize("distortion", RECORDS)
 def test_a_step_on_a_gpu_never_waits_for_it(distortion, monkeypatch):
     """On a GPU that is pretended: its tensors have shapes, and no values that could be read."""
     for name in ("step", "optimizer"):

@@ -311,7 +311,7 @@ def test_a_checkpoint_says_what_it_was_trained_for(train):
         "mse", "ssimulacra2", "ssimulacra2",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="distortion is not one of"):
-        load_codec({**checkpoints[0], "distortion": "beauty"})
+        load_codec({**checkpoints[0], "distortion": "beauty"}).check_distortion()
 
 
 def test_a_resumed_run_names_the_flags_that_have_changed(train):

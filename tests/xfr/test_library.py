@@ -1,5 +1,6 @@
 """The library: import xfr."""
 
+import math
 import subprocess
 import sys
 import tomllib
@@ -72,9 +73,13 @@ def test_the_version_of_the_package_is_that_of_the_library():
 
 
 def test_packages_are_all_that_the_library_needs():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent for room in ("model", "xfr") for path in (ROOT / room).rglob("*.py")}
-    assert set(listed) == {str(path.relative_to(ROOT)).replace("/", ".") for path in folders}
+    names = {str(path.relative_to(ROOT)).replace("/", ".") for path in folders}
+    assert set(listed["packages"]) == names | {"out"}
+    assert listed["package-data"] == {
+        "out": [f"{name}.tar" for name in ("main", "hyperprior", "visual")]
+    }
 
 
 def test_pillow_s_limit_of_pixels_stays_that_of_the_program_that_uses_the_library(
@@ -148,9 +153,15 @@ def test_an_ssimulacra_2_is_met_by_the_lowest_quality_and_by_no_higher_one_with_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"quality": 101}, "quality 101 is not in 1 to 100"),
-        ({"quality": 0}, "quality 0 is not in 1 to 100"),
-        ({"effort": 10}, "effort 10 is not in 0 to 9"),
+        ({"quality": 101}, "quality 101 is not a whole number in 1 to 100"),
+        ({"quality": 0}, "quality 0 is not a whole number in 1 to 100"),
+        ({"quality": 60.5}, "quality 60.5 is not a whole number in 1 to 100"),
+        ({"quality": "60"}, "quality '60' is not a whole number in 1 to 100"),
+        ({"effort": 10}, "effort 10 is not a whole number in 0 to 9"),
+        ({"target_psnr": math.nan}, "target_psnr nan is not a number in 0 to 1e[+]15"),
+        ({"target_bpp": 1e40}, "target_bpp 1e[+]40 is not a number"),
+        ({"max_bytes": -1}, "max_bytes -1 is not a number"),
+        ({"max_bytes": "2kB"}, "max_bytes '2kB' is not a number"),
         ({"max_byte": 3}, "'max_byte' is none of the targets"),
         ({"quality": 30, "max_bytes": 3}, "only one can be met"),
         ({"target_psnr": 30, "max_bytes": 3}, "only one can be met"),
@@ -231,6 +242,29 @@ def test_iptc_comments_and_texts_are_in_the_info_of_a_decoded_image(tmp_path):
 def test_an_array_that_is_no_picture_is_refused(array):
     with pytest.raises(ValueError, match=r"not uint8 \[H, W, 3\] or \[H, W\]"):
         xfr.encode(array, "main")
+
+
+@pytest.mark.parametrize("source", [None, [[1, 2], [3, 4]], PHOTO.tobytes()], ids=type)
+def test_what_is_no_picture_at_all_is_a_type_error(source):
+    with pytest.raises(TypeError, match="is no path, no image of Pillow and no array"):
+        xfr.encode(source, "main")
+
+
+@pytest.mark.parametrize(
+    ("extract", "error"),
+    [
+        ({"scale": 3}, "a scale of 3 is not one of"),
+        ({"scale": 2.0}, "a scale of 2.0 is not one of"),
+        ({"crop": (3, 4, 5)}, r"a crop of \(3, 4, 5\) is not x, y, width and height"),
+        ({"crop": ()}, "a crop of .* is not x, y, width and height"),
+        ({"crop": (0.5, 0, 5, 5)}, "a crop of .* is not x, y, width and height"),
+        ({"crop": (0, 0, 91, 5)}, "a crop of 91x5 pixels at 0, 0 is not within"),
+    ],
+)
+def test_an_extract_that_cannot_be_is_named(extract, error):
+    data = xfr.encode(PHOTO, "main")
+    with pytest.raises(ValueError, match=error):
+        xfr.decode(data, **extract)
 
 
 def test_any_strides_of_an_array_do():

@@ -97,6 +97,18 @@ def test_orientation_is_applied_to_pixels_and_resolution():
     assert image.size == (60, 40) and not image.info
 
 
+def test_damaged_exif_is_no_obstacle_unless_it_is_to_be_written(tmp_path):
+    image = Image.fromarray(PHOTO)
+    image.save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage!!")
+    opened = Image.open(tmp_path / "a.jpg")
+    expected = xfr.encode(np.asarray(opened), "main")
+    assert xfr.encode(opened, "main") == expected
+    opened.save(tmp_path / "a.xfr", checkpoint="main")
+    assert (tmp_path / "a.xfr").read_bytes() == expected
+    with pytest.raises(ValueError, match="its EXIF is damaged"):
+        opened.save(tmp_path / "b.xfr", checkpoint="main", exif=b"garbage!!")
+
+
 def test_a_folder_of_images_is_read_as_torchvision_does(tmp_path):
     from torchvision.datasets import ImageFolder
 
@@ -126,6 +138,18 @@ def test_a_thumbnail_is_made_of_a_preview_and_is_close_to_that_of_all_pixels(tmp
     whole.thumbnail((50, 50))
     assert image.scale == 8 and whole.scale == 1 and image.size == whole.size == (50, 33)
     assert psnr(np.asarray(image), np.asarray(whole)) > 34
+
+
+def test_a_thumbnail_weights_colours_by_their_opacity(tmp_path):
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :33] = 255
+    thumbnails = []
+    for name, options in (("a.xfr", {"quality": 100, "checkpoint": "main"}), ("a.png", {})):
+        Image.fromarray(pixels).save(tmp_path / name, **options)
+        image = Image.open(tmp_path / name)
+        image.thumbnail((4, 4), reducing_gap=2.0)
+        thumbnails.append(np.asarray(image).astype(int))
+    assert np.abs(thumbnails[0] - thumbnails[1]).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -163,6 +187,24 @@ def test_a_damaged_file_is_an_oserror_each_time_it_is_loaded(photo):
         for _ in range(2):
             with pytest.raises(OSError, match="truncated file|CRC|trailing bytes"):
                 image.load()
+        with pytest.raises(SyntaxError, match="truncated file|CRC|trailing bytes"):
+            Image.open(io.BytesIO(damaged)).verify()
+
+
+def test_a_good_file_is_verified(photo):
+    Image.open(photo).verify()
+    with Image.open(photo) as image:
+        image.draft("RGB", (10, 10))
+        image.verify()
+
+
+def test_no_more_is_read_than_a_picture_of_the_size_in_the_header_can_take(photo, tmp_path):
+    path = tmp_path / "long.xfr"
+    path.write_bytes(photo.read_bytes())
+    with path.open("r+b") as stream:
+        stream.truncate(2**40)  # a file with a hole: no memory holds what it seems to
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path)
 
 
 def test_damaged_metadata_are_not_identified(photo):
@@ -190,7 +232,7 @@ def test_a_mode_that_8_bits_do_not_hold_is_refused_and_leaves_no_file(tmp_path, 
 
 def test_settings_that_cannot_be_met_are_named(tmp_path):
     for settings, message in (
-        ({"quality": 101}, "quality 101 is not in 1 to 100"),
+        ({"quality": 101}, "quality 101 is not a whole number in 1 to 100"),
         ({"quality": 50, "max_bytes": 900}, "only one can be met"),
     ):
         with pytest.raises(ValueError, match=message):
