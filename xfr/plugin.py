@@ -17,14 +17,11 @@ ignored, as by those.
 """
 
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
 from model.limits import PREVIEW_SCALES
-
-if TYPE_CHECKING:
-    from xfr.file import Xfr
 
 FORMAT = "XFR"
 SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
@@ -81,25 +78,23 @@ class XfrImageFile(ImageFile.ImageFile):
         """Check the file without decoding its pixels. SyntaxError, as Pillow's plugins raise it, if
         it is damaged."""
         if self.encoded:
-            self.unpacked(SyntaxError)
+            from xfr.file import unpack
+
+            try:  # Pillow has compared the size with its limit
+                unpack(self.encoded, self.width * self.height * self.scale**2)
+            except ValueError as error:
+                raise SyntaxError(str(error)) from error
         super().verify()
-
-    def unpacked(self, kind: type[Exception]) -> "Xfr":
-        """The fields of the file; an exception of this ``kind`` if it is damaged."""
-        from xfr.file import unpack
-
-        try:  # Pillow has compared the size with its limit
-            return unpack(self.encoded, self.width * self.height * self.scale**2)
-        except ValueError as error:
-            raise kind(str(error)) from error
 
     def load(self) -> "Image.core.PixelAccess | None":
         """Decode the pixels. OSError if the file is damaged, or its checkpoint is not there."""
         if self.encoded:
+            from xfr.file import unpack
             from xfr.library import decoded
 
             try:
-                self.im = decoded(self.unpacked(OSError), scale=self.scale).im
+                pixels = self.width * self.height * self.scale**2
+                self.im = decoded(unpack(self.encoded, pixels), scale=self.scale).im
             except ValueError as error:
                 raise OSError(str(error)) from error
             self.encoded = b""
