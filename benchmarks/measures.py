@@ -64,7 +64,7 @@ def butteraugli(norm: int, original: "np.ndarray", reconstruction: "np.ndarray")
     return butteraugli_norms(*map(as_ppm, (original, reconstruction)))[norm]
 
 
-@lru_cache(maxsize=1)  # as both norms are asked for one after the other
+@lru_cache(maxsize=1)  # both norms are asked for one after the other
 def butteraugli_norms(original: bytes, reconstruction: bytes) -> tuple[float, float]:
     """The maximum and the 3-norm of Butteraugli's map, of two files in PPM format."""
     with TemporaryDirectory() as folder:

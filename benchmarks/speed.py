@@ -139,7 +139,7 @@ def stage_times(model: Path, paths: list[Path], repeat: int, folder: Path) -> st
         decoding, decoded = timed(ours.read, file)
         shape = [padded(length, codec.STRIDE) for length in picture.shape]
         with torch.inference_mode():
-            with fast_precision(codec.device):  # as the encoder does
+            with fast_precision(codec.device):  # the encoder's precision
                 compressing, payload = timed(codec.compress, picture.rgb, quality)
                 latents = codec.tile_latents(picture.rgb, codec.quality_tensor(quality))
                 analysing, _ = timed(list, latents)

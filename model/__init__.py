@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from model.codec import Codec
 
-# Where the class of each architecture is; it is imported when it is needed.
+# The place of each architecture's class, which is imported when it is needed.
 ARCHITECTURES = {
     "binary": "model.binary.network:BinaryCodec",
     "hyperprior": "model.hyperprior.network:HyperpriorCodec",

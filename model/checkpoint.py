@@ -1,7 +1,7 @@
 """Checkpoints: saving and loading them, and the fingerprint that identifies their weights.
 
 A checkpoint is a dictionary of ``format`` (1), ``arch``, ``config`` (the codec's
-hyper-parameters), ``distortion`` (that it was trained for; mse if it is missing), ``weights``
+hyper-parameters), ``distortion`` (the loss it was trained for; mse if it is missing), ``weights``
 (float16 or float32, int32 for tables, int8 and int32 for layers of integers), ``history``, and the
 ``command`` and ``version`` of the program that made it. A training state (utils/training.py) also
 has what a run is resumed from. The ``fingerprint`` of the weights, where it is stored, must be

@@ -75,7 +75,8 @@ class Codec(nn.Module):
     arch: str  # name in model.ARCHITECTURES and in checkpoints
     FILE_NUMBER: int  # number in files, 0 to 255; once released, it never changes
     Config: type
-    LMBDA: tuple[float, ...]  # at equally spaced qualities from 1 to 100, geometric in between
+    # Weights of the distortion at equally spaced qualities from 1 to 100, geometric in between.
+    LMBDA: tuple[float, ...]
     STRIDE: int  # heights and widths of the networks' input are multiples of it
     LATENT_STRIDE: int  # pixels per position of the latent for ``synthesise``
     TILE: int  # side of a tile in pixels, a multiple of STRIDE
@@ -340,7 +341,8 @@ class Codec(nn.Module):
 
 
 def part_of(report: Report, part: int, parts: int) -> Report:
-    """The report of a part of some work, one of several equal ones, that calls ``report``."""
+    """A report for one of several equal parts of some work: it tells ``report`` the share of the
+    whole."""
     return lambda share: report((part + share) / parts)
 
 

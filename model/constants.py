@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @cache
-@torch.inference_mode(False)  # else they could not be used in training after a first use elsewhere
+@torch.inference_mode(False)  # constants made in inference mode could not be used in training
 def constant(values: tuple, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor of ``values`` on ``device``. It is copied there once: later uses do not wait
     for the device, and a CUDA graph can hold them."""

@@ -199,7 +199,7 @@ class Constants(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # else it could not be used in training after its first use elsewhere
+@torch.inference_mode(False)  # constants made in inference mode could not be used in training
 def constants(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Constants:
     """Constants for pictures of a size, made once for each of the last sizes."""
 

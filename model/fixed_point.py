@@ -43,7 +43,7 @@ LARGEST_DECAY = 0.999  # factor of a channel's largest value, where a training s
 MIN_LARGEST = 2.0**-3
 STEP_ROOM = 1.25  # factor of the largest values: clipping costs far more than rounding
 
-Bits = int | Tensor  # see above
+Bits = int | Tensor  # fraction bits: an int in fixed point, [B, 1, 1, 1] in floating point
 
 
 def activation_bits(quality: int) -> int:
@@ -215,6 +215,8 @@ class LatentPointwise(Conv1x1):
         return super().train(mode)
 
     def forward(self, x: Tensor, bits: Bits) -> Tensor:  # type: ignore[override]
+        """x [B, C, H, W] to [B, D, H, W]. In fixed point, B is 1, and results are integers as
+        float32, in multiples of 2^-bits."""
         if not isinstance(bits, int):
             return conv1x1(x, self.weight[:, : x.shape[1]], self.bias)
         weight, bias = self.rounded(bits)
@@ -249,6 +251,9 @@ class Depthwise(nn.Conv2d):
         return super().train(mode)
 
     def forward(self, x: Tensor, bits: Bits) -> Tensor:  # type: ignore[override]
+        """x [B, C, H, W] to the same shape. In fixed point, x and results are integers as float32,
+        in multiples of 2^-bits, and x is clipped to +-ACTIVATION_LIMIT. ArithmeticError if
+        sums are not exact on x's device."""
         if not isinstance(bits, int):
             return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
         weight, bias = self.rounded(bits)
@@ -295,6 +300,8 @@ class QualityBias(nn.Module):
         self.points = nn.Parameter(torch.zeros(points, channels))
 
     def forward(self, x: Tensor, quality: Tensor, bits: Bits | None = None) -> Tensor:
+        """x [B, C, H, W] and quality [B] in 1 to 100 to [B, C, H, W]. If ``bits`` is an int, x and
+        results are integers as float32, in multiples of 2^-bits."""
         if not isinstance(bits, int):
             return x + interpolated(self.points, quality)
         return x + self.bias(quality, bits)

@@ -11,7 +11,7 @@ from model.layers import interpolated
 from model.quantizers import straight_through
 
 LOG_BITS = 16  # fraction bits of the logarithms, to base 2
-MAX_LOG = 20  # their largest magnitude
+MAX_LOG = 20  # largest magnitude of the logarithms
 
 
 def gains(logs: Tensor, quality: Tensor) -> Tensor:

@@ -90,16 +90,18 @@ def to_limit(x: Tensor, limit: int) -> Tensor:
 
 
 def check_numbers(fits: bool) -> None:
-    """ValueError unless numbers fit."""
+    """ValueError unless ``fits``, the result of a check of numbers from a file."""
     if not fits:
         raise ValueError("the checkpoint's weights do not fit: sums would not be exact")
 
 
 def within(x: Tensor, limit: float) -> bool:
+    """Whether all numbers of x, of any shape, are finite and at most ``limit`` in magnitude."""
     return bool(x.isfinite().all()) and x.double().abs().max().item() <= limit
 
 
 def is_scale(x: Tensor) -> bool:
+    """Whether all numbers of x, of any shape, may be scales: 0 to MAX_SCALE."""
     return within(x, MAX_SCALE) and x.min().item() >= 0
 
 
@@ -224,8 +226,8 @@ def through(blocks: nn.ModuleList, x: Tensor, work: Workspace) -> Tensor:
 
 class Halves(NamedTuple):
     """Integers of 15 bits in two halves of 8 bits, ``128 high + low``; low is -64 to 63. both: int8
-    [P, K + H], the low halves of all K channels, then the high ones of the first H; those of the
-    others are zero."""
+    [P, K + H], the low halves of all K channels, then the high ones of the first H channels. The
+    other channels have high halves of zero."""
 
     both: Tensor
     channels: int  # K

@@ -30,7 +30,7 @@ DepthwiseSums = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 def int_mm(x: Tensor, weight: Tensor, total: Tensor) -> None:
     """x int8 [P, K] times weight int8 [K, D] into total int32 [P, D]. Without VNNI, oneDNN moves
     inputs to 0 to 255 and adds pairs of products in 16 bits, where they saturate: weights of more
-    than 64 would make it wrong. So would K = 1."""
+    than 64 would make the total wrong. K = 1 makes it wrong, too."""
     torch._int_mm(x, weight, out=total)
 
 
@@ -116,8 +116,8 @@ def seconds(product: MatrixProduct, device: torch.device) -> float:
 
 def conv_sums(x: Tensor, weight: Tensor, bias: Tensor, sides: int = 0) -> Tensor:
     """The 3x3 convolution of each channel of x [B, C, H + 2, W + 2], to [B, C, H, W]. weight: [C,
-    1, 3, 3], bias: [C]. Of ``sides`` = 1, x comes without its first and last column, and they count
-    as zero."""
+    1, 3, 3], bias: [C]. With ``sides`` = 1, x lacks the first and the last column, which count as
+    zero."""
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(x, weight, bias, padding=(0, sides), groups=len(bias))
 

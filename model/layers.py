@@ -35,6 +35,7 @@ class GDN(nn.Module):
             self.gamma.diagonal().fill_(math.sqrt(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
         gamma = self.gamma.square()[:, :, None, None]
         norm = F.conv2d(x * x, gamma, self.beta.square() + self.BETA_MIN)
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())

@@ -25,8 +25,8 @@ def checked_pair(x_hat: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_matrix(length: int, sigma: float, radius: int, beyond: Beyond) -> np.ndarray:
-    """A Gaussian window at each position of a line, [length, length]. ``beyond`` its ends, the line
-    goes on in this mode of numpy's ``pad``."""
+    """A Gaussian window at each position of a line, [length, length]. ``beyond``: numpy's mode of
+    ``pad``, in which the line goes on at its ends."""
     window = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     line = np.pad(np.eye(length), ((radius, radius), (0, 0)), beyond)
     return sum(weight * line[k : k + length] for k, weight in enumerate(window / window.sum()))

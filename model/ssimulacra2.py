@@ -157,7 +157,7 @@ def blur(x: Tensor, mirror: bool) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # else it could not be used in training after its first use elsewhere
+@torch.inference_mode(False)  # constants made in inference mode could not be used in training
 def window_matrix(length: int, mirror: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The window at each position of a line, [length, length]. Beyond its ends, the line goes on
     mirrored or else as zeros."""

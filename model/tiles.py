@@ -127,7 +127,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of a picture of height x width pixels, which the padding is part of."""
+    """The tiles of a picture of height x width pixels, padding included."""
 
     height: int
     width: int

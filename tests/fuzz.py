@@ -59,7 +59,7 @@ def parse_args():
 
 @dataclass
 class Result:
-    """How many mutants of each kind were refused, decoded or failed; the failures in words."""
+    """Counts of mutants refused, decoded and failed, by kind; the failures in words."""
 
     counts: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     failures: list[str] = field(default_factory=list)

@@ -150,7 +150,7 @@ def run_process(command: list, cwd: Path | None = None, seconds: float = 120) ->
 
 
 def torchrun_command(script: Path, *args) -> list:
-    """What runs a script in two processes that know of each other."""
+    """The command that runs a script in two processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

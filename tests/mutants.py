@@ -42,7 +42,7 @@ class Field:
 
 
 def sealed(content: bytes) -> bytes:
-    """With a CRC that fits."""
+    """The content with its CRC."""
     return content + struct.pack(">I", zlib.crc32(content))
 
 

@@ -22,9 +22,13 @@ MODULES = {
     for path in sorted((ROOT / room).rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef
 # A first word that hides what is spoken of.
-RIDDLE = re.compile(r"(What|Whatever|Those|These|That of|That which|As|The same|Of|Its|It|They)\b")
+RIDDLE = re.compile(
+    r"(What|Whatever|Which|Those|These|That of|That which|As|The same|Of|Its|It|They"
+    r"|How|Else|Or else|In place of|By|With)\b"
+)
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -84,7 +88,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
             above = comment
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES.values()], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES.values(), *TESTS], ids=lambda path: path.stem)
 def test_a_docstring_or_comment_begins_with_its_noun_or_verb(path):
     riddles = [
         f"{path.name}:{line}: {text:.60}" for line, text in texts(path) if RIDDLE.match(text)

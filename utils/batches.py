@@ -17,8 +17,8 @@ from utils.processes import processes
 
 class LoadedBatches:
     """Batches that a DataLoader cuts on the CPU, epoch after epoch, each of them shuffled.
-    ``pictures``: from which they are cut; ``crops``: of an epoch, in all processes; ``source``:
-    where they are cut, in words."""
+    ``pictures``, ``crops``: the number of pictures, and of crops in an epoch of all processes;
+    ``source``: the place where crops are cut, in words."""
 
     def __init__(self, loader: DataLoader, device: torch.device):
         self.loader, self.device = loader, device

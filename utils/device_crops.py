@@ -109,6 +109,8 @@ class DeviceBatches:
         return (x / 255).contiguous(memory_format=torch.channels_last)
 
     def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (x [B, 3, H, W] in 0 to 1, quality [B]) on the device, from number ``step`` on,
+        without an end."""
         generator = torch.Generator(self.device)
         while True:
             epoch, done = divmod(step, len(self))

@@ -82,9 +82,9 @@ class Sums:
 
 
 class Fitting:
-    """Both syntheses at the layer that has been reached: streams [1, C, h, w] of each crop.
+    """The streams of both syntheses at the layer that has been reached, [1, C, h, w] of each crop.
 
-    goal: the older synthesis'; own: the newer one's, which is computed with rounded numbers.
+    ``goal``: of the older; ``own``: of the newer, with rounded numbers.
     """
 
     def __init__(

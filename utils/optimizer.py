@@ -49,7 +49,7 @@ class Stack:
                 statistic.lerp_((rows @ rows.mT).float(), 1 - decay)
 
     def begin(self) -> None:
-        """The eigenbases of the first statistics."""
+        """Start with the eigenbases of the first statistics."""
         for statistic, basis in zip(self.statistics, self.bases):
             basis.copy_(torch.linalg.eigh(statistic.double())[1].flip(2))
 

@@ -56,7 +56,8 @@ class Progress:
         hidden = processes()[0] > 0 or not pictures
         self.logs = not hidden and not sys.stderr.isatty()
         self.start = self.logged = time.monotonic()
-        # None: only on a terminal. In a log file, it would be thousands of carriage returns.
+        # tqdm shows the bar on a terminal alone if ``disable`` is None. In a log file, it would be
+        # thousands of carriage returns.
         self.bar = tqdm(total=pictures, unit="picture", disable=hidden or None)
 
     def advance(self) -> None:

@@ -73,6 +73,7 @@ class EpochSchedule:
         return steps < self.length
 
     def over(self, epoch: int, steps: int) -> bool:
+        """Whether the run is over after so many epochs."""
         return epoch >= self.epochs
 
     def factor(self, step: int) -> float:
@@ -113,34 +114,43 @@ class TimedSchedule:
         return 60 * self.minutes - self.reserve
 
     def first_step(self, epoch: int, steps: int, step: int) -> int:
+        """The number of the next step: ``step``, since epochs have no fixed length."""
         return step
 
     def begin(self) -> None:
+        """An epoch begins, or is resumed: look at the clock and choose its end."""
         self.look_up()
         least = max(TIMED_SAVE_SECONDS, 60 * self.minutes / TIMED_EPOCHS, 10 * self.reserve)
         left = self.end - self.elapsed
         self.epoch_end = self.end if left < 1.5 * least else self.elapsed + least
 
     def goes_on(self, steps: int) -> bool:
+        """Whether the epoch's time is not over."""
         return self.elapsed < self.epoch_end
 
     def over(self, epoch: int, steps: int) -> bool:
+        """Whether the time for training is over and no epoch is under way: ``steps`` is 0."""
         return self.elapsed >= self.end and steps == 0
 
     def factor(self, step: int) -> float:
+        """The learning rate of a step at the time last looked up, 0 to 1 of its peak."""
         rise = max((step + 1) / WARMUP_STEPS, self.elapsed / (WARMUP_SHARE * self.end))
         fall = (self.end - self.elapsed) / (DECAY_SHARE * self.end)
         return max(0.0, min(1.0, rise, fall))
 
     def look_up(self) -> None:
+        """Look at the clock."""
         self.elapsed = self.clock.read()
 
     def finished(self) -> None:
+        """The work after an epoch is done: keep RESERVE_FACTOR times its seconds, but no less than
+        MIN_RESERVE_SECONDS, for the end of the run."""
         before = self.elapsed
         self.look_up()
         self.reserve = max(RESERVE_FACTOR * (self.elapsed - before), MIN_RESERVE_SECONDS)
 
     def title(self, epoch: int) -> str:
+        """The name of an epoch, from 1 on, and the minutes that have gone by."""
         return f"epoch {epoch}, {self.elapsed / 60:.1f} of {self.minutes:g} minutes"
 
 

@@ -20,7 +20,8 @@ from xfr.images import Picture, read_opened
 RATED_EXTENSIONS = {"avif", "heic", "heif", "j2k", "jp2", "jpg", "jxl", "webp"}
 SIZE_COLUMNS = ("width", "height", "original_bytes")  # columns of the CSV, in this order
 RATE_COLUMNS = ("compressed_bytes", "compression_ratio", "bpp")
-# Where a spreadsheet would take a text for a formula: at its start, or behind another separator.
+# Places where a spreadsheet would take a text for a formula: at its start, or behind a separator
+# other than the comma.
 FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[=+\-@\t\r\n＝＋－＠])")
 
 

@@ -13,7 +13,7 @@ from utils.optimizer import SOAP, WeightAverage
 
 BALANCE = 0.5  # a sample's loss is divided by lmbda^BALANCE, so that no quality dominates
 CLIP_NORM = 1.0
-EAGER_STEPS = 4  # before one is recorded: by then all memory and all libraries are in use
+EAGER_STEPS = 4  # steps before one is recorded: by then all memory and all libraries are in use
 
 Descend = Callable[[Tensor, Tensor], Tensor]  # x [B, 3, H, W], quality [B] to measures [3, B]
 

@@ -35,10 +35,10 @@ class Tally:
     larger: int = 0  # .xfr files that are larger than their pictures
     models: set[str] = field(default_factory=set)  # checkpoints of the .xfr files, for messages
     qualities: set[int] = field(default_factory=set)  # of the .xfr files
-    settings: list[str] = field(default_factory=list)  # other ones that they were made with
+    settings: list[str] = field(default_factory=list)  # other settings of the .xfr files
     notices: set[str] = field(default_factory=set)
     remarks: list[str] = field(default_factory=list)  # lines before the summary
-    seconds: float = 0.0  # that the job took
+    seconds: float = 0.0  # seconds of the job
     at_work: AtWork = field(default_factory=AtWork)
 
     def fail(self, path: Path, error: BaseException | str) -> None:

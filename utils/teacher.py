@@ -22,8 +22,8 @@ from utils.upgrade import upgraded
 
 
 class Taught(nn.Module):
-    """``codec`` as a training step sees it: with a synthesis as far from the picture as it is from
-    the teacher's pixels, and without a rate. Everything but the synthesis is frozen.
+    """``codec`` for a training step: its x_hat is x plus the difference of its pixels from the
+    teacher's, and its rate is zero. Everything but the synthesis is frozen.
 
     ``older``: a checkpoint of xfr 0.9, from which the codec's other weights are. ValueError if it
     is none, or if its configuration is another.

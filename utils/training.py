@@ -29,9 +29,9 @@ from utils.processes import processes
 from utils.schedule import Clock, Schedule
 from utils.step import TrainingStep, rate_distortion
 
-LOOK_STEPS = 20  # on a GPU, which is not waited for in between, to read the losses and the clock
+LOOK_STEPS = 20  # steps on a GPU between two looks at losses and clock
 VERSION = f"xfr {xfr.__version__}"
-FEW_PICTURES = 50  # to validate: their mean does not choose between epochs
+FEW_PICTURES = 50  # validation pictures: fewer do not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
 SHARED_SETTINGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
 
@@ -265,7 +265,7 @@ class Trainer:
 
     def averaged_weights(self, validation: DataLoader) -> dict[str, Tensor]:
         """The codec as it is shipped: averaged weights, tables and ranges that are measured on the
-        validation pictures. To those that it was trained on, it is fitted a little too well."""
+        validation pictures. On training pictures, tables would fit a little too well."""
         with self.average.applied():
             self.codec.eval()
             with fast_precision(self.device):

@@ -24,7 +24,7 @@ from pathlib import Path
 from model.limits import MAX_PIXELS
 from xfr import plugin
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that importing typing takes
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without the time of importing typing
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -75,15 +75,15 @@ def decode(
 ) -> "Image.Image":
     """The picture in the bytes of an .xfr file, as an image of Pillow.
 
-    Unlike an array, that holds transparency, and in ``info`` colour profile, EXIF, XMP, IPTC, texts
-    and resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
+    The image, unlike an array, holds transparency, and in ``info`` colour profile, EXIF, XMP, IPTC,
+    texts and resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
 
-    ``checkpoint``: the one that made the file, or another in its folder; None for those that come
-    with the program. ``scale``: 2, 4, 8 or 16 for a preview of 1/scale of the width and height,
-    rounded up. ``crop``: x, y, width and height of the pixels that are wanted, which are then the
-    same as in the entire picture. ValueError if the file is damaged, if its checkpoint is not
-    there, if the picture has more than ``max_pixels``, if the crop is not within it, or if there
-    are both scale and crop.
+    ``checkpoint``: the one that made the file, or another in its folder; None for the checkpoints
+    that come with the program. ``scale``: 2, 4, 8 or 16 for a preview of 1/scale of the width and
+    height, rounded up. ``crop``: x, y, width and height of the pixels that are wanted, which are
+    then the same as in the entire picture. ValueError if the file is damaged, if its checkpoint is
+    not there, if the picture has more than ``max_pixels``, if the crop is not within it, or if
+    there are both scale and crop.
     """
     from xfr.file import unpack
     from xfr.library import decoded

@@ -74,6 +74,7 @@ class Graphic:
         return self.colours.reduced(self.colours.palettes[version])
 
     def payload(self, version: int | None) -> bytes:
+        """The payload of a version, compressed when it is first asked for."""
         if version not in self.payloads:
             self.payloads[version] = compress(self.pixels(version))
         return self.payloads[version]

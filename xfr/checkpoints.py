@@ -39,7 +39,7 @@ def shipped_name(fingerprint: int) -> str | None:
 
 
 def describe(fingerprint: int) -> str:
-    """A checkpoint for messages: by its name, and its commit if another has the name now; and its
+    """The name of a checkpoint for messages, its commit if another has the name now, and its
     fingerprint.
 
     >>> describe(0x71482646D0FE5527), describe(0x51893CCA3B95ED4B), describe(0x1234)

@@ -1,4 +1,4 @@
-"""Colour spaces: ICC profiles for what files say otherwise about their colours.
+"""ICC profiles for colour spaces that files name in another way.
 
 A colour space that a file names by numbers (gAMA, cHRM and cICP of PNG, nclx of AVIF and HEIC)
 becomes an ICC profile of the same meaning. Pixels stay as they are: conversion to sRGB would clip
@@ -151,8 +151,8 @@ def adapt(white: np.ndarray) -> np.ndarray:
 
 
 def is_srgb(icc: bytes) -> bool:
-    """Whether a profile of RGB or grey is that of sRGB, for which a file without one is taken: it
-    changes no colour by more than SRGB_TOLERANCE levels."""
+    """Whether a profile of RGB or grey changes no colour by more than SRGB_TOLERANCE levels from
+    sRGB. A file without a profile is taken as sRGB."""
     levels = np.arange(0, 256, 51, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 36, 3)
     colours = Image.fromarray(cube)

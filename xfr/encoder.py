@@ -113,8 +113,8 @@ class Encoder:
         report: Report = lambda _: None,
         source: int | None = None,
     ) -> bytes:
-        """The bytes of the .xfr file. ValueError if no quality keeps the size that is the target,
-        or if the picture is too small for the score that is.
+        """The bytes of the .xfr file. ValueError if the target is a size that no quality keeps,
+        or a score that the picture is too small for.
 
         The file holds a graphic where that costs less than the learned payload, in bits and
         distortion. ``report`` is called with the share that is done, 0 to 1; what it raises ends

@@ -42,7 +42,7 @@ from xfr.metadata import LABELS, NO_METADATA, Metadata, is_resolution
 MAGIC, VERSION = b"XFR", 1
 GREY, ALPHA, ICC, TARGET, EXIF, XMP, DPI, GRAPHIC, EFFORT = (1 << bit for bit in range(9))
 IPTC, TEXTS, SOURCE = 1 << 9, 1 << 10, 1 << 11
-# In this order in the file.
+# Streams of metadata, in the order of the file.
 STREAMS = {"icc": ICC, "exif": EXIF, "xmp": XMP, "iptc": IPTC, "texts": TEXTS}
 # Kinds 1 to 4; see xfr/targets.py.
 TARGETS = ("target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")

@@ -32,7 +32,7 @@ from xfr.sources import open_picture
 MIN_SIDE = 64  # the networks pad smaller pictures to it
 BLOCK_BYTES = 2**26  # of Pillow's memory
 
-# How pixels with each orientation of EXIF are turned upright.
+# The turn that brings each orientation of EXIF upright.
 ORIENTATION_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -51,7 +51,8 @@ MAX_SIDES = {
     "JPEG": 65500, "MPO": 65500, "WEBP": 16383, "AVIF": 32768,
     **dict.fromkeys(("GIF", "TGA", "PCX", "SGI"), 65535),
 }  # fmt: skip
-# Pillow's encoders of these write to the stream themselves, and do not end when it takes no more.
+# Formats whose encoders in Pillow write to the stream themselves, and do not end when it takes no
+# more.
 WRITTEN_TO_MEMORY = {"JPEG2000"}
 # Samples that show how much a format can hold: all shades of grey and of transparency.
 PROBE = Image.frombytes("LA", (16, 16), bytes(value for value in range(256) for _ in "LA"))
@@ -345,7 +346,7 @@ def keeps_alpha(name: str) -> bool:
 
 def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
     """Whether a picture of ``mode`` with this metadata is read back with it, by Pillow alone, too.
-    Asked for every value: a format may have room for short ones alone."""
+    Every value is tried: some formats have room for short ones alone."""
     with suppress(Exception):  # Pillow may raise nearly anything on odd metadata
         alone: dict[str, Any] = {kind: value}
         options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**alone))

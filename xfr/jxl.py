@@ -10,10 +10,11 @@ from xfr.boxes import read_boxes, walk_boxes
 from xfr.samples import REDUCED_TO_8_BITS
 
 CODESTREAM_START = b"\xff\x0a"  # begins a codestream
-CODESTREAMS = {b"jxlc": 0, b"jxlp": 4}  # boxes of it, or of a part; bytes before it
+# Boxes that hold a codestream or a part of one, and the bytes before it.
+CODESTREAMS = {b"jxlc": 0, b"jxlp": 4}
 HEAD_BYTES = 64  # of a codestream: size and depth take no more
-# Ways in which numbers are stored: the least, and the bits of what is added to it. Of several ways,
-# two bits before it tell which.
+# Ways in which numbers are stored: the least, and the bits of what is added to it. Where there are
+# several ways, two bits before the number tell which.
 Choices = tuple[tuple[int, int], ...]
 SIDE: Choices = ((1, 9), (1, 13), (1, 18), (1, 30))
 SIDE_BY_8: Choices = ((1, 5),)
@@ -100,7 +101,7 @@ def codestream(stream: BinaryIO) -> int:
 
 def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     """XMP of an opened file, and what is not kept of it. ValueError for samples that the plugin
-    misreads: those of grey with alpha are of 16 bits where the file's are."""
+    misreads: grey with alpha of more than 8 bits stays at 16 bits."""
     header = read_jxl_header(stream)
     if image.mode == "LA" and header.bits != 8:
         raise ValueError("JPEG XL files of grey with alpha of more than 8 bits are not read")

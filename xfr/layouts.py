@@ -17,7 +17,7 @@ TGA_COLOURS = (2, 10)  # kinds of pictures without a palette or grey
 
 
 def check_bmp(image: Any, stream: BinaryIO) -> None:
-    """Pixels of 16 bits whose top one is alpha, which Pillow leaves out."""
+    """Read the top bit of 16-bit pixels as alpha, which Pillow leaves out."""
     stream.seek(14)
     head = stream.read(56).ljust(56, b"\0")
     size, bits, compression, alpha = struct.unpack("<I10xHI32xI", head)
@@ -26,7 +26,7 @@ def check_bmp(image: Any, stream: BinaryIO) -> None:
 
 
 def check_dds(image: Any, stream: BinaryIO) -> None:
-    """Channels of other than 8 bits: Pillow cuts them where they are to be rounded."""
+    """Refuse channels of other than 8 bits: Pillow cuts them where they are to be rounded."""
     decoder, _, _, arguments = image.tile[0]
     narrow = decoder == "dds_rgb" and any(mask.bit_count() not in (0, 8) for mask in arguments[1])
     if narrow or (decoder == "bcn" and arguments[1] in DDS_MISREAD):
@@ -34,19 +34,19 @@ def check_dds(image: Any, stream: BinaryIO) -> None:
 
 
 def check_gif(image: Any, stream: BinaryIO) -> None:
-    """A first frame smaller than the picture, which Pillow surrounds by any of its colours."""
+    """Refuse a first frame smaller than the picture: Pillow surrounds it by any of its colours."""
     if image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise ValueError("GIF files whose first frame does not fill the picture are not read")
 
 
 def check_ico(image: Any, stream: BinaryIO) -> None:
-    """Pixels of 16 bits, which Pillow cuts where they are to be rounded."""
+    """Refuse pixels of 16 bits: Pillow cuts them where they are to be rounded."""
     if any(entry.bpp == 16 for entry in image.ico.entry):
         raise ValueError("icons of 16 bits per pixel are not read")
 
 
 def check_psd(image: Any, stream: BinaryIO) -> None:
-    """Channels of no agreed colour; and bits, of which 1 is black."""
+    """Refuse channels of no agreed colour; read a set bit as black."""
     stream.seek(24)
     (kind,) = struct.unpack(">H", stream.read(2))
     if kind == PSD_MULTICHANNEL:
@@ -56,14 +56,15 @@ def check_psd(image: Any, stream: BinaryIO) -> None:
 
 
 def check_sgi(image: Any, stream: BinaryIO) -> None:
-    """Samples of two bytes, of which Pillow would cut the second off."""
+    """Refuse samples of two bytes: Pillow would cut the second off."""
     stream.seek(3)
     if stream.read(1) == b"\2":
         raise ValueError("16-bit samples of SGI files are not read")
 
 
 def check_tga(image: Any, stream: BinaryIO) -> None:
-    """Pixels and palettes of 16 bits: readers do not agree whether the top bit is alpha."""
+    """Refuse palettes of 16 bits, and pixels of 16 bits with alpha: readers do not agree whether
+    the top bit is alpha. Read other pixels of 16 bits without their top bit."""
     stream.seek(0)
     head = stream.read(18)
     has_palette, kind, palette_bits, bits = head[1], head[2], head[7], head[16]

@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
 
 def return_freed_memory() -> None:
     """Return freed memory that glibc has kept to the system: several hundred MiB, in pieces, after
-    a large picture has been decoded. To write it takes as much again."""
+    a large picture has been decoded. Writing the picture takes as much memory again."""
     trim = glibc("malloc_trim")
     if trim:
         trim(0)

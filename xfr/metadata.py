@@ -91,7 +91,7 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         xmp = None
     if orientation not in range(1, 9):
         orientation = 1
-    # There may be none, or something else in its place.
+    # ``dpi`` may be missing, or hold something else.
     with suppress(KeyError, TypeError, ValueError, ArithmeticError, struct.error):
         dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
     if dpi and (dpi == (1, 1) or not is_resolution(dpi)):  # Pillow has 1 where a TIFF has none

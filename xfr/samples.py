@@ -17,12 +17,12 @@ RGB_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15": (5, 5, 5), "BGR
 
 @dataclass
 class Samples:
-    """How an opened file stores its samples, as far as Pillow does not tell.
+    """The way an opened file stores its samples, as far as Pillow does not tell.
 
-    ``bits`` of each, 0 if unknown. ``transparent``: the grey level or three levels that are.
-    ``is_inverted``: whether 0 is white, for more than 8 bits. ``is_associated``: whether colours
-    are multiplied with alpha. ``palette``: 8-bit RGB, if not Pillow's. ``reopen``: opens the file
-    again, for a second look at its samples.
+    ``bits`` of each, 0 if unknown. ``transparent``: the transparent grey level, or the three levels
+    of the transparent colour. ``is_inverted``: whether 0 is white, for more than 8 bits.
+    ``is_associated``: whether colours are multiplied with alpha. ``palette``: 8-bit RGB, if not
+    Pillow's. ``reopen``: opens the file again, for a second look at its samples.
     """
 
     bits: int = 0

@@ -64,7 +64,7 @@ class Score:
             )
 
 
-# By the names that flags and messages have; TARGETS in xfr/file.py numbers them.
+# Targets by the names that flags and messages use; TARGETS in xfr/file.py numbers them.
 TARGETS: dict[str, Size | Score] = {
     "target_bpp": Size("bpp", per_pixel=True),
     "max_bytes": Size("bytes"),

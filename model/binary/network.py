@@ -20,6 +20,8 @@ DEAD_ZONE = 0.6  # in steps of the quantizer
 
 @dataclass(frozen=True)
 class BinaryConfig:
+    """The sizes of the binary codec's networks. ValueError if a field is out of range."""
+
     filters: tuple[int, int] = (32, 96)  # channels after the first and the second layer
     latent: int = 96  # channels
     groups: tuple[int, int] = (16, 48)  # channels at which groups end; see model/binary/digits.py
@@ -82,6 +84,8 @@ class AnalysisTransform(nn.Module):
             cast(Tensor, conv.bias)[:outputs] = 0
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, 3, H, W] in 0 to 1 and quality [B] in 1 to 100 to y, float32 [B, latent, H/8, W/8],
+        before the gain of the latent."""
         x = self.gdn1(self.conv1(x - 0.5))
         x = self.gdn2(self.conv2(x))
         x = x * self.gain(quality).exp().to(x.dtype)
@@ -116,6 +120,8 @@ class SynthesisTransform(nn.Module):
         self.conv3.weight[:, : len(pixels), 1, 1] = pixels.flatten(1).T
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
+        """y [B, latent, H/8, W/8], after the inverse gain, and quality [B] in 1 to 100 to x_hat,
+        float32 [B, 3, H, W], close to 0 to 1 but not clipped."""
         x = self.conv1(y)
         x = self.gdn1(x * self.gain(quality).exp().to(x.dtype))
         x = self.gdn2(self.conv2(x))

@@ -159,6 +159,8 @@ class HyperpriorTileCoder:
         self.z_border = Border(width // Z_STRIDE, Z_DEPTH)
 
     def encode(self, latents: HyperpriorLatents) -> bytes:
+        """The bytes of the next tile: y [1, K, H/16, W/16], K a multiple of CHANNEL_STEP, and
+        z [1, Z, H/64, W/64]."""
         segments, certain = self.symbols(latents)
         count = latents.y.shape[1] // CHANNEL_STEP
         return bytes([count, certain]) + self.model.coder.encode(segments)

@@ -92,7 +92,7 @@ class HyperpriorCodec(Codec):
         """``coded``: with the synthesis as it is shipped, see ``become_trainable``."""
         super().__init__(config)
         (a8, a16), (s16, s8) = config.analysis_blocks, config.synthesis_blocks
-        # How far the receptive fields reach beyond a tile: a block adds its stride to either side.
+        # The reach of the receptive fields beyond a tile: a block adds its stride to either side.
         radius = max(8 * a8 + 16 * a16 + 16 + 32, 16 * s16 + 8 * s8)  # 16 + 32: hyper-analysis
         self.MARGIN = padded(radius, self.STRIDE)
         self.analysis = AnalysisTransform(config)
@@ -276,7 +276,7 @@ class HyperpriorCodec(Codec):
     def search(
         self, view: View, latents: HyperpriorLatents, quality: Tensor, effort: int, report: Report
     ) -> HyperpriorLatents:
-        # Only here, so that encoding without a search does not load it.
+        # The search is imported here, so that encoding without it does not load it.
         from model.hyperprior.search import search_tile
 
         return search_tile(self, view, latents, quality, effort, report)

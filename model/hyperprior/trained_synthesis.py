@@ -73,7 +73,7 @@ class TrainedSynthesis(nn.Module):
         self.up1 = Up(config.channels8, 3, 8)
         self.steps = new_steps(config)
         self.register_buffer("calibrated", torch.zeros(1, dtype=torch.int32))
-        # In lists, as their numbers are not part of the state.
+        # Lists hide these modules from torch: their numbers are not part of the state.
         self.shapes = [IntegerSynthesis(config)]
         self.made: list[IntegerSynthesis] = []
         self.chosen = False  # ``calibrated``, without waiting for a GPU that holds it

@@ -28,6 +28,8 @@ Blocks = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
+    """The sizes of the hyperprior codec's networks. ValueError if a field is out of range."""
+
     channels8: int = 160  # channels of the transforms at 1/8 of the resolution
     channels16: int = 320  # channels of the transforms at 1/16
     latent: int = 768  # channels of y, at 1/16, in the order of their use

@@ -54,7 +54,7 @@ def test_the_gain_is_saved_cost_in_percent_of_the_bits_and_the_least_is_of_one_p
 
 
 class Coder:
-    """In place of encoder and decoder: 1000 bytes, and every level off by ``error``."""
+    """A stand-in for encoder and decoder: 1000 bytes, and every level off by ``error``."""
 
     def __init__(self, error: int):
         self.error, self.codec = error, self

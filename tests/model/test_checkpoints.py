@@ -46,7 +46,7 @@ def soon(seconds: int = 20):
 
 
 def load(path: Path):
-    """As the scripts do it: the checkpoint, its codec and its name."""
+    """Load a checkpoint, its codec and its name, as the scripts do."""
     checkpoint = load_checkpoint(path)
     return load_codec(checkpoint), fingerprint(checkpoint)
 
@@ -384,7 +384,7 @@ def test_missing_and_unknown_fields_are_refused(alter, no_network, arch):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_configuration_of_a_large_network_with_small_weights_takes_no_memory(alter, arch):
-    """What a network may take is bounded by the weights that there are for it."""
+    """The weights in the file bound the memory a network may take."""
     largest = {
         "binary": {"filters": (1024, 1024), "latent": 192},
         "hyperprior": dict.fromkeys(("channels8", "channels16", "latent", "context"), 1024)
@@ -562,7 +562,7 @@ def put(value: int, at: int = 3):
 
 
 def moved(table):
-    """The same sum, so that the counts still fit; but one reach is negative."""
+    """A table with one negative reach and the old sum, so that counts still fit."""
     table[0], table[1] = -1, table[0] + table[1] + 1
     return table
 
@@ -642,7 +642,7 @@ STATES = {
 }
 
 
-# Of the rest of a state, where its optimiser fits.
+# Damage to the rest of a state, where its optimiser fits.
 OTHERS = {
     "no average": {"average": None},
     "an average of other weights": {"average": {}},

@@ -490,7 +490,7 @@ def test_the_first_outputs_may_be_had_in_finer_units():
 
 
 def test_the_form_for_training_is_close_to_that_in_fixed_point():
-    """It rounds inputs alike, and no output."""
+    """The training form rounds inputs alike, and no output."""
     bits, soft = 5, soft_bits(torch.tensor([60.0]))
     assert soft.flatten().tolist() == [bits] == [activation_bits(60)]
     layer, x = random_layer(Pointwise(64, 20), 0.05, bits)

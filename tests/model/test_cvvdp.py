@@ -58,7 +58,8 @@ def faint(image: np.ndarray) -> np.ndarray:
 
 DISTORTIONS = jpeg, blurred, noisy, reddish, swelling, tinted, faint
 SIZES = (77, 100), (256, 264), (64, 64), (192, 192), (61, 83), (64, 75)
-# By version 0.5.7 of the package, at the first two sizes. JPEG has none, as its decoders differ.
+# Distances by version 0.5.7 of the package, at the first two sizes. JPEG has none, as its decoders
+# differ.
 DISTANCES = {
     blurred: (1.0645, 1.0766),
     noisy: (1.065, 1.3497),
@@ -114,7 +115,7 @@ def test_distances_are_those_that_the_package_once_gave(distortion):
         assert distance.item() == pytest.approx(expected, abs=0.002)
 
 
-# By the same version. The levels of the original, and the deviation of noise on it.
+# Levels of the original, the deviation of its noise, and the distance by version 0.5.7.
 DARK_AND_BRIGHT = {
     "nearly black": (lambda x: x // 64, 1.5, 0.0805),
     "dark": (lambda x: x // 16, 3, 0.2719),
@@ -203,7 +204,7 @@ def test_texture_hides_no_spot():
     assert hidden > 0.8 * seen
 
 
-# Its gradient
+# The gradient
 
 
 def test_the_gradient_is_that_of_finite_differences():

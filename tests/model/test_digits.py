@@ -140,7 +140,7 @@ class Orders(LatentWriter):
 
 
 def test_the_order_of_a_set_depends_on_the_sets_before_it_alone():
-    """Or else the decoder, which does not know the others yet, would use another."""
+    """Otherwise the decoder, which does not know the other sets yet, would use another order."""
     model, quality = CODEC.digits, torch.tensor([60])
     y = torch.randint(-9, 9, (1, CODEC.config.latent, 6, 7), dtype=torch.int32)
 

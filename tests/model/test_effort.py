@@ -36,7 +36,7 @@ STEEP = 6  # from here on all searches anneal
 
 
 def objective_of(codec, height: int = 64, width: int = 128, tile: Tile | None = None) -> Objective:
-    """That of a picture, or of a tile of it."""
+    """The objective of a picture, or of a tile of it."""
     around = Tile(0, height, 0, width)
     x = torch.from_numpy(colour(height, width)).permute(2, 0, 1)[None] / 255
     quality = codec.quality_tensor(QUALITY)
@@ -81,7 +81,7 @@ def test_a_search_finds_what_costs_less(codec, monkeypatch, effort, distortion):
 
 
 def test_annealing_finds_more_than_its_start(codec):
-    """In a small latent, as trained codecs have; in that of a tiny one, symbols are too large."""
+    """The latent is made as small as in trained codecs: a tiny codec's symbols are too large."""
     objective = objective_of(codec)
     objective.start = start = Point(
         [0.02 * part for part in objective.start.parts], objective.start.z

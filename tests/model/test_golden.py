@@ -15,13 +15,13 @@ from model.checkpoint import fingerprint, load_checkpoint
 from xfr.decoder import Decoder
 from xfr.file import unpack
 
-# Of the latent as little-endian int32.
+# Hashes of the latent as little-endian int32.
 LATENTS = {
     "binary": "54f042d65d86e4cb8732d414e361947b7556053229e8c61f9b45141fa06c458f",
     "hyperprior": "0b3093e5aa67a23116b0002ae32dfb88053de3b8067685931bf42501f9addab8",
 }
 
-# Of the picture and the EXIF in the file without loss.
+# Hashes of the picture and of the EXIF in the file without loss.
 PIXELS = "27e75bddb4a6b692c96610831f4a7c56e2cbd0bc868c011ccfa710a414dc96d2"
 EXIF = "56bbd77c6380f5459c1fde74dbc355962496382438491e581bd2f0135e6e3e2c"
 

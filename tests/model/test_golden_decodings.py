@@ -28,7 +28,8 @@ SHAPES = {"wide": WIDE, "high": HIGH}  # the others are of SHAPE
 
 @pytest.fixture(scope="module")
 def codecs() -> dict:
-    """By the first word of an encoding's name; visual differs from hyperprior in encoding only."""
+    """Codecs by the first word of an encoding's name; visual differs from hyperprior in encoding
+    only."""
     codecs = {
         arch: load_codec(load_checkpoint(GOLDEN / f"{arch}.tar"))
         for arch in ("binary", "hyperprior")

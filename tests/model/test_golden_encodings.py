@@ -23,7 +23,8 @@ def encoded(tmp_path_factory):
 def test_a_picture_becomes_the_same_bytes(golden, encoded):
     found, expected = (encoded / golden.name).read_bytes(), golden.read_bytes()
     if "-file-" in golden.name and expected.startswith(b"XFR") and unpack(expected).graphic:
-        # Its payload is what Pillow's WebP encoder writes, which may change with its version.
+        # The payload of a graphic is what Pillow's WebP encoder writes, which may change with its
+        # version.
         assert unpack(found).graphic and len(found) <= 1.1 * len(expected)
         pictures = [Decoder(None).decode(unpack(data)) for data in (found, expected)]
         assert pictures[0].pixels.tobytes() == pictures[1].pixels.tobytes()

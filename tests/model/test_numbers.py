@@ -213,7 +213,7 @@ QUALITIES = (1, 50, CORRECTED_FROM - 1)  # above, the deep codec codes another l
 
 
 class Measured:
-    """What a codec predicts of a photograph, and what coding it gives."""
+    """The bits and the picture that a codec predicts for a photograph, and those of coding."""
 
     def __init__(self, codec, name: str, quality: int):
         pixels = read_picture(SAMPLES / name).rgb
@@ -256,7 +256,7 @@ def test_the_predicted_rate_is_that_of_the_payload(shipped, arch, low, high, qua
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("arch", ["binary", "hyperprior"])
 def test_the_decoded_picture_is_as_good_as_the_predicted_one(shipped, arch, quality):
-    """Not the same: in fixed point, some symbols are rounded to the other side."""
+    """The two differ: in fixed point, some symbols are rounded to the other side."""
     for one in shipped[arch, quality]:
         predicted = one.predicted.round().astype(np.uint8)
         assert psnr(one.pixels, one.decoded) == pytest.approx(psnr(one.pixels, predicted), abs=0.1)

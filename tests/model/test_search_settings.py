@@ -44,7 +44,7 @@ def test_the_steps_of_an_effort_are_divided_as_they_were_tuned(effort, mse, visu
 
 
 class Bowl:
-    """In place of an objective: the squares of all symbols."""
+    """A stand-in for an objective: the sum of the squares of all symbols."""
 
     def __init__(self, distortion: str):
         self.codec = SimpleNamespace(trained_for=RECORDS[distortion])
@@ -105,7 +105,7 @@ def test_z_moves_only_in_the_first_third(annealed):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_without_noise_a_value_leans_towards_its_nearer_integer(temperature):
-    """By a sigmoid of 4/3 of the fraction's logit, over the temperature twice."""
+    """The lean is a sigmoid of 4/3 of the fraction's logit, over the temperature twice."""
     part = torch.tensor([2.25, -1.5, 0.9, 7.0])
     found, _ = sampled(part, torch.zeros(()), temperature, 0.0, torch.Generator())
     logits = [math.log(odds) / temperature**2 for odds in (1 / 3, 1, 9, 1 / 99)]

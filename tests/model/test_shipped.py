@@ -64,7 +64,7 @@ def test_effort_gives_more_for_fewer_bytes():
     image = read_picture(ROOT / "out/original/chelsea.png").rgb
 
     def lagrangian(quality: int, effort: int) -> float:
-        """In bits per pixel, of the payload and of the decoded picture."""
+        """The Lagrangian in bits per pixel, of the payload and of the decoded picture."""
         payload = codec.compress(image, quality, effort)
         decoded = codec.decompress(payload, *image.shape[:2], quality)
         mse = 255**2 / 10 ** (psnr(image, decoded) / 10)

@@ -124,7 +124,7 @@ def test_pictures_that_are_too_small_are_refused():
 
 
 def test_mirrored_borders_let_crops_speak_for_their_picture():
-    """On average; black borders make errors beside them look smaller than they are."""
+    """Crops agree on average; black borders make errors beside them look smaller than they are."""
     x = as_batch(photograph("astronaut.png")[:384, :384])
     x_hat = as_batch(lossy(photograph("astronaut.png")[:384, :384], 30))
     entire = ssimulacra2_distance(x_hat, x).item()
@@ -137,7 +137,7 @@ def test_mirrored_borders_let_crops_speak_for_their_picture():
     assert abs(mirrored / entire - 1) < abs(black / entire - 1)
 
 
-# Its gradient
+# The gradient
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -1,4 +1,4 @@
-"""What is told before any work, and where the scripts look for things."""
+"""Messages before any work, and the places where the scripts look."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def last_line(result) -> str:
     return result.err.strip().splitlines()[-1]
 
 
-# Where things are
+# Places
 
 
 def test_the_default_checkpoint_is_found_from_any_folder(script, photos):

@@ -246,7 +246,7 @@ def test_what_a_killed_process_leaves_a_second_run_completes(script, project):
                for f in files("alone"))  # fmt: skip
 
 
-# What is kept exactly
+# Kept exactly
 
 
 def test_alpha_comes_back_exactly_in_png(script, project):
@@ -406,7 +406,7 @@ def test_pictures_larger_than_max_pixels_are_refused_by_name(script, project):
     assert result.code == 1 and "photo.xfr: 70x48 pixels" in only_line(failures(result)[0])
 
 
-# What is not ours to replace
+# Files of the user's
 
 
 def test_originals_are_not_replaced_by_what_they_decode_to(script, project):

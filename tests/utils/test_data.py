@@ -1,4 +1,4 @@
-"""Which pictures are trained on and which are held out, and how many crops each gives."""
+"""The pictures trained on and held out, and the crops each gives."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_about_a_fraction_of_the_pictures_is_held_out(fraction):
 
 
 def test_the_same_pictures_are_held_out_for_ever_wherever_they_are():
-    """Or else a run that is resumed would be validated on what it was trained on."""
+    """Otherwise a resumed run would be validated on its training pictures."""
     for listed in (paths(20), paths(20, "sub/folder"), paths(20)[::-1]):
         _, validation = split(listed, 0.3)
         assert {path.stem for path in validation} == {"0", "2", "6", "7", "8", "14", "16", "18"}

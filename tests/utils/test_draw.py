@@ -30,7 +30,7 @@ def test_pages_have_hard_edges_saturated_colours_and_thin_lines():
 
 
 def test_every_kind_of_cell_stays_within_its_box():
-    """But words that are longer than it is wide, lines and circles."""
+    """Exceptions: words longer than the box is wide, lines and circles."""
     for kind in ("pattern", "marks"):
         drawn = Page(200, random.Random(3))
         before = np.asarray(drawn.image).copy()

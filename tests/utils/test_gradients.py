@@ -8,7 +8,7 @@ from utils.step import TrainingStep
 
 
 class Line(nn.Module):
-    """In place of a codec: the loss of a sample x [B, 2] is the product of x and the weights, so
+    """A stand-in for a codec: the loss of a sample x [B, 2] is the product of x and the weights, so
     that x is its gradient."""
 
     device = torch.device("cpu")

@@ -24,9 +24,10 @@ def test_psnr_is_over_all_channels_at_once_with_a_peak_of_255():
     assert psnr(white, white) == math.inf
 
 
-# By pytorch-msssim 1.0.0 (https://github.com/VainF/pytorch-msssim), an independent implementation,
-# on [1, 3, H, W] in float64: ``ssim(x, y, data_range=255)`` and ``ms_ssim(x, y, data_range=255)``.
-# Both sides of the picture are multiples of 16, as implementations pad odd ones differently.
+# Scores by pytorch-msssim 1.0.0 (https://github.com/VainF/pytorch-msssim), an independent
+# implementation, on [1, 3, H, W] in float64: ``ssim(x, y, data_range=255)`` and ``ms_ssim(x, y,
+# data_range=255)``. Both sides of the picture are multiples of 16, as implementations pad odd ones
+# differently.
 REFERENCES = {
     "coarser": (0.821435, 0.968121),
     "blurred": (0.900800, 0.980232),
@@ -162,7 +163,7 @@ def test_the_smallest_side_is_that_of_the_window_at_its_coarsest_scale(name, sid
 
 
 def test_ssim_and_ms_ssim_are_compared_where_ssimulacra_2_gives_30_to_80():
-    """As comments and tables say of the levels that BD-rates are over."""
+    """Comments and tables say so of the levels that BD-rates are over."""
     original = read_picture(SAMPLES / "coffee.png").rgb[72:328, 172:428]
     names, points = ("ssimulacra2", "ssim", "ms_ssim"), []
     for quality in (2, 10, 80, 92):

@@ -1,4 +1,4 @@
-"""How long a run is, and its learning rate."""
+"""The length of a run, and its learning rate."""
 
 import pytest
 import torch

@@ -34,7 +34,7 @@ def test_a_reconstruction_is_scored_unless_it_is_older_than_its_file(files, olde
 
 
 def test_a_file_that_is_replaced_while_it_is_scored_is_the_one_that_was_opened(files, monkeypatch):
-    """Or else the bytes of a new .xfr file would stand beside the picture of the one before."""
+    """Otherwise the bytes of a new .xfr file would stand beside the picture of the one before."""
     read = scores.read_opened
 
     def read_while_all_are_replaced(stream, max_pixels):

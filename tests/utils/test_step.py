@@ -135,7 +135,7 @@ def pretends_gpus() -> bool:
 @pytest.mark.skipif(not pretends_gpus(), reason="this torch pretends no GPU")
 @pytest.mark.parametrize("distortion", RECORDS)
 def test_a_step_on_a_gpu_never_waits_for_it(distortion, monkeypatch):
-    """On a GPU that is pretended: its tensors have shapes, and no values that could be read."""
+    """The GPU is pretended: its tensors have shapes, and no values that could be read."""
     for name in ("step", "optimizer"):
         monkeypatch.setattr(f"utils.{name}.mixed_precision", lambda _: True, raising=False)
     codec = codec_class("hyperprior")(TINY["hyperprior"]).train()

@@ -22,7 +22,8 @@ X, QUALITY = as_tensor(colour(64, 64))[None] / 255, torch.tensor([50.0])
 
 
 class Steps:
-    """In place of a training step: it draws noise, moves nothing, and keeps what it was given."""
+    """A stand-in for a training step: it draws noise, moves nothing, and keeps what it was
+    given."""
 
     def __init__(self):
         self.numbers, self.rates, self.noise = [], [], []

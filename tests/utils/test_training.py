@@ -440,7 +440,7 @@ def test_help_shows_the_fields_of_each_configuration(script, arch):
     assert all(f"{name}=" in shown for name in settings)
 
 
-# What a run shows
+# Output of a run
 
 
 def test_history_csv_has_each_epoch_and_the_curve_of_its_validation_pictures(train):

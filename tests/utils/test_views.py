@@ -1,4 +1,4 @@
-"""Which picture is where on the page of test.py --report."""
+"""The places of pictures on the page of test.py --report."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def opened(uri: str) -> Image.Image:
 
 
 def level(uri: str) -> int:
-    """Its grey."""
+    """The mean grey of a picture on the page."""
     return round(np.asarray(opened(uri)).mean())
 
 

@@ -44,7 +44,7 @@ SMALL = Xfr(
 
 
 def sealed(content: bytes) -> bytes:
-    """With a CRC that fits."""
+    """The content with its CRC."""
     return content + struct.pack(">I", zlib.crc32(content))
 
 

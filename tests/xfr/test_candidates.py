@@ -1,4 +1,4 @@
-"""Which pictures are taken for drawings, whose colours may become fewer."""
+"""Pictures that are taken for drawings, whose colours may become fewer."""
 
 import numpy as np
 import pytest

@@ -81,8 +81,8 @@ def test_levels_have_the_lightness_of_the_standard(code, grey):
 
 
 def test_white_is_adapted_as_the_bradford_matrix_does():
-    """From D65, by B. Lindbloom's table (brucelindbloom.com, Chromatic Adaptation), whose D65 is
-    a little another one."""
+    """The matrix from D65 by B. Lindbloom's table (brucelindbloom.com, Chromatic Adaptation), whose
+    D65 is a little another one."""
     expected = [
         [1.0478112, 0.0228866, -0.0501270],
         [0.0295424, 0.9904844, -0.0170491],

@@ -24,7 +24,8 @@ def picture() -> Picture:
 
 @pytest.fixture
 def encoder(checkpoints, monkeypatch, picture) -> Encoder:
-    """Its codec gives every payload 100 bytes, and decodes it to the picture, inverted."""
+    """An encoder whose codec gives every payload 100 bytes, and decodes it to the picture,
+    inverted."""
     encoder = Encoder(checkpoints["binary"])
     tile = Tile(0, 150, 0, 200), torch.tensor(255 - picture.pixels)
     monkeypatch.setattr(encoder.codec, "compress", lambda *args: bytes(100))

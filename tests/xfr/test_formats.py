@@ -32,7 +32,7 @@ def saved(format_name: str, image: Image.Image | None = None, **options) -> byte
     return stream.getvalue()
 
 
-# What opens a file
+# Opening
 
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.eps"])

@@ -84,7 +84,7 @@ def test_a_picture_that_is_mostly_padding_counts_with_its_padding(width, height)
         unpack(pack(Xfr(1, 0, width, height, False, 50, b"")))
 
 
-# What the fuzzer itself would notice
+# The fuzzer's own checks
 
 
 def good(height=2, width=3, **changes):

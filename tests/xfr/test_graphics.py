@@ -53,7 +53,7 @@ def test_large_pictures_are_stored_in_tiles(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2, 2050), (2050, 2)])
 def test_a_tile_of_a_file_has_2048_pixels_each_way(shape):
-    """As in every file of version 1."""
+    """Every file of version 1 has these tiles."""
     pixels = drawing(*shape)
     parts = pixels[:2048, :2048], pixels[2048:] if shape[0] > 2048 else pixels[:, 2048:]
     payload = b"".join(pack_chunk(graphics.compress_tile(part)) for part in parts)
@@ -148,7 +148,7 @@ def test_photographs_have_too_many_colours_for_a_palette():
     assert len(Colours(noise(100, 100)).palettes) == len(palette.PALETTE_SIZES)
 
 
-# What costs least
+# The cheapest version
 
 
 @pytest.mark.parametrize("weight", [0.0001, 0.001, 0.01, 0.1, 10])

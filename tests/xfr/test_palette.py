@@ -23,7 +23,7 @@ def test_a_colour_of_a_palette_is_the_mean_of_those_that_it_stands_for_rounded()
 
 
 def test_a_colour_counts_as_often_as_it_occurs():
-    """With a colour to leave out, it is the one that makes the least error in sum."""
+    """The colour left out is the one with the least error in sum."""
     rare, often = ((0, 0, 0), 1), ((60, 60, 60), 100)
     assert two_colours(picture(rare, often, ((140, 140, 140), 100))) == [[59] * 3, [140] * 3]
 

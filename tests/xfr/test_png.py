@@ -27,7 +27,7 @@ KINDS = [
 
 
 def raw_profile(kind: str, data: bytes) -> tuple[bytes, bytes]:
-    """As ImageMagick writes it."""
+    """A raw profile as ImageMagick writes it."""
     digits = data.hex()
     lines = "\n".join(digits[k : k + 72] for k in range(0, len(digits), 72))
     text = f"\n{kind}\n{len(data):8}\n{lines}\n".encode()

@@ -18,7 +18,7 @@ from xfr.metadata import Metadata
 )
 @pytest.mark.parametrize("down", [1, 2])
 def test_every_resolution_comes_back_as_it_is(dpi, down):
-    """To the precision of float32, whether it is whole or not, the same both ways or not."""
+    """Resolutions keep the precision of float32, whole or not, the same both ways or not."""
     (dpi,) = struct.unpack("f", struct.pack("f", dpi))
     xfr = Xfr(1, 2, 30, 20, False, 50, b"", metadata=Metadata(dpi=(dpi, down * dpi)))
     assert unpack(pack(xfr)).metadata.dpi == (dpi, down * dpi)

@@ -120,7 +120,7 @@ def test_channels_in_any_layout_are_right_or_refused(
         picture = read(stream.getvalue())
     except (OSError, ValueError) as error:
         assert "not read" in str(error) or (planes == "separate" and PILLOW < 13)
-        # These are read: what cameras, scanners and painting programs write.
+        # Layouts that cameras, scanners and painting programs write are read.
         assert photometric != "rgb" or len(extra) == 2 or planes == "separate"
         return
     visible, alpha = samples[..., :colours], None
