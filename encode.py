@@ -92,11 +92,10 @@ def main(args: Namespace) -> int:
         if args.skip_existing and encoder.has_encoded(path, output, settings, args.max_pixels):
             raise Skip
         files.check_replaceable(output, MAGIC)
-        length, crc = path.stat().st_size, checksum(path)
         picture = read_picture(path, args.max_pixels)
         for notice in picture.notices:
             tally.notice(path, notice)
-        return picture, length, crc
+        return picture, path.stat().st_size, checksum(path)
 
     def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int]:
         picture, length, crc = loaded

@@ -99,6 +99,8 @@ def main(args: Namespace) -> int:
         tally.add(score.original_bytes, score.compressed_bytes, score.width * score.height)
         if result.origin is not None:
             tally.made_by(*result.origin[:3])
+        if result.doubt:
+            tally.notice(files[path].compressed, f"scored, but {result.doubt}")
 
     run_job(files, tally, load, compute, save, computers, lambda pixel_bytes: 2 * pixel_bytes)
     code = tally.finish()

@@ -23,6 +23,7 @@ STORAGES = {
     "torch IntStorage": torch.int32,
     "torch LongStorage": torch.int64,
 }
+MAX_PICKLE = 2**20  # bytes, of which each may make an object; a training state has 2^17
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 PLAIN = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}  # text and numbers
 
@@ -48,6 +49,8 @@ def read_archive(path: Path) -> object:
             raise ValueError("two of its entries have one name")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise ValueError("it is compressed")
+        if entries["data.pkl"].file_size > MAX_PICKLE:
+            raise ValueError(f"its pickle has more than {MAX_PICKLE} bytes")
         if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
             raise ValueError("its entries are larger than the file")
         contents = {name: archive.read(entry) for name, entry in entries.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.limits import MAX_PIXELS
 
 SIZE_FORMAT = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
+UNIT = re.compile(r"[kmg]i?b?|b", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
@@ -105,7 +106,7 @@ def parse_with_inputs(
     """The parsed arguments. ``inputs``: the files and folders that were named, or else the
     ``default``; all words behind ``--`` are. ``input_option``: the option, "" where inputs were
     named without it."""
-    words = sys.argv[1:]
+    words = with_units(sys.argv[1:])
     end = words.index("--") if "--" in words else len(words)
     args = parser.parse_intermixed_args(words[:end])
     args.inputs += map(Path, words[end + 1 :])
@@ -114,6 +115,21 @@ def parse_with_inputs(
     args.inputs += [] if named is None else [named]
     args.inputs = args.inputs or [default]
     return args
+
+
+def with_units(words: list[str]) -> list[str]:
+    """The words of a command, where a size and its unit are one word.
+
+    >>> with_units(["--max_bytes", "20", "kB", "a.png"])
+    ['--max_bytes', '20 kB', 'a.png']
+    """
+    joined = []
+    for word in words:
+        if UNIT.fullmatch(word) and joined[-2:-1] == ["--max_bytes"] and joined[-1][-1:].isdigit():
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def is_out_of_memory(error: BaseException) -> bool:

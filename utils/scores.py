@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from utils.files import atomic_write, csv_bytes
-from utils.matching import PictureFiles, status
+from utils.matching import OpenFiles, PictureFiles, status
 from utils.measures import MEASURES, Measure
 from utils.processes import gather
 from xfr.checkpoints import shipped_name
-from xfr.file import read_stream, unpack
+from xfr.file import checksum_of, read_stream, unpack
 from xfr.formats import normalize_extension
 from xfr.images import Picture, read_opened
 
@@ -65,13 +65,15 @@ class Origin(NamedTuple):
 
 @dataclass
 class Result:
-    """A picture: score, files, making. ``second``: a reconstruction in another run, if there is
-    one, with a score of its own. Paths are text, for ``gather``."""
+    """A picture: score, files, making. ``doubt``: the reason why the .xfr file may not be of this
+    original, or "". ``second``: a reconstruction in another run, if there is one, with a score of
+    its own. Paths are text, for ``gather``."""
 
     score: Score
     original: str
     reconstructed: str
     origin: Origin | None
+    doubt: str = ""
     second: str | None = None
     second_score: Score | None = None
 
@@ -89,7 +91,7 @@ def score_picture(
             Score.of(name, sizes, status(opened.compressed).st_size, scored),
             str(files.original),
             str(files.reconstructed),
-            read_origin(opened.compressed, max_pixels),
+            *read_origin(opened, max_pixels),
         )
         if opened.second is not None:
             compressed = normalize_extension(files.second.suffix) in RATED_EXTENSIONS
@@ -114,14 +116,17 @@ def score_pair(
     return {measure.name: measure.score(x, x_hat) for measure in measures}
 
 
-def read_origin(compressed: BinaryIO, max_pixels: int) -> Origin | None:
-    """The origin of an .xfr file; None if the file is not intact."""
+def read_origin(opened: OpenFiles, max_pixels: int) -> tuple[Origin | None, str]:
+    """The origin of the .xfr file, None if that is not intact; and the reason for a doubt that it
+    is of this original, or ""."""
     try:
-        xfr = unpack(read_stream(compressed, max_pixels), max_pixels)
-    except ValueError:
-        return None
+        xfr = unpack(read_stream(opened.compressed, max_pixels), max_pixels)
+    except ValueError as error:
+        return None, str(error)
     target = "{} {:.7g}".format(*xfr.target) if xfr.target else ""  # of float32 precision
-    return Origin(xfr.fingerprint, xfr.quality, xfr.graphic, target)
+    same = xfr.source in (None, checksum_of(opened.original))
+    doubt = "" if same else "made from another file, or before this one changed"
+    return Origin(xfr.fingerprint, xfr.quality, xfr.graphic, target), doubt
 
 
 def gather_results(results: list[Result]) -> list[Result]:

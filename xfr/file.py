@@ -236,10 +236,16 @@ def needs_checkpoint(path: Path) -> bool:
 
 def checksum(path: Path) -> int:
     """The CRC-32 of the bytes of a file. OSError if it cannot be read."""
-    crc = 0
     with path.open("rb") as stream:
-        while block := stream.read(CHECKSUM_BLOCK):
-            crc = zlib.crc32(block, crc)
+        return checksum_of(stream)
+
+
+def checksum_of(stream: BinaryIO) -> int:
+    """The CRC-32 of all bytes of an open file."""
+    stream.seek(0)
+    crc = 0
+    while block := stream.read(CHECKSUM_BLOCK):
+        crc = zlib.crc32(block, crc)
     return crc
 
 

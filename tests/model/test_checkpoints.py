@@ -245,6 +245,13 @@ def test_an_instruction_that_takes_memory_is_refused_before_it_does(tmp_path, in
         refusal(tmp_path / "bomb.tar")
 
 
+def test_a_pickle_of_many_small_objects_is_refused_before_they_are_made(tmp_path):
+    pickled = b"\x80\x02" + b"}" * 2**21 + b"."
+    (tmp_path / "bomb.tar").write_bytes(zipped(data_pkl=pickled, version=b"3\n"))
+    with memory_bound(64):
+        assert "its pickle has more than 1048576 bytes" in refusal(tmp_path / "bomb.tar")
+
+
 def test_bytes_that_are_asked_for_are_not_made(tmp_path):
     pickled = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
     (tmp_path / "bomb.tar").write_bytes(zipped(data_pkl=pickled, version=b"3\n"))

@@ -314,6 +314,14 @@ def test_sizes_may_have_a_unit(text, value):
     assert size(text) == value
 
 
+def test_the_unit_of_a_size_may_be_a_word_of_its_own(script, photos):
+    assert script("encode", "--max_bytes", "20", "kB", "photos", "--out_folder", "a").code == 0
+    assert script("encode", "--max_bytes", "20000", "photos", "--out_folder", "b").code == 0
+    assert [Path("a", p.name).read_bytes() for p in sorted(Path("a").iterdir())] == [
+        p.read_bytes() for p in sorted(Path("b").iterdir())
+    ]
+
+
 def test_a_library_that_memory_is_too_short_for_is_told_as_that(script, photos, monkeypatch):
     def load(path):
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")

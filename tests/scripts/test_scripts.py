@@ -730,9 +730,29 @@ def test_results_without_an_original_are_noted_once(script, project):
     Path("out/original/small.png").unlink()
     result = script("test")
     assert result.code == 0 and result.out.startswith("1 scored: ")
-    (note,) = [line for line in result.err.splitlines() if line.startswith("note: ")]
+    (note,) = [line for line in result.err.splitlines() if "it has no original" in line]
     assert "small.xfr: it has no original: left out, and 1 more" in note
     assert [row["file"] for row in scores()] == ["large.png", "average"]
+
+
+def test_a_score_of_an_xfr_file_of_something_else_is_told(script, project):
+    for name in ("encode", "decode"):
+        assert script(name).code == 0
+    assert "scored, but" not in script("test").err
+    save_png(project / "out/original/photo.png", 255 - colour(48, 70))
+    result = script("test")
+    told = "photo.xfr: scored, but made from another file, or before this one changed"
+    assert result.code == 0 and told in result.err
+    Path("out/compressed/photo.xfr").write_bytes(b"garbage")
+    Path("out/reconstructed/photo.bmp").touch()
+    assert "photo.xfr: scored, but not an .xfr file" in script("test").err
+
+
+def test_a_huge_file_that_is_no_picture_is_refused_before_it_is_read(script, project):
+    with Path("out/original/huge.png").open("wb") as stream:
+        stream.truncate(2**38)  # a hole: reading it would take minutes
+    result = script("encode")
+    assert result.code == 1 and "huge.png: not a picture of a kind that is read" in result.err
 
 
 def test_a_reconstruction_of_another_size_is_reported(script, project):
