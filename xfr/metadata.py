@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from xfr.text import (
     COMMENT,
     MAX_CHUNK,
+    MAX_TEXTS,
     PHOTOSHOP_PREFIX,
     RAW_PROFILE,
     pack_raw_profile,
@@ -98,9 +99,12 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
         dpi = None
     if dpi and orientation in QUARTER_TURNED:
         dpi = dpi[::-1]
+    texts = info.get("texts", [])
+    if len(texts) > MAX_TEXTS:
+        notices.append(f"its texts beyond the first {MAX_TEXTS}: dropped")
     kept: dict[str, Any] = {
         "icc": info.get("icc_profile"), "exif": exif, "xmp": xmp, "dpi": dpi,
-        "iptc": info.get("iptc"), "texts": pack_texts(info.get("texts", [])),
+        "iptc": info.get("iptc"), "texts": pack_texts(texts),
     }  # fmt: skip
     for kind, value in kept.items():
         if value and len(value) > MAX_CHUNK:

@@ -4,6 +4,7 @@ import struct
 import zlib
 
 MAX_CHUNK = 1 << 24  # bytes of a chunk, compressed and not, and of all texts together
+MAX_TEXTS = 1024  # texts of a picture: of a million, each of no length, formats take minutes
 COMMENT = "Comment"  # PNG's keyword for what JPEG, GIF and JPEG 2000 call a comment
 RAW_PROFILE = "Raw profile type "  # ImageMagick's keywords for metadata in hexadecimal digits
 PHOTOSHOP_PREFIX = b"Photoshop 3.0\0"  # stands before its resources in JPEG
@@ -43,14 +44,15 @@ def png_text(kind: bytes, data: bytes, room: int) -> tuple[str, str]:
 
 
 def pack_texts(texts: list[tuple[str, str]]) -> bytes | None:
-    """Keywords and texts as UTF-8, with a zero byte between all; None if there are none."""
-    words = [word.replace("\0", "") for text in texts for word in text]
+    """The first MAX_TEXTS keywords and texts as UTF-8, with a zero byte between all; None if there
+    are none."""
+    words = [word.replace("\0", "") for text in texts[:MAX_TEXTS] for word in text]
     return "\0".join(words).encode("utf-8", "replace") if words else None
 
 
 def unpack_texts(data: bytes) -> list[tuple[str, str]]:
     """Reverse of ``pack_texts``, of any bytes at all."""
-    words = data.decode("utf-8", "replace").split("\0")
+    words = data.decode("utf-8", "replace").split("\0", 2 * MAX_TEXTS)[: 2 * MAX_TEXTS]
     return list(zip(words[::2], words[1::2]))
 
 

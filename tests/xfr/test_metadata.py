@@ -177,6 +177,20 @@ def test_any_bytes_at_all_are_texts(data):
     assert all(len(text) == 2 for text in unpack_texts(data))
 
 
+def test_of_a_million_texts_in_a_small_file_the_first_are_read():
+    assert unpack_texts(b"a\0b\0" * 10**6) == [("a", "b")] * 1024
+
+
+def test_texts_beyond_the_limit_are_told(tmp_path):
+    image, info = Image.fromarray(colour(20, 30)), PngImagePlugin.PngInfo()
+    for number in range(1030):
+        info.add_text(f"k{number}", "text")
+    image.save(tmp_path / "a.png", pnginfo=info)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.notices == ["its texts beyond the first 1024: dropped"]
+    assert unpack_texts(picture.metadata.texts)[-1] == ("k1023", "text")
+
+
 @pytest.mark.parametrize("dpi", [(0, 0), (72, 0)])
 def test_a_resolution_of_nothing_is_none(reread, dpi):
     assert reread("bmp", dpi=dpi).metadata.dpi is None
