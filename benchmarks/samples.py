@@ -26,7 +26,7 @@ from utils.measures import MEASURES, TILE_SIDE, find_worst_tile, ssimulacra2
 from xfr.images import read_picture
 
 CODECS = ["jpeg", "webp", "avif", "avif-psnr", "avif-ssimulacra2", "jpegxl"]
-LABEL, GAP = 36, 8  # pixels of the figure
+LABEL_HEIGHT, GAP_WIDTH = 36, 8  # pixels of the figure
 
 
 def parse_args() -> Namespace:
@@ -104,11 +104,11 @@ def panel(
     shown = picture.crop((left, top, left + part[0], top + part[1])).resize(
         [zoom * length for length in part], Image.Resampling.NEAREST
     )
-    canvas = Image.new("RGB", (crop[0], crop[1] + LABEL), "white")
-    canvas.paste(shown, (0, LABEL))
+    canvas = Image.new("RGB", (crop[0], crop[1] + LABEL_HEIGHT), "white")
+    canvas.paste(shown, (0, LABEL_HEIGHT))
     if zoom > 1:
         label = label.replace("\n", f", {zoom}00 %\n")
-    ImageDraw.Draw(canvas).text((1, 1), label, "black", ImageFont.load_default(LABEL / 3))
+    ImageDraw.Draw(canvas).text((1, 1), label, "black", ImageFont.load_default(LABEL_HEIGHT / 3))
     return canvas
 
 
@@ -126,11 +126,11 @@ def main(args: Namespace) -> int:
         for zoom in args.zoom:
             rows.append([panel(*version, args.crop, zoom, centre) for version in versions])
     wide, high = rows[0][0].size
-    size = len(rows[0]) * (wide + GAP) - GAP, len(rows) * (high + GAP) - GAP
+    size = len(rows[0]) * (wide + GAP_WIDTH) - GAP_WIDTH, len(rows) * (high + GAP_WIDTH) - GAP_WIDTH
     figure = Image.new("RGB", size, "white")
     for row, panels in enumerate(rows):
         for column, one in enumerate(panels):
-            figure.paste(one, (column * (wide + GAP), row * (high + GAP)))
+            figure.paste(one, (column * (wide + GAP_WIDTH), row * (high + GAP_WIDTH)))
     with atomic_write(args.out) as stream:
         figure.save(stream, "png", optimize=True)
     print(f"-> {args.out}")

@@ -39,7 +39,7 @@ from xfr.images import read_picture, to_picture, write_picture
 
 TIMED_EFFORT = 4  # effort of our codecs that search, timed beside none
 # About 30 dB on Kodak, as our default quality gives.
-SETTINGS = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
+PEER_QUALITIES = {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
 PILLOW_SCRIPT = """
 import sys
 from PIL import Image
@@ -104,8 +104,8 @@ def codec_times(
         chosen.append((ours, DEFAULT_QUALITY))
         if ours.has_effort:
             chosen.append((ours.at_effort(TIMED_EFFORT), DEFAULT_QUALITY))
-    peers = [peer for peer in make_peers(threads) if peer.name in SETTINGS]
-    chosen += [(peer, SETTINGS[peer.name]) for peer in peers if peer.available]
+    peers = [peer for peer in make_peers(threads) if peer.name in PEER_QUALITIES]
+    chosen += [(peer, PEER_QUALITIES[peer.name]) for peer in peers if peer.available]
     missing = [peer.label for peer in peers if not peer.available]
     try:
         chosen.append((MbtMean(), MbtMean.setting))
@@ -178,7 +178,7 @@ def process_times(models: list[Path], path: Path, repeat: int, folder: Path) -> 
     }
     pillow = sys.executable, "-c", PILLOW_SCRIPT
     for name in ("webp", "avif"):
-        coded, setting = folder / f"one.{name}", SETTINGS[name]
+        coded, setting = folder / f"one.{name}", PEER_QUALITIES[name]
         pair = [*pillow, path, coded, setting], [*pillow, coded, plain, 0]
         commands[f"Python, Pillow, {name}"] = pair
     rows = []

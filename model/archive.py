@@ -25,7 +25,8 @@ STORAGES = {
 }
 MAX_PICKLE = 2**20  # bytes, of which each may make an object; a training state has 2^17
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-PLAIN = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}  # text and numbers
+# Texts and numbers.
+PLAIN_INSTRUCTIONS = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 
 Storage = Callable[[torch.dtype, str], Tensor]  # the numbers [N] of a type, by their key
 
@@ -88,7 +89,7 @@ class Unpickler:
     def follow(self, instruction: str, argument: Any) -> None:
         """Follow one instruction."""
         stack = self.stack
-        if instruction in PLAIN:
+        if instruction in PLAIN_INSTRUCTIONS:
             stack.append(argument)
         elif instruction in CONSTANTS:
             stack.append(CONSTANTS[instruction])

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from model.perception import checked_pair, gaussian_matrix
 
-PEAK, BLACK, REFLECTED = 200.0, 0.2, 250 / math.pi * 0.005  # light of the display, in cd/m^2
+# Light of the display, in cd/m^2.
+DISPLAY_PEAK, DISPLAY_BLACK, DISPLAY_REFLECTED = 200.0, 0.2, 250 / math.pi * 0.005
 # Light of the red, green and blue of sRGB to the opponent colours DKL of white D65: achromatic, red
 # to green, yellow to violet.
 DKL = (
@@ -35,7 +36,7 @@ BANDS = 7  # at most, from 18.9 cycles per degree down to 0.19; the rest is the 
 
 # Sensitivity of castleCSF (M. Ashraf et al. 2024), in thousandths of its decimal logarithm, at
 # luminances of 10^(DARKEST + k STEP) cd/m^2: of the achromatic colour in each band, from the finest
-# down, then the base; of the two others in the finest band. HIGHER is what each band adds to these.
+# down, then the base; of the two others in the finest band. HIGHER_BANDS: the excess of each band.
 DARKEST, STEP = -0.4716987058, 0.2032590515
 ACHROMATIC = (
     (-37, 156, 344, 524, 697, 860, 1013, 1153, 1279, 1387, 1477, 1549, 1602, 1641, 1667),
@@ -51,7 +52,7 @@ CHROMATIC = (
     (722, 819, 917, 1013, 1107, 1199, 1287, 1370, 1446, 1512, 1568, 1612, 1645, 1668, 1685),
     (161, 240, 318, 396, 474, 550, 625, 697, 765, 828, 884, 932, 971, 1001, 1023),
 )
-HIGHER = (0, 479, 716, 865, 896, 842, 744, 628), (0, 476, 717, 880, 925, 867, 751, 611)
+HIGHER_BANDS = (0, 479, 716, 865, 896, 842, 744, 628), (0, 476, 717, 880, 925, 867, 751, 611)
 CORRECTION = -0.2797423303127289  # decibels that are added to the sensitivity
 
 GAINS = 1.0, 1.45, 1.0  # factors of the colours' contrasts, except in the base
@@ -67,7 +68,7 @@ BASE_WEIGHTS = 0.0036334486212581396, 1.6627724170684814, 4.11874532699585
 STILL_WEIGHT = 0.577918291091919  # weight of a still picture beside that of a video
 JOD, JOD_POWER, JOD_LINEAR = 0.0439569391310215, 0.9302042722702026, 0.1
 SPOT_BANDS = slice(1, 3)  # 6.1 and 3.1 cycles per degree
-TINY = 1e-5  # where roots and powers become linear, so that slopes are finite
+LINEAR_BELOW = 1e-5  # where roots and powers become linear, so that slopes are finite
 
 
 def cvvdp_terms(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +120,8 @@ def contrasts(x: Tensor, known: "Constants") -> Iterator[tuple[Tensor, Tensor]]:
     """Contrasts [B, 3, h, w] in DKL of each band of pictures [B, 3, H, W], and last the base; and
     the luminance [B, 1, h, w] of the background that they are fractions of, in cd/m^2."""
     curve = (((x + 0.055) / 1.055).log() * 2.4).exp()  # sRGB's; ``**`` takes twice the time
-    light = (PEAK - BLACK) * torch.where(x <= 0.04045, x / 12.92, curve) + (BLACK + REFLECTED)
+    light = (DISPLAY_PEAK - DISPLAY_BLACK) * torch.where(x <= 0.04045, x / 12.92, curve)
+    light = light + (DISPLAY_BLACK + DISPLAY_REFLECTED)
     x = (known.dkl @ light.flatten(2)).unflatten(2, x.shape[2:])
     for level in known.levels:
         small = filtered(x, level.halving)
@@ -153,13 +155,13 @@ def masked(x_hat: Tensor, x: Tensor, level: "Level", known: "Constants") -> Tens
 
 def power(x: Tensor, exponent: Tensor | float) -> Tensor:
     """``x ** exponent`` of x >= 0, with a finite slope at 0."""
-    return ((x + TINY).log() * exponent).exp()
+    return ((x + LINEAR_BELOW).log() * exponent).exp()
 
 
 def root_mean_square(x: Tensor) -> Tensor:
     """[B, C] of [B, C, h, w], with a finite slope at 0."""
     mean = x.square().mean((2, 3))
-    return mean / ((mean + TINY).sqrt() + TINY**0.5)
+    return mean / ((mean + LINEAR_BELOW).sqrt() + LINEAR_BELOW**0.5)
 
 
 def norm4(x: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ def norm4(x: Tensor) -> Tensor:
 
 def fourth_root(x: Tensor) -> Tensor:
     """Root of x >= 0, with a finite slope at 0."""
-    return TINY**0.25 * (0.25 * (x / TINY).log1p()).expm1()
+    return LINEAR_BELOW**0.25 * (0.25 * (x / LINEAR_BELOW).log1p()).expm1()
 
 
 def filtered(x: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
@@ -229,7 +231,7 @@ def constants(height: int, width: int, device: torch.device, dtype: torch.dtype)
 
 def sensitivity_tables() -> np.ndarray:
     """Natural logarithms of the weights of contrasts: [BANDS + 1, 3, luminances]."""
-    chromatic = [np.add.outer(higher, curve) for higher, curve in zip(HIGHER, CHROMATIC)]
+    chromatic = [np.add.outer(higher, curve) for higher, curve in zip(HIGHER_BANDS, CHROMATIC)]
     tables = 10 ** (np.stack([ACHROMATIC, *chromatic], axis=1) / 1000 + CORRECTION / 20)
     tables[1:BANDS] *= 2  # as the package's pyramid has them
     tables[:BANDS] *= np.reshape(GAINS, (3, 1))

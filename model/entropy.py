@@ -12,7 +12,7 @@ from model.bytestream import Reader, pack_chunk, pack_number
 from model.quantizers import CURVATURE
 
 SCALES = 64  # number of scales, each with a table of probabilities
-MIN_SCALE, MAX_SCALE = 0.11, 256.0  # the first and the last; geometric in between
+SMALLEST_SCALE, LARGEST_SCALE = 0.11, 256.0  # the first and the last; geometric in between
 CERTAIN_BELOW = 3  # scale index, below which (scales under 0.15) symbols are taken as zero
 MIN_LIKELIHOOD = 2.0**-20
 MAX_SUPPORT = 511  # symbols outside of [-MAX_SUPPORT, MAX_SUPPORT] are always escaped
@@ -23,7 +23,8 @@ PSEUDO_COUNT = 3000  # symbols of the Gaussian prior that are added to the measu
 
 def scale_of(index: Tensor) -> Tensor:
     """The standard deviation of a scale index, a real number in 0 to SCALES - 1."""
-    return MIN_SCALE * torch.exp(index * (math.log(MAX_SCALE / MIN_SCALE) / (SCALES - 1)))
+    step = math.log(LARGEST_SCALE / SMALLEST_SCALE) / (SCALES - 1)
+    return SMALLEST_SCALE * torch.exp(index * step)
 
 
 class LowerBound(torch.autograd.Function):

@@ -34,7 +34,7 @@ from model.layers import conv1x1
 from model.quantizers import round_straight_through
 from model.tiles import padded
 
-MAX_SCALE = 4096.0  # magnitude; a checkpoint holds no larger ones
+LARGEST_STORED_SCALE = 4096.0  # magnitude; a checkpoint holds no larger ones
 WIDE_LIMIT = 127 * 128 + 63  # magnitude of inputs of 15 bits
 PIECE_VALUES = 2**17  # values of a stream that are worked on at once: what fits in a core's cache
 STRIP_VALUES = 2**19  # values for a depthwise convolution, which takes a while to start
@@ -101,8 +101,8 @@ def within(x: Tensor, limit: float) -> bool:
 
 
 def is_scale(x: Tensor) -> bool:
-    """Whether all numbers of x, of any shape, may be scales: 0 to MAX_SCALE."""
-    return within(x, MAX_SCALE) and x.min().item() >= 0
+    """Whether all numbers of x, of any shape, may be scales: 0 to LARGEST_STORED_SCALE."""
+    return within(x, LARGEST_STORED_SCALE) and x.min().item() >= 0
 
 
 # Layers
@@ -201,7 +201,7 @@ class IntegerResidualBlock(nn.Module):
         most = terms.abs() @ torch.tensor([DEPTHWISE_LIMIT] * 9 + [1.0], dtype=torch.float64)
         unit = 2.0 ** (most.clamp(min=2.0**-60).log2().floor() - 23)
         whole = terms / unit[:, None]
-        check_numbers(within(terms, MAX_SCALE) and torch.equal(whole, whole.round()))
+        check_numbers(within(terms, LARGEST_STORED_SCALE) and torch.equal(whole, whole.round()))
 
 
 def new_stream(height: int, width: int, channels: int, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from utils.console import printable
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.images import read_picture
 
-MIN_SCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
+SMALLEST_RESCALE = 0.5  # before a crop, a picture is scaled by a random factor between this and 1
 AREA_PER_CROP = 4  # a picture gives one crop per epoch for every 4 that fit into it, at least one
 PURE_SHARE = 1 / 256  # crops whose colours are replaced by pure ones, of all crops
 VALIDATION_QUALITIES = 8
@@ -125,7 +125,7 @@ class PictureDataset(Dataset):
         if not self.crop_size:
             return self.padded(image)
         height, width = image.shape[1:]
-        side = self.crop_size / (MIN_SCALE + (1 - MIN_SCALE) * scale)
+        side = self.crop_size / (SMALLEST_RESCALE + (1 - SMALLEST_RESCALE) * scale)
         side = min(round(side), height, width)
         top, left = int(top * (height - side + 1)), int(left * (width - side + 1))
         size = [self.crop_size, self.crop_size]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.data import MIN_SCALE, PURE_SHARE, PictureDataset, area, pure_colours, quality_at
+from utils.data import PURE_SHARE, SMALLEST_RESCALE, PictureDataset, area, pure_colours, quality_at
 
 MAX_BYTES = 32 * 2**30  # decoded pictures, which are in host memory, too, while they are read
 CUBIC = -0.5  # the parameter of the bicubic filter, that of Pillow and torchvision
@@ -54,7 +54,7 @@ class DeviceBatches:
     ):
         self.batch_size, self.device, self.seed = batch_size, device, dataset.seed
         self.rank, self.world, self.size = rank, world, dataset.crop_size
-        self.reach = round(self.size / MIN_SCALE)
+        self.reach = round(self.size / SMALLEST_RESCALE)
         self.source = "cut on the device"
         first: dict[Path, int] = {}
         for index, path in enumerate(dataset.paths):  # a path for each crop
@@ -88,7 +88,7 @@ class DeviceBatches:
         mine = slice(self.rank, len(self) * self.batch_size * self.world, self.world)
         start, height, width = self.places[order[mine]].unbind(1)
         scale, down, right, flip, pure, quality = draws[mine].unbind(1)
-        side = (self.size / (MIN_SCALE + (1 - MIN_SCALE) * scale)).round().long()
+        side = (self.size / (SMALLEST_RESCALE + (1 - SMALLEST_RESCALE) * scale)).round().long()
         side = torch.minimum(side, torch.minimum(height, width))
         top, left = (down * (height - side + 1)).long(), (right * (width - side + 1)).long()
         first = start + top * width + left

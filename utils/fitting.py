@@ -29,11 +29,11 @@ from model.integer_products import FINE_LIMIT, INPUT_LIMIT, WEIGHT_LIMIT
 from model.layers import ResidualBlock
 from utils.step import BALANCE
 
-FACTORS = 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.75, 2.0, 2.5  # tried for K
+GATE_FACTORS = 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.75, 2.0, 2.5  # tried for K
 WEIGHT_SHARES = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7  # tried: of a row's largest weight
-RANGED = 4  # one in so many crops shows the ranges of the entropy networks
-RIDGE = 1e-3  # of least squares, relative to the mean square of the inputs
-DAMPING = 0.01  # of the sums of products that rounded weights are chosen by, likewise
+RANGE_INTERVAL = 4  # one in so many crops shows the ranges of the entropy networks
+RIDGE_SHARE = 1e-3  # of least squares, relative to the mean square of the inputs
+ROUNDING_DAMPING = 0.01  # of the sums of products that rounded weights are chosen by, likewise
 
 Latents = list[tuple[Tensor, Tensor]]  # of crops: y_hat [1, K, h, w] and quality [1]
 
@@ -42,7 +42,7 @@ Latents = list[tuple[Tensor, Tensor]]  # of crops: y_hat [1, K, h, w] and qualit
 def fit(codec: HyperpriorCodec, samples: list[Sample]) -> None:
     """Fit the synthesis of ``codec``, whose weights are those of xfr 0.9, to what they compute in
     floating point from the latents of ``samples``."""
-    codec.measure_ranges(lambda: samples[::RANGED])
+    codec.measure_ranges(lambda: samples[::RANGE_INTERVAL])
     newer = cast(TrainedSynthesis, codec.synthesis)
     latents = []
     for pixels, quality in tqdm(samples, desc="latents", leave=False, disable=None):
@@ -71,7 +71,9 @@ class Sums:
         """The weights, and the bias behind them, of the layer that comes closest to the targets:
         [D, K + 1]."""
         squares = cast(Tensor, self.inputs)
-        ridge = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), dtype=torch.float64)
+        ridge = (
+            torch.eye(len(squares), dtype=torch.float64) * RIDGE_SHARE * squares.diagonal().mean()
+        )
         return torch.linalg.solve(squares + ridge, self.targets).T
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -124,13 +126,13 @@ class Fitting:
         self.own = [x + newer.project(h) for x, h in zip(self.own, hidden)]
 
     def scale_gate(self, older: ResidualBlock, newer: ResidualBlock, inputs: list[Tensor]) -> None:
-        errors = torch.zeros(len(FACTORS), len(newer.project.weight))
+        errors = torch.zeros(len(GATE_FACTORS), len(newer.project.weight))
         for x, weight in zip(inputs, self.weights):
             a, b = older.expand(x).chunk(2, dim=1)
-            for error, k in zip(errors, FACTORS):
+            for error, k in zip(errors, GATE_FACTORS):
                 difference = b * (F.silu(a) - F.hardswish(k * a) / k)
                 error += weight * difference.square().sum((0, 2, 3))
-        factor = torch.tensor(FACTORS)[errors.argmin(0)]
+        factor = torch.tensor(GATE_FACTORS)[errors.argmin(0)]
         factors = torch.cat([factor, 1 / factor])
         newer.expand.weight.mul_(factors[:, None, None, None])
         newer.expand.bias.mul_(factors)
@@ -186,7 +188,7 @@ def rounded(x: Tensor, step: Tensor, limit: int = INPUT_LIMIT) -> Tensor:
 def rounded_weights(weight: Tensor, covariance: Tensor) -> Tensor:
     """``weight`` float64 [D, K], of inputs with this ``covariance`` [K, K], in multiples of a step
     for each row. The largest multiple of a row is WEIGHT_LIMIT, as in training."""
-    damping = DAMPING * covariance.diagonal().mean()
+    damping = ROUNDING_DAMPING * covariance.diagonal().mean()
     covariance = covariance + damping * torch.eye(len(covariance), dtype=torch.float64)
     order = covariance.diagonal().argsort(descending=True)
     weight, covariance = weight[:, order], covariance[order][:, order]

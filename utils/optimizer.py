@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.precision import mixed_precision
 
-AVERAGING = 0.999  # a step changes the average by 1 - AVERAGING of the difference
+AVERAGE_DECAY = 0.999  # a step changes the average by 1 - AVERAGE_DECAY of the difference
 
 
 class Stack:
@@ -168,7 +168,7 @@ class WeightAverage:
 
     def update(self, step: int) -> None:
         """Take in the weights after step number ``step``, from 0 on; early averages are shorter."""
-        share = max(1 - AVERAGING, 9 / (10 + step))
+        share = max(1 - AVERAGE_DECAY, 9 / (10 + step))
         average, weights = list(self.average.values()), list(self.weights.values())
         torch._foreach_lerp_(average, [weight.detach() for weight in weights], share)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from utils.console import printable
 from utils.processes import processes
 
-PATIENCE = 3.0  # seconds that a picture takes before it has a progress bar of its own
+BAR_AFTER_SECONDS = 3.0  # seconds that a picture takes before it has a progress bar of its own
 LOG_SECONDS = 10.0  # between two lines
 
 
@@ -33,7 +33,7 @@ class AtWork:
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         with tqdm(
             total=1, desc=printable(path.name), bar_format=layout, disable=hidden, leave=False,
-            delay=PATIENCE, miniters=0,
+            delay=BAR_AFTER_SECONDS, miniters=0,
         ) as bar:  # fmt: skip
 
             def report(share: float) -> None:

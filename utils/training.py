@@ -30,7 +30,7 @@ from utils.schedule import Clock, Schedule
 from utils.step import TrainingStep, rate_distortion
 
 LOOK_STEPS = 20  # steps on a GPU between two looks at losses and clock
-VERSION = f"xfr {xfr.__version__}"
+PROGRAM_VERSION = f"xfr {xfr.__version__}"
 FEW_PICTURES = 50  # validation pictures: fewer do not choose between epochs
 # Settings that a resumed run must share with the run it resumes, or it is another run.
 SHARED_SETTINGS = ("seed", "batch_size", "crop_size", "lr_rate", "validation_split", "only")
@@ -140,7 +140,7 @@ class Trainer:
             f"{self.codec.arch}, {weights / 1e6:.2f} M weights, {self.origin}: "
             f"{train.pictures} pictures to train on, {pictures} to validate; an epoch is "
             f"{train.crops} crops in {len(train)} steps, {train.source}, on {self.device} "
-            f"for {self.codec.distortion} -> {self.folder}; {command()}, {VERSION}"
+            f"for {self.codec.distortion} -> {self.folder}; {command()}, {PROGRAM_VERSION}"
         )
         return "\n".join([line, *(f"warning: {warning}" for warning in warnings)])
 
@@ -325,7 +325,7 @@ class Trainer:
             "config": self.codec.config_dict(),
             "distortion": self.codec.distortion,
             "command": command(),
-            "version": VERSION,
+            "version": PROGRAM_VERSION,
             "history": self.history,
         }
 

@@ -16,9 +16,10 @@ from PIL import Image
 from model.bytestream import Reader, pack_chunk
 from model.tiles import WHOLE, Extract, tiles
 
-TILE = 2048  # pixels on each side: bounds the memory, and WebP takes at most 16383
-HEADER = struct.Struct("<4sI4s4sIBI")  # RIFF, bytes from here, WEBP, VP8L, bytes, signature, size
-SIGNATURE = 0x2F
+TILE_SIDE = 2048  # pixels on each side: bounds the memory, and WebP takes at most 16383
+# RIFF, bytes from here on, WEBP, VP8L, bytes, signature, size.
+WEBP_HEADER = struct.Struct("<4sI4s4sIBI")
+VP8L_SIGNATURE = 0x2F
 # Options of Pillow's WebP encoder. A higher effort takes 30 times as long, for 3 % of the bytes.
 WEBP_EFFORT = {"method": 4, "quality": 75}
 
@@ -27,26 +28,28 @@ def webp_header(height: int, width: int, length: int) -> bytes:
     """The header that WebP has before ``length`` bytes of the bitstream of a tile."""
     chunk = length + 5  # with signature and size
     size = (width - 1) | (height - 1) << 14  # no alpha, version 0
-    return HEADER.pack(b"RIFF", chunk + chunk % 2 + 12, b"WEBP", b"VP8L", chunk, SIGNATURE, size)
+    return WEBP_HEADER.pack(
+        b"RIFF", chunk + chunk % 2 + 12, b"WEBP", b"VP8L", chunk, VP8L_SIGNATURE, size
+    )
 
 
 def compress_tile(pixels: np.ndarray, effort: dict[str, Any] = WEBP_EFFORT) -> bytes:
-    """The bitstream of uint8 pixels, [H, W] or [H, W, 3], of at most TILE x TILE."""
+    """The bitstream of uint8 pixels, [H, W] or [H, W, 3], of at most TILE_SIDE x TILE_SIDE."""
     height, width = pixels.shape[:2]
     stream = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
     image.save(stream, "WEBP", lossless=True, **effort)
     data = stream.getvalue()
-    end = HEADER.size - 5 + HEADER.unpack_from(data)[4]
-    assert data.startswith(webp_header(height, width, end - HEADER.size))
-    return data[HEADER.size : end]
+    end = WEBP_HEADER.size - 5 + WEBP_HEADER.unpack_from(data)[4]
+    assert data.startswith(webp_header(height, width, end - WEBP_HEADER.size))
+    return data[WEBP_HEADER.size : end]
 
 
 def compress(pixels: np.ndarray) -> bytes:
     """The payload of a uint8 picture, [H, W] or [H, W, 3], of any size."""
     height, width = pixels.shape[:2]
     return b"".join(
-        pack_chunk(compress_tile(pixels[tile.place])) for tile in tiles(height, width, TILE)
+        pack_chunk(compress_tile(pixels[tile.place])) for tile in tiles(height, width, TILE_SIDE)
     )
 
 
@@ -56,7 +59,7 @@ def decompress(payload: bytes, height: int, width: int, extract: Extract = WHOLE
     region, scale = extract.region(height, width), extract.scale
     reader = Reader(payload, "payload")
     # All chunks must be there before memory is allocated for what they hold.
-    chunks = [(tile, reader.chunk()) for tile in tiles(height, width, TILE)]
+    chunks = [(tile, reader.chunk()) for tile in tiles(height, width, TILE_SIDE)]
     reader.finish()
     rgb = np.empty((*extract.shape(height, width), 3), np.uint8)
     for tile, chunk in chunks:

@@ -22,7 +22,7 @@ from xfr.text import IPTC_RESOURCE, unpack_texts
 Coder = TypeVar("Coder")
 LOADING_LOCK = Lock()
 # Modes of Pillow's that 8-bit grey or RGB, with alpha or without, holds.
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
+ENCODED_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
 
 
 def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: str) -> Coder:
@@ -93,8 +93,9 @@ def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """Pixels, turned upright, transparency and profile. ValueError for a mode not among MODES."""
-    if image.mode not in MODES:
+    """Pixels, turned upright, transparency and profile. ValueError for another mode than
+    ENCODED_MODES."""
+    if image.mode not in ENCODED_MODES:
         raise ValueError(f"an image of mode {image.mode}: convert it to L, LA, RGB or RGBA")
     icc = image.info.get("icc_profile") or None
     with suppress(SyntaxError, ValueError, OSError, struct.error):  # where its EXIF is damaged

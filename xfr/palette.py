@@ -11,7 +11,7 @@ from model.tiles import tiles
 PALETTE_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 MOST_COLOURS = 2**15  # of a picture that is reduced: screenshots have 10,000, photographs 50,000
 KMEANS_ROUNDS = 4  # for each palette
-PART = 1024  # pixels on each side of a part of the picture, which bounds the memory
+PART_SIDE = 1024  # pixels on each side of a part of the picture, which bounds the memory
 
 
 def packed(pixels: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ class Colours:
     def parts(self) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
         """Tiles of the picture, each behind its place: its rows and columns."""
         height, width = self.pixels.shape[:2]
-        for tile in tiles(height, width, PART):
+        for tile in tiles(height, width, PART_SIDE):
             yield tile.place, self.pixels[tile.place]
 
     @cached_property

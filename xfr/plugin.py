@@ -23,8 +23,9 @@ from PIL import Image, ImageFile
 
 from model.limits import PREVIEW_SCALES
 
-FORMAT = "XFR"
-SETTINGS = ("quality", "effort", "target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
+FORMAT_NAME = "XFR"
+TARGET_SETTINGS = ("target_bpp", "max_bytes", "target_psnr", "target_ssimulacra2")
+SAVE_SETTINGS = ("quality", "effort", *TARGET_SETTINGS)
 METADATA_NAMES = ("icc_profile", "exif", "xmp", "dpi")
 
 
@@ -32,7 +33,7 @@ class XfrImageFile(ImageFile.ImageFile):
     """An image that is decoded when it is loaded, with the shipped checkpoint that made it.
     ``encoded``: the bytes of the file until then. ``scale``: 1, or that of a preview."""
 
-    format = FORMAT
+    format = FORMAT_NAME
     format_description = "Learned image codec"
     encoded = b""
     scale = 1
@@ -107,11 +108,11 @@ class XfrImageFile(ImageFile.ImageFile):
 def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     """Encode an image with its ``encoderinfo``. OSError for its mode, ValueError for settings and
     damaged EXIF."""
-    from xfr.library import MODES, as_picture, encoded
+    from xfr.library import ENCODED_MODES, as_picture, encoded
     from xfr.metadata import read_metadata
 
-    if image.mode not in MODES:
-        raise OSError(f"cannot write mode {image.mode} as {FORMAT}")
+    if image.mode not in ENCODED_MODES:
+        raise OSError(f"cannot write mode {image.mode} as {FORMAT_NAME}")
     options = {name: value for name, value in image.encoderinfo.items() if value is not None}
     given: dict[str | tuple[int, int], Any] = {
         name: options[name] for name in METADATA_NAMES if name in options
@@ -127,12 +128,12 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     if notices:
         raise ValueError(f"cannot write the picture: {notices[0]}")
     picture = replace(picture, metadata=replace(metadata, icc=picture.metadata.icc))
-    settings = {name: options[name] for name in SETTINGS if name in options}
+    settings = {name: options[name] for name in SAVE_SETTINGS if name in options}
     stream.write(encoded(picture, options.get("checkpoint", "visual"), **settings))
 
 
 def register() -> None:
-    Image.register_open(FORMAT, XfrImageFile, lambda prefix: prefix.startswith(b"XFR"))
-    Image.register_save(FORMAT, save)
-    Image.register_extension(FORMAT, ".xfr")
-    Image.register_mime(FORMAT, "image/x-xfr")
+    Image.register_open(FORMAT_NAME, XfrImageFile, lambda prefix: prefix.startswith(b"XFR"))
+    Image.register_save(FORMAT_NAME, save)
+    Image.register_extension(FORMAT_NAME, ".xfr")
+    Image.register_mime(FORMAT_NAME, "image/x-xfr")

@@ -38,7 +38,7 @@ KERNEL_SUM = 16  # sum of the weights of ``smooth``: features are magnitudes tim
 SCALE_WEIGHT_BITS = 10
 INTEGER_LIMIT = 2 ** (MAX_DIGITS - 2)  # largest magnitude; differences of means reach twice as far
 FEATURE_LIMIT = 2**20
-WEIGHT_LIMIT = 2**15  # 192 * FEATURE_LIMIT * WEIGHT_LIMIT is far below 2^53: sums are exact
+DIGIT_WEIGHT_LIMIT = 2**15  # 192 times it times FEATURE_LIMIT is far below 2^53: sums are exact
 
 
 class Step(NamedTuple):
@@ -293,7 +293,7 @@ class DigitModel(nn.Module):
 def weighted(roots: Tensor, features: Tensor) -> Tensor:
     """The sums of features [F, N] with weights, whose square ``roots`` are [C, F], in the fixed
     point of scales: float64 [C, N]."""
-    weight = fixed_point(roots.square(), SCALE_WEIGHT_BITS, WEIGHT_LIMIT)
+    weight = fixed_point(roots.square(), SCALE_WEIGHT_BITS, DIGIT_WEIGHT_LIMIT)
     return weight @ features.clamp(max=FEATURE_LIMIT).double()
 
 

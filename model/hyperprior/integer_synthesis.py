@@ -9,7 +9,7 @@ from model.fixed_point import FRACTION_BITS
 from model.gains import LOG_BITS, MAX_LOG, gains
 from model.hyperprior.transforms import BLOCK_SIDE, HyperpriorConfig, damped_inverse
 from model.integer_layers import (
-    MAX_SCALE,
+    LARGEST_STORED_SCALE,
     PIECE_VALUES,
     WIDE_LIMIT,
     Halves,
@@ -35,7 +35,7 @@ from model.tiles import Tile, padded
 
 STAGES = 16, 8  # pixels of a position of the two residual streams
 BLOCK_VALUES = 3 * BLOCK_SIDE**2  # values of the pixels of a position of the latent
-WHITE = 255
+WHITE_LEVEL = 255
 # Steps of the stream at 1/8 in one of the inputs of up1. These have more than the 8 bits of other
 # layers, which would make a quarter of all noise.
 INTO_FINE = 8
@@ -91,7 +91,7 @@ class IntegerSynthesis(nn.Module):
         logs = within(self.gain, MAX_LOG << LOG_BITS) and within(self.gain16, MAX_LOG << LOG_BITS)
         scales = is_scale(self.into8) and is_scale(self.ranges)
         exact = bool((torch.frexp(self.ranges)[0] == 0.5).all()) and self.ranges.min().item() >= 1
-        check_numbers(logs and scales and exact and within(self.first_bias, MAX_SCALE))
+        check_numbers(logs and scales and exact and within(self.first_bias, LARGEST_STORED_SCALE))
 
     # Decoding
 
@@ -161,7 +161,7 @@ class IntegerSynthesis(nn.Module):
             inputs.round_().clamp_(-FINE_LIMIT, FINE_LIMIT)
             y = self.up1(inputs.view(-1, channels), work)
             y.view(-1, 2, width, BLOCK_VALUES // 2).add_(linear)
-            y = work("pixels", torch.uint8, *y.shape).copy_(y.clamp_(0, WHITE).round_())
+            y = work("pixels", torch.uint8, *y.shape).copy_(y.clamp_(0, WHITE_LEVEL).round_())
             rows = image[16 * top : 16 * bottom].view(-1, 8, 2 * width, 24)
             rows.copy_(y.view(-1, 2 * width, 8, 24).transpose(1, 2))
         return image
@@ -188,19 +188,19 @@ class IntegerSynthesis(nn.Module):
         x = to_limit(x / INTO_FINE, FINE_LIMIT)
         deep = from_positions(self.up1.differentiable(x).float(), 8)
         linear = from_positions(from_positions(first[:, c16:].float(), 2), 8)
-        return (deep + linear) / WHITE
+        return (deep + linear) / WHITE_LEVEL
 
     def linear_part(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [3 * 16^2, M] and bias [3 * 16^2] of the linear transform of y_hat at quality [1]
         to the pixels of a block, in the order [3, 16, 16]."""
-        bias = from_blocks(self.first_bias[len(self.into8) :], BLOCK_SIDE) / WHITE
+        bias = from_blocks(self.first_bias[len(self.into8) :], BLOCK_SIDE) / WHITE_LEVEL
         return self.linear_weight() * gains(self.gain, quality), bias
 
     def linear_weight(self) -> Tensor:
         """The weight of ``linear_part`` for a latent that is multiplied with its gains."""
         c16 = len(self.into8)
         weight = self.first.weight[c16:] * self.first.scale[c16:, None]
-        return from_blocks(weight, BLOCK_SIDE) / self.ranges / WHITE
+        return from_blocks(weight, BLOCK_SIDE) / self.ranges / WHITE_LEVEL
 
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
         """The change of y_hat [B, M, H/16, W/16] that changes x_hat by ``error``, by damped least

@@ -43,7 +43,7 @@ CORRECTED_FROM = 90  # quality from which on the latent is corrected by its synt
 # HALF_CORRECTED / lmbda.
 HALF_CORRECTED = 0.5
 DEAD_ZONE_RISES_FROM = 40  # quality
-COARSE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes the mean latent
+COARSE_SIDE = Z_STRIDE // Y_STRIDE  # positions on a side, of which a preview takes the mean latent
 DEFAULT_CONFIG = HyperpriorConfig()
 
 
@@ -293,7 +293,7 @@ class HyperpriorCodec(Codec):
         return self.integer_synthesis().pixels(latent, quality, tile.seen_from(around))
 
     # Previews: the linear transform to pixels of the reduced picture, and what the deep network
-    # adds to the mean of COARSE x COARSE positions, in 1 / COARSE^2 of the time of all positions.
+    # adds to the mean of COARSE_SIDE x COARSE_SIDE positions, in 1 / COARSE_SIDE^2 of the time.
 
     def linear_preview(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
         """The linear part of the synthesis of a decoded latent [1, K, h, w], in 0 to 1 and reduced
@@ -308,10 +308,10 @@ class HyperpriorCodec(Codec):
             return conv1x1(latent, weight, bias)
 
     def condensed(self, latent: Tensor, quality: Tensor, scale: int) -> Tensor:
-        """The linear preview; and the mean latent of COARSE x COARSE positions, whose channels are
-        shared out among these positions."""
+        """The linear preview; and the mean latent of COARSE_SIDE x COARSE_SIDE positions, whose
+        channels are shared out among these positions."""
         latent = latent.to(self.device)
-        coarse = F.pixel_shuffle(F.avg_pool2d(latent, COARSE), COARSE)
+        coarse = F.pixel_shuffle(F.avg_pool2d(latent, COARSE_SIDE), COARSE_SIDE)
         return torch.cat([self.linear_preview(latent, quality, scale), coarse], dim=1)
 
     def preview(
@@ -319,10 +319,10 @@ class HyperpriorCodec(Codec):
     ) -> Tensor:
         side = BLOCK_SIDE // scale
         linear, coarse = condensed.split([3 * side**2, condensed.shape[1] - 3 * side**2], dim=1)
-        coarse = F.pixel_unshuffle(coarse, COARSE)
+        coarse = F.pixel_unshuffle(coarse, COARSE_SIDE)
         whole = Tile(0, BLOCK_SIDE * coarse.shape[2], 0, BLOCK_SIDE * coarse.shape[3])
         means = reduced(self.pixels(coarse, quality, whole, whole), BLOCK_SIDE).permute(2, 0, 1)
         deep = means / 255 - self.linear_preview(coarse, quality, BLOCK_SIDE)
-        deep = F.interpolate(deep, scale_factor=COARSE * side, mode="bilinear")
+        deep = F.interpolate(deep, scale_factor=COARSE_SIDE * side, mode="bilinear")
         x_hat = tile.crop(F.pixel_shuffle(linear, side) + deep, around)
         return x_hat[0].mul_(255).clamp_(0, 255).permute(1, 2, 0)

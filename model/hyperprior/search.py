@@ -38,7 +38,7 @@ from model.hyperprior.context import (
 from model.quantizers import CURVATURE, round_straight_through
 from model.tiles import View
 
-STEPS = 2, 5, 10, 20, 48, 115, 255, 540, 1101  # steps of each effort from 1 on
+EFFORT_STEPS = 2, 5, 10, 20, 48, 115, 255, 540, 1101  # steps of each effort from 1 on
 BAND_PIXELS = 3 * 2**17  # pixels that are searched at once
 SPARE_CHANNELS = 32  # channels beyond those worth coding without a search: some become worth it
 NEAR_PIXELS = 32  # pixels seen around a band; the synthesis reaches further, but hardly
@@ -109,7 +109,7 @@ class Plan(NamedTuple):
 
 def plan(effort: int, settings: SearchSettings) -> Plan:
     """The steps of an effort of at least 1."""
-    steps = STEPS[effort - 1]
+    steps = EFFORT_STEPS[effort - 1]
     if steps <= settings.rdoq_alone:
         return Plan(steps, 0)
     rdoq = min(settings.rdoq_rounds, round(RDOQ_SHARE * steps))

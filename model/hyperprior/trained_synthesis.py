@@ -20,7 +20,7 @@ from model.gains import LOG_BITS
 from model.hyperprior.integer_synthesis import (
     INTO_FINE,
     STAGES,
-    WHITE,
+    WHITE_LEVEL,
     IntegerSynthesis,
     from_blocks,
     new_steps,
@@ -199,20 +199,20 @@ class TrainedSynthesis(nn.Module):
         weight, bias = in_places(up8.weight.flatten(1)), in_places(up8.bias)
         values |= pointwise("up8", weight, bias, self.step("up8"), stream8.repeat(4))
         weight, bias = in_blocks(up1.weight.flatten(1), 8), in_blocks(up1.bias, 8)
-        level = torch.full_like(bias, 1 / WHITE)
+        level = torch.full_like(bias, 1 / WHITE_LEVEL)
         return values | pointwise("up1", weight, bias, INTO_FINE * stream8, level)
 
     def first(self) -> Values:
         """The first layers, to the stream at 1/16 and to the linear part of the pixels."""
         stream, linear = self.step("stream16"), self.linear.conv
-        pixels = in_blocks(linear.weight.flatten(1), BLOCK_SIDE) * (WHITE / BLOCK_SIDE)
+        pixels = in_blocks(linear.weight.flatten(1), BLOCK_SIDE) * (WHITE_LEVEL / BLOCK_SIDE)
         weight = torch.cat([self.latent.weight.flatten(1) / stream[:, None], pixels])
         weight = weight * self.step("range")
         step = row_steps(weight, WEIGHT_LIMIT + 0.3)  # fine weights reach beyond coarse ones
         weight = weight / step[:, None]
         coarse = to_limit(weight.detach(), WEIGHT_LIMIT)  # the gradient goes through fine alone
         fine = to_limit((weight - coarse) * 128, WEIGHT_LIMIT)
-        grey = in_blocks(linear.bias, BLOCK_SIDE) * WHITE + WHITE / 2
+        grey = in_blocks(linear.bias, BLOCK_SIDE) * WHITE_LEVEL + WHITE_LEVEL / 2
         bias = torch.cat([self.latent.bias / stream, grey])
         return {"first.coarse": coarse, "first.fine": fine, "first.scale": step, "first_bias": bias}
 
@@ -314,15 +314,15 @@ def restored(made: IntegerSynthesis, config: HyperpriorConfig) -> TrainedSynthes
     linear, count = synthesis.linear.conv, len(stream16)
     set_weights(synthesis.latent, weight[:count] * stream16[:, None], made.first_bias[:count])
     synthesis.latent.bias.mul_(stream16)
-    pixels = from_blocks(weight[count:], BLOCK_SIDE) * (BLOCK_SIDE / WHITE)
+    pixels = from_blocks(weight[count:], BLOCK_SIDE) * (BLOCK_SIDE / WHITE_LEVEL)
     grey = from_blocks(made.first_bias[count:], BLOCK_SIDE)
-    set_weights(linear, pixels, (grey - WHITE / 2) / WHITE)
+    set_weights(linear, pixels, (grey - WHITE_LEVEL / 2) / WHITE_LEVEL)
     for stage, made_blocks in zip(STAGES, (made.blocks16, made.blocks8)):
         for i, block in enumerate(made_blocks):
             restore_block(synthesis, stage, i, cast(IntegerResidualBlock, block))
     weight, bias = unscaled(made.up8, synthesis.step("up8"), stream8.repeat(4))
     set_weights(synthesis.up8.conv, from_places(weight), from_places(bias))
-    level = torch.full_like(grey[: len(made.up1.bias)], 1 / WHITE)
+    level = torch.full_like(grey[: len(made.up1.bias)], 1 / WHITE_LEVEL)
     weight, bias = unscaled(made.up1, INTO_FINE * stream8, level)
     set_weights(synthesis.up1.conv, from_blocks(weight, 8), from_blocks(bias, 8))
     return synthesis

@@ -6,7 +6,7 @@ from helpers import colour
 from benchmarks.curves import Point, Series
 from benchmarks.measures import MEASURES
 from benchmarks.peers import make_peers
-from benchmarks.speed import SETTINGS
+from benchmarks.speed import PEER_QUALITIES
 from benchmarks.tables import default_line, quality_table, rate_table, shared_range
 from xfr.images import Picture
 
@@ -77,7 +77,7 @@ def test_other_codecs_are_measured_with_the_effort_that_the_figures_are_of():
 
 
 def test_codecs_are_timed_where_a_photograph_has_about_30_decibels():
-    assert SETTINGS == {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
+    assert PEER_QUALITIES == {"jpeg": 50, "webp": 40, "avif": 40, "jpegxl": 50}
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])

@@ -8,7 +8,7 @@ from helpers import colour, save_png
 from PIL import Image
 
 from benchmarks.peers import Ours, make_peers
-from benchmarks.samples import GAP, LABEL, middle, middle_of_worst, panel, reconstruct
+from benchmarks.samples import GAP_WIDTH, LABEL_HEIGHT, middle, middle_of_worst, panel, reconstruct
 from xfr.images import read_picture
 
 
@@ -42,7 +42,7 @@ def test_a_rate_that_a_codec_cannot_reach_names_it(codecs, workplace):
 def test_a_panel_shows_the_middle_pixel_by_pixel(zoom):
     pixels = colour(72, 96)
     shown = np.asarray(panel("a label\nof two lines", pixels, [48, 32], zoom, middle(pixels)))[
-        LABEL:
+        LABEL_HEIGHT:
     ]
     top, left = (72 - 32 // zoom) // 2, (96 - 48 // zoom) // 2
     inner = pixels[top : top + 32 // zoom, left : left + 48 // zoom]
@@ -51,7 +51,7 @@ def test_a_panel_shows_the_middle_pixel_by_pixel(zoom):
 
 def test_a_picture_smaller_than_the_crop_is_shown_whole():
     pixels = colour(20, 30)
-    shown = np.asarray(panel("small\n", pixels, [48, 32], 1, middle(pixels)))[LABEL:]
+    shown = np.asarray(panel("small\n", pixels, [48, 32], 1, middle(pixels)))[LABEL_HEIGHT:]
     np.testing.assert_array_equal(shown[:20, :30], pixels)
     assert (shown[20:] == 255).all() and (shown[:, 30:] == 255).all()
 
@@ -63,7 +63,7 @@ def test_the_worst_tile_is_shown_even_in_a_corner():
     ours[200:, 300:] = 255
     centre = middle_of_worst([("original", original), ("another", another), ("ours", ours)])
     assert centre == (384 - 64, 256 - 64)
-    shown = np.asarray(panel("ours\n", ours, [160, 160], 1, centre))[LABEL:]
+    shown = np.asarray(panel("ours\n", ours, [160, 160], 1, centre))[LABEL_HEIGHT:]
     np.testing.assert_array_equal(shown, ours[-160:, -160:])
 
 
@@ -75,4 +75,4 @@ def test_the_figure_has_a_row_for_each_picture_and_zoom(script, workplace, check
                   "--worst", "--out", "figure.png")  # fmt: skip
     assert done.code == 0, done.err
     width, height = Image.open("figure.png").size
-    assert (width, height) == (3 * 48 + 2 * GAP, 4 * (32 + LABEL) + 3 * GAP)
+    assert (width, height) == (3 * 48 + 2 * GAP_WIDTH, 4 * (32 + LABEL_HEIGHT) + 3 * GAP_WIDTH)

@@ -42,7 +42,7 @@ def test_pictures_of_any_size_come_back_exactly(shape):
 
 
 def test_large_pictures_are_stored_in_tiles(monkeypatch):
-    monkeypatch.setattr(graphics, "TILE", 32)
+    monkeypatch.setattr(graphics, "TILE_SIDE", 32)
     payload = graphics.compress(drawing(70, 100))
     reader, chunks = Reader(payload, "payload"), 0
     while reader.remaining:
@@ -109,7 +109,7 @@ def squared_error(pixels: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("side", [64, 1024])
 def test_each_pixel_gets_the_nearest_colour_of_a_palette(monkeypatch, side):
-    monkeypatch.setattr(palette, "PART", side)
+    monkeypatch.setattr(palette, "PART_SIDE", side)
     pixels = shaded()
     colours = Colours(pixels)
     assert len(colours.numbers) == len(np.unique(pixels.reshape(-1, 3), axis=0))

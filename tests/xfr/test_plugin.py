@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 import xfr
 from xfr.file import TARGETS, unpack
 from xfr.images import writable_format
-from xfr.plugin import SETTINGS
+from xfr.plugin import SAVE_SETTINGS
 from xfr.targets import psnr
 
 PHOTO = textured(70, 90)
@@ -242,7 +242,7 @@ def test_settings_that_cannot_be_met_are_named(tmp_path):
 
 
 def test_every_target_can_be_given():
-    assert set(TARGETS) < set(SETTINGS)
+    assert set(TARGETS) < set(SAVE_SETTINGS)
 
 
 def test_decoded_pictures_are_not_written_as_xfr_files():
