@@ -18,7 +18,8 @@ MAX_BOX, MAX_BOXES = 1 << 24, 10_000
 EXIF_ID = b"JpgTiffExif->JP2"
 XMP_ID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 IPTC_ID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
-SRGB_CODES = (12, 14, 15, 16, 17, 18, 0)  # enumerated spaces that Pillow or no profile is right for
+CIELAB_CODE = 14
+SRGB_CODES = (12, 15, 16, 17, 18, 0)  # enumerated spaces that Pillow or no profile is right for
 DEFAULT_COMMENT = b"Created by OpenJPEG"
 SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins a codestream of JPEG 2000
 
@@ -88,7 +89,9 @@ def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
         elif kind == b"av1C" and len(data) > 2 and data[2] & 0x40:
             bits = 12 if data[2] & 0x20 else 10
         elif kind == b"uuid":
-            add_identified(image, data)
+            add_identified(image, data, notices)
+        elif kind in (b"cdef", b"cmap") and image.format == "JPEG2000":
+            check_channels(kind, data)
         elif kind == b"xml " and image.format == "JPEG2000":
             notices.append("its XML is not kept")
     if bits > 8:
@@ -113,14 +116,30 @@ def add_colours(image: Image.Image, data: bytes, grey: bool, notices: list[str])
         icc = data[3:]
     elif image.format == "JPEG2000" and data[:1] == b"\1" and len(data) >= 7:
         (code,) = struct.unpack_from(">I", data, 3)
+        if code == CIELAB_CODE:
+            raise ValueError("JPEG 2000 files of CIELab are not read")
         if code not in SRGB_CODES:
             notices.append(f"its colour space (JPEG 2000's {code}) is not kept")
     if icc is not None:
         image.info["icc_profile"] = icc
 
 
-def add_identified(image: Image.Image, data: bytes) -> None:
-    """Metadata in a box of JPEG 2000 that bears an identifier."""
+def check_channels(kind: bytes, data: bytes) -> None:
+    """ValueError unless the channels of JPEG 2000 are colours in their order and then alpha, or the
+    columns of a palette in theirs: Pillow reads neither box."""
+    if kind == b"cmap":
+        columns = [column for mapped, column in zip(data[2::4], data[3::4]) if mapped]
+        is_usual = columns == sorted(columns)
+    else:
+        entries = sorted(struct.iter_unpack(">HHH", data[2:]))
+        colours = [(number, 0, number + 1) for number in range(len(entries))]
+        is_usual = entries in (colours, [*colours[:-1], (len(entries) - 1, 1, 0)])
+    if not is_usual:
+        raise ValueError("JPEG 2000 files of reordered or premultiplied channels are not read")
+
+
+def add_identified(image: Image.Image, data: bytes, notices: list[str]) -> None:
+    """Metadata in a box that bears an identifier."""
     identifier, content = data[:16], data[16:]
     if identifier == EXIF_ID:
         image.info["exif"] = content
@@ -128,3 +147,5 @@ def add_identified(image: Image.Image, data: bytes) -> None:
         image.info["xmp"] = content
     elif identifier == IPTC_ID:
         image.info["iptc"] = iptc_of(content)
+    else:
+        notices.append("its UUID box is not kept")

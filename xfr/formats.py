@@ -31,6 +31,7 @@ RAW_EXTENSIONS = set(
     "nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split()
 )
 VECTOR_GRAPHICS = "vector graphics: export a png"
+RENAMING_NEEDED = "a picture without a picture's extension: rename it"
 EXPORT_NEEDED = "not a format that is read: export a png"
 UNREAD_EXTENSIONS = {
     **dict.fromkeys("eps ps ai svg svgz wmf emf cdr".split(), VECTOR_GRAPHICS),
@@ -46,7 +47,12 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 CANON_CR2, CANON_CR3 = b"CR\2", b"ftypcrx "
-PSD_BEGINNING = b"8BPS"
+PSD_BEGINNING, PSB_BEGINNING = b"8BPS", b"8BPS\0\2"
+# Beginnings that pictures alone have. Those of BMP, PPM and others are too short for that.
+PICTURE_BEGINNINGS = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"qoif", b"DDS ", PSD_BEGINNING,
+)  # fmt: skip
+PICTURE_BRANDS = (b"WEBP", b"avif", b"\r\n\x87\n")  # 8 bytes later; the last of JPEG 2000
 POSTSCRIPT_BEGINNINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
@@ -85,9 +91,14 @@ def unreadable_reason(path: Path) -> str | None:
     extension = normalize_extension(path.suffix)
     try:
         with path.open("rb") as stream:
-            return reason_by_content(stream.read(HEAD_BYTES), extension)
+            head = stream.read(HEAD_BYTES)
     except OSError:
         return None  # reading it says why
+    reason = reason_by_content(head, extension)
+    is_known = head.startswith(PICTURE_BEGINNINGS) or head[8:12] in PICTURE_BRANDS
+    if reason is None and (is_known or needed_package(head)):
+        return None if extension in readable_extensions() else RENAMING_NEEDED
+    return reason
 
 
 def reason_by_content(head: bytes, extension: str) -> str | None:
@@ -122,9 +133,13 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     ]  # fmt: skip
     try:
         return Image.open(stream, formats=known)
+    except NotImplementedError:  # of DDS alone
+        raise OSError("DDS files of this pixel format are not read") from None
     except UnidentifiedImageError:
         reason = reason_by_content(head, extension)
-        if head.startswith(PSD_BEGINNING):
+        if head.startswith(PSB_BEGINNING):
+            reason = "Photoshop's large documents (PSB) are not read: export a png"
+        elif head.startswith(PSD_BEGINNING):
             bits = int.from_bytes(head[22:24], "big")
             reason = reason or f"Photoshop's pictures of {bits} bits are not read"
         raise OSError(reason or "not a picture of a kind that is read") from None

@@ -45,7 +45,10 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"optimize": False},
 }
-QUALITY_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"lossless": False}, "AVIF": {}}
+SAVE_OPTIONS["MPO"] = SAVE_OPTIONS["JPEG"]
+QUALITY_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {}, "MPO": {}, "WEBP": {"lossless": False}, "AVIF": {},
+}  # fmt: skip
 # Pixels of the longest side that a format holds, or that Pillow reads back.
 MAX_SIDES = {
     "JPEG": 65500, "MPO": 65500, "WEBP": 16383, "AVIF": 32768,
@@ -115,6 +118,8 @@ def to_picture(
 def writable_format(extension: str) -> str:
     """Pillow's name of a format. ValueError if Pillow cannot write and read back any size in it."""
     wanted = normalize_extension(extension)
+    if wanted in ("pbm", "pfm"):
+        raise ValueError(f"Pillow writes a ppm under the extension {wanted}: choose ppm or another")
     extensions = Image.registered_extensions()  # loads all plugins
     writable = set(Image.SAVE) - {"XFR"}  # for pictures that come out of .xfr files
     for registered, name in extensions.items():
@@ -226,7 +231,7 @@ def check_quality(extension: str, quality: int | None) -> None:
         raise ValueError(f"an output quality of {quality} is not within 1 to 100")
     if quality is not None and name not in QUALITY_OPTIONS:
         kind = normalize_extension(extension)
-        raise ValueError(f"{kind} has no quality: only jpg, webp and avif have")
+        raise ValueError(f"{kind} has no quality: only jpg, mpo, webp and avif have")
 
 
 def write_picture(
@@ -234,7 +239,7 @@ def write_picture(
 ) -> list[str]:
     """Write to a binary stream, in the format that ``extension`` names.
 
-    ``quality`` of jpg, webp and avif, 1 to 100; None for the default of SAVE_OPTIONS. Returns
+    ``quality`` of jpg, mpo, webp and avif, 1 to 100; None for the default of SAVE_OPTIONS. Returns
     notices of what the format cannot hold, for the user. Raises ValueError if Pillow cannot write
     the format or this picture in it, OSError if the stream does not take it.
     """
@@ -260,7 +265,10 @@ def write_picture(
 
 
 def storable(picture: Picture, name: str, extension: str) -> tuple[Image.Image, list[str]]:
-    """The pixels in a mode that a format has, and notices of what it has not."""
+    """The pixels in a mode that a format has, and notices of what it has not. ValueError for colour
+    in pgm, for which Pillow would write a ppm."""
+    if extension == "pgm" and picture.pixels.ndim == 3:
+        raise ValueError("pgm holds grey alone: choose ppm or another format")
     notices = []
     image = Image.fromarray(picture.pixels)
     if picture.alpha is not None:
@@ -271,7 +279,7 @@ def storable(picture: Picture, name: str, extension: str) -> tuple[Image.Image, 
             notices.append(f"{extension} has no alpha channel: dropped")
     if not keeps_mode(name, image.mode):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    if image.mode == "RGB" and not keeps_mode(name, "RGB"):
+    if image.mode == "RGB" and not keeps_mode(name, "RGB") and image.getcolors(256) is None:
         notices.append(f"{extension} has no more than 256 colours: reduced")
     return image, notices
 

@@ -112,5 +112,7 @@ def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     for kind, data in read_boxes(stream, 0, stream.seek(0, 2)):
         if kind == b"xml ":
             image.info["xmp"] = data
+        elif kind == b"jumb":
+            notices.append("its JUMBF box, such as Content Credentials, is not kept")
         elif kind == b"brob" and data[:4] != b"jbrd":
             notices.append("its compressed metadata are not kept")

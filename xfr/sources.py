@@ -5,7 +5,7 @@
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
@@ -30,10 +30,13 @@ JPEG_SEGMENTS = (
     ("APP2", b"ICC_PROFILE\0"), ("APP2", b"MPF\0"), ("APP13", PHOTOSHOP_PREFIX),
     ("APP14", b"Adobe"), ("APP12", b"Ducky"), ("COM", b""),
 )  # fmt: skip
-PSD_RESOURCES = {1058: "exif", 1060: "xmp"}
+PSD_RESOURCES = {1058: "exif", 1060: "xmp", IPTC_RESOURCE: "iptc"}
+PSD_RESOLUTION, PSD_TRANSPARENT = 1005, 1047
 PSD_DUOTONE = 8
 MAX_BLOCK = 1 << 24  # bytes of metadata
+JPEG_END = b"\xff\xd9"
 GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
+GIF_COMMENT, GIF_ICC = 0xFE, b"ICCRGBG1012"
 UNKEPT_TIFF = {tiff.PRIMARIES, tiff.WHITE, tiff.TRANSFER}  # colours: noted of their own
 
 
@@ -51,7 +54,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         image.seek(0)
     readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
         "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
-        "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes, "JXL": add_jxl,
+        "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes, "JXL": add_jxl, "QOI": add_qoi,
     }  # fmt: skip
     bits = 0
     position = stream.tell()
@@ -62,7 +65,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
     if image.format == "PPM":
         bits = ppm_bits(image)
     if image.format in CHECKS:
-        CHECKS[image.format](image, stream)
+        CHECKS[image.format](image, stream, notices)
     if image.format in readers:
         readers[image.format](image, stream, notices)
     stream.seek(position)
@@ -199,7 +202,8 @@ def tiff_losses(image: Image.Image, page: tiff.Directory) -> list[str]:
         notices.append("its TIFF tags of primaries and transfer function are not kept")
     if tiff.PROFILE in page.tags and not image.info.get("icc_profile"):
         notices.append("its colour profile is damaged: dropped")
-    if other := sorted(page.tags.keys() - tiff.STRUCTURAL - DESCRIPTIVE - {tiff.PHOTOSHOP})[:5]:
+    structural = tiff.STRUCTURAL - {290, 291}  # the curve of grey is not kept
+    if other := sorted(page.tags.keys() - structural - DESCRIPTIVE - {tiff.PHOTOSHOP})[:5]:
         notices.append(f"its TIFF tags {', '.join(map(str, other))} are not kept")
     across, down = image.info.get("resolution", (1, 1))
     if across != down and "dpi" not in image.info:
@@ -215,9 +219,15 @@ def add_jpeg(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     texts = [decoded(data) for kind, data in image.applist if kind == "COM"]
     if texts:
         image.info["texts"] = [(COMMENT, text) for text in texts]
-    iptc = image.info.get("photoshop", {}).get(IPTC_RESOURCE)
+    parts = [data for _, data in image.applist if data.startswith(PHOTOSHOP_PREFIX)]
+    iptc = iptc_of(b"".join(data.removeprefix(PHOTOSHOP_PREFIX) for data in parts))
     if iptc:
         image.info["iptc"] = iptc
+    elif image.info.get("photoshop", {}).get(IPTC_RESOURCE):
+        notices.append("its IPTC is damaged: dropped")
+    stream.seek(max(0, stream.seek(0, 2) - MAX_BLOCK))
+    if stream.read().rpartition(JPEG_END)[2].strip(b"\0\r\n"):
+        notices.append("the data behind its end, such as a video, are not kept")
     if "icc_profile" in image.info and not image.info["icc_profile"]:
         notices.append("its colour profile is damaged: dropped")
     if any(data.startswith(LONG_XMP_PREFIX) for _, data in image.applist):
@@ -237,36 +247,61 @@ def add_jpeg(image: Any, stream: BinaryIO, notices: list[str]) -> None:
 
 
 def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
-    """Comment and XMP of a GIF file."""
-    if image.info.get("comment"):
-        image.info["texts"] = [(COMMENT, decoded(image.info["comment"]))]
+    """Comments, profile and XMP of a GIF file."""
+    comments = []
+    for label, content in gif_extensions(stream):
+        if label == GIF_COMMENT:
+            comments.append(content)
+        elif content.startswith(GIF_ICC):
+            image.info["icc_profile"] = content.removeprefix(GIF_ICC)
+    if any(comments):
+        image.info["texts"] = [(COMMENT, decoded(b"\n".join(comments)))]
     stream.seek(0)
     data = stream.read(MAX_BLOCK)
     start = data.find(GIF_XMP)
     stop = data.find(GIF_XMP_END, start)
     if 0 <= start < stop:
         image.info["xmp"] = data[start + len(GIF_XMP) : stop]
-    stream.seek(0)
-    head = stream.read(13)
-    if head[12:] not in (b"\0", b"\x31"):  # 49: 1 to 1
+    if data[12:13] not in (b"\0", b"\x31"):  # 49: 1 to 1
         notices.append("its pixels are not square, which is not kept")
 
 
+def gif_extensions(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Label and content of each extension of a GIF file. A damaged block is the end."""
+    stream.seek(10)
+    flags = stream.read(3)[0]
+    stream.seek((flags >> 7) * (6 << (flags & 7)), 1)  # a palette
+    while (kind := stream.read(1)) in (b"!", b","):
+        head = stream.read(1 if kind == b"!" else 9).ljust(9, b"\0")
+        if kind == b",":
+            stream.seek((head[8] >> 7) * (6 << (head[8] & 7)) + 1, 1)
+        content = b"".join(iter(lambda: stream.read(int.from_bytes(stream.read(1), "big")), b""))
+        if kind == b"!":
+            yield head[0], content
+
+
 def add_psd(image: Any, stream: BinaryIO, notices: list[str]) -> None:
-    """Metadata among the resources of Photoshop."""
-    stream.seek(12)
-    channels, _, _, _, kind = struct.unpack(">HIIHH", stream.read(14))
-    if kind == PSD_DUOTONE:
+    """Metadata and the transparent colour of a palette, among the resources of Photoshop."""
+    stream.seek(24)
+    if int.from_bytes(stream.read(2), "big") == PSD_DUOTONE:
         notices.append("its duotone inks are not kept, but its grey")
-    if channels > len(image.getbands()):
-        notices.append("its channels beyond colour and alpha are not kept")
     if image.n_frames:
         notices.append("its layers are not kept, but what they show together")
     for number, _, data in image.resources:
         if number in PSD_RESOURCES:
             image.info[PSD_RESOURCES[number]] = data
-        if number == IPTC_RESOURCE:
-            image.info["iptc"] = data
+        elif number == PSD_RESOLUTION and len(data) >= 12:
+            across, down = struct.unpack_from(">I4xI", data)
+            image.info["dpi"] = across / 65536, down / 65536
+        elif number == PSD_TRANSPARENT and image.mode == "P" and data[:1] == b"\0":
+            image.info["transparency"] = int.from_bytes(data[:2], "big")
+
+
+def add_qoi(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
+    """A profile of linear colours for a QOI file that says so."""
+    stream.seek(13)
+    if stream.read(1) == b"\1":
+        image.info["icc_profile"] = profile(SRGB_PRIMARIES, (1.0,), False)
 
 
 def add_bmp(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:

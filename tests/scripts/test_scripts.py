@@ -160,7 +160,7 @@ def test_an_output_quality_of_a_format_without_one_is_refused_before_any_work(sc
     script("encode")
     for flags in ([], ["--file_format", "png"], ["--out_folder", "a.tiff"]):
         result = script("decode", *flags, "--output_quality", 90)
-        assert result.code == 1 and "only jpg, webp and avif have" in only_line(result.err)
+        assert result.code == 1 and "only jpg, mpo, webp and avif have" in only_line(result.err)
     assert not Path("out/reconstructed").exists()
 
 

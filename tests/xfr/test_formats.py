@@ -93,6 +93,19 @@ def test_what_is_no_picture_needs_no_reason(tmp_path, name, content):
     assert unreadable_reason(tmp_path / "missing.txt") is None
 
 
+@pytest.mark.parametrize(
+    "name", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "QOI", "DDS", "HEIF"]
+)
+def test_a_picture_under_another_extension_is_to_be_renamed(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(xfr.formats, "find_spec", lambda _: True)
+    content = HEIC if name == "HEIF" else saved(name)
+    for path in (tmp_path / "photo", tmp_path / "photo.bin", tmp_path / "photo.jpg_large"):
+        path.write_bytes(content)
+        assert unreadable_reason(path) == "a picture without a picture's extension: rename it"
+    (tmp_path / "photo.png").write_bytes(content)
+    assert unreadable_reason(tmp_path / "photo.png") is None
+
+
 def test_heic_is_read_where_its_package_is_installed(read, monkeypatch):
     registered = []
     package = ModuleType("pillow_heif")
@@ -156,6 +169,84 @@ def test_sgi_of_16_bits_is_refused(read):
         read(head + bytes(120), "picture.sgi")
 
 
+@pytest.mark.parametrize("colour_map", [1, 2, 3])
+def test_sgi_with_a_colour_map_is_refused(read, colour_map):
+    sizes = 474, 0, 1, 2, 10, 6, 1, 0, 255, b""
+    head = struct.pack(">hBBHHHHII4x80sI404x", *sizes, colour_map)
+    with pytest.raises(ValueError, match="SGI files with a colour map"):
+        read(head + bytes(60), "picture.sgi")
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    """A box of JPEG 2000, AVIF or HEIC."""
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def with_box(data: bytes, *boxes: bytes) -> bytes:
+    """A JPEG 2000 file with further boxes at the end of its header, and without its cdef."""
+    at = data.find(b"jp2h") - 4
+    (size,) = struct.unpack_from(">I", data, at)
+    content = data[at + 8 : at + size]
+    start = content.find(b"cdef") - 4
+    if start >= 0:
+        content = content[:start] + content[start + int.from_bytes(content[start : start + 4]) :]
+    return data[:at] + box(b"jp2h", content + b"".join(boxes)) + data[at + size :]
+
+
+def cdef(*channels: tuple[int, int, int]) -> bytes:
+    """The box that tells number, kind and colour of each channel."""
+    entries = b"".join(struct.pack(">HHH", *channel) for channel in channels)
+    return box(b"cdef", struct.pack(">H", len(channels)) + entries)
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        ((0, 0, 3), (1, 0, 2), (2, 0, 1), (3, 1, 0)),
+        ((0, 1, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3)),
+        ((0, 0, 1), (1, 0, 2), (2, 0, 3), (3, 2, 0)),
+        ((0, 0, 1), (1, 0, 2), (2, 0, 3), (3, 65535, 65535)),
+    ],
+    ids=["BGRA", "ARGB", "multiplied", "unspecified"],
+)
+def test_channels_of_jpeg_2000_that_pillow_takes_for_others_are_refused(read, channels):
+    pixels = np.dstack([colour(20, 30), grey(20, 30, 1)])
+    data = saved("JPEG2000", Image.fromarray(pixels), irreversible=False)
+    usual = cdef((3, 1, 0), (0, 0, 1), (1, 0, 2), (2, 0, 3))
+    picture = read(with_box(data, usual), "picture.jp2")
+    assert np.array_equal(np.dstack([picture.pixels, picture.alpha]), pixels)
+    with pytest.raises(ValueError, match="reordered or premultiplied channels"):
+        read(with_box(data, cdef(*channels)), "picture.jp2")
+
+
+def test_a_palette_of_jpeg_2000_in_another_order_is_refused(read):
+    levels, colours = grey(20, 30), RNG.integers(0, 256, (256, 3)).astype(np.uint8)
+    data = saved("JPEG2000", Image.fromarray(levels), irreversible=False)
+    data = data.replace(b"\1\0\0\0\0\0\x11", b"\1\0\0\0\0\0\x10")  # sRGB in place of grey
+    palette = box(b"pclr", struct.pack(">HB", 256, 3) + b"\7\7\7" + colours.tobytes())
+    usual, reversed_order = (
+        box(b"cmap", b"".join(struct.pack(">HBB", 0, 1, column) for column in order))
+        for order in ((0, 1, 2), (2, 1, 0))
+    )
+    picture = read(with_box(data, palette, usual), "picture.jp2")
+    assert np.array_equal(picture.pixels, colours[levels])
+    with pytest.raises(ValueError, match="reordered"):
+        read(with_box(data, palette, reversed_order), "picture.jp2")
+
+
+def test_jpeg_2000_of_cielab_is_refused(read):
+    data = saved("JPEG2000").replace(b"\1\0\0\0\0\0\x10", b"\1\0\0\0\0\0\x0e")
+    with pytest.raises(ValueError, match="CIELab"):
+        read(data, "picture.jp2")
+
+
+@pytest.mark.parametrize("name", ["AVIF", "JPEG2000"])
+def test_a_uuid_box_that_is_not_kept_is_told(read, name):
+    data = saved(name)
+    assert read(data).notices == []
+    assert read(data + box(b"uuid", bytes(16) + b"C2PA")).notices == ["its UUID box is not kept"]
+
+
 def photoshop(kind: int, channels: int, layers: int) -> tuple[np.ndarray, bytes]:
     """A picture [C, H, W] and its file, with IPTC and empty layers."""
     pixels = RNG.integers(0, 256, (channels, 4, 5)).astype(np.uint8)
@@ -180,7 +271,50 @@ def test_a_photoshop_file_with_layers_is_what_they_show_together(read):
         read(multichannel, "picture.psd")
 
 
+def with_resources(data: bytes, *resources: tuple[int, bytes]) -> bytes:
+    """A Photoshop file without any, with resources."""
+    content = b"".join(
+        b"8BIM" + struct.pack(">HHI", number, 0, len(value)) + value for number, value in resources
+    )
+    (palette,) = struct.unpack_from(">I", data, 26)
+    at = 30 + palette
+    (size,) = struct.unpack_from(">I", data, at)
+    return data[:at] + struct.pack(">I", len(content)) + content + data[at + 4 + size :]
+
+
+def test_the_resolution_of_photoshop_is_kept(read):
+    _, data = photoshop(3, 3, layers=0)
+    resolution = struct.pack(">IHHIHH", 300 << 16, 2, 1, 150 << 16, 1, 1)
+    picture = read(with_resources(data, (1005, resolution)), "picture.psd")
+    assert picture.metadata.dpi == (300, 150)
+
+
+@pytest.mark.parametrize("index", [0, 7, 255, 65535])
+def test_the_transparent_colour_of_a_photoshop_palette_is_transparent(read, index):
+    levels, colours = (
+        np.arange(20, dtype=np.uint8) % 10,
+        RNG.integers(0, 256, (256, 3)).astype(np.uint8),
+    )
+    _, data = photoshop(2, 1, layers=0)
+    data = data[:26] + struct.pack(">I", 768) + colours.T.tobytes() + data[30:-20]
+    data += levels.tobytes()
+    picture = read(with_resources(data, (1047, struct.pack(">H", index))), "picture.psd")
+    assert np.array_equal(picture.pixels, colours[levels].reshape(4, 5, 3))
+    alpha = np.full((4, 5), 255) if picture.alpha is None else picture.alpha
+    assert np.array_equal(alpha == 0, (levels == index).reshape(4, 5))
+
+
 # Colours and metadata of other formats
+
+
+def test_linear_colours_of_qoi_become_a_profile(read):
+    body = b"".join(b"\xfe" + pixel.tobytes() for pixel in colour(4, 5).reshape(-1, 3))
+    for space, has_profile in ((0, False), (1, True)):
+        data = b"qoif" + struct.pack(">IIBB", 5, 4, 3, space) + body + bytes(7) + b"\1"
+        picture = read(data, "picture.qoi")
+        assert np.array_equal(picture.pixels, colour(4, 5))
+        assert (picture.metadata.icc is not None) == has_profile
+        assert not has_profile or not is_srgb(picture.metadata.icc)
 
 
 def test_colours_that_an_avif_file_names_by_numbers_become_a_profile(read):
@@ -235,6 +369,27 @@ def test_comments_and_iptc_of_jpeg_are_kept(read):
     assert Image.open(stream).info["comment"] == "first\nzweiter: grün".encode()
 
 
+def test_iptc_that_is_split_over_segments_of_jpeg_is_whole_and_cut_iptc_is_told(read):
+    data, prefix = saved("JPEG"), b"Photoshop 3.0\0"
+    resource = b"8BIM\4\4\0\0" + struct.pack(">I", 100 * len(IPTC)) + 100 * IPTC
+    first, second = segment(0xED, prefix + resource[:500]), segment(0xED, prefix + resource[500:])
+    picture = read(data[:2] + first + second + data[2:])
+    assert picture.metadata.iptc == 100 * IPTC and picture.notices == []
+    picture = read(data[:2] + first + data[2:])
+    assert picture.metadata.iptc is None
+    assert picture.notices == ["its IPTC is damaged: dropped"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "is_told"),
+    [(b"", False), (bytes(2000), False), (b"ftypmp42" + bytes(2000), True)],
+    ids=["nothing", "zeros", "video"],
+)
+def test_what_lies_behind_a_jpeg_file_is_told(read, behind, is_told):
+    notices = read(saved("JPEG") + behind).notices
+    assert notices == ["the data behind its end, such as a video, are not kept"] * is_told
+
+
 def test_what_a_jpeg_file_holds_beside_is_told(read):
     data = saved("JPEG", icc_profile=SRGB)
     cut = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")
@@ -256,6 +411,24 @@ def test_the_comment_of_other_formats_is_kept(read, name):
     stream = io.BytesIO()
     write_picture(picture, stream, {"GIF": "gif", "JPEG2000": "jp2"}[name])
     assert Image.open(stream).info["comment"] == b"hello"
+
+
+def blocks(label: bytes, content: bytes) -> bytes:
+    """An extension of GIF, in blocks of at most 255 bytes."""
+    parts = [content[start : start + 255] for start in range(0, len(content), 255)]
+    return b"!" + label + b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+
+
+def test_comments_of_gif_behind_its_frames_and_its_profile_are_kept(read):
+    frames = [Image.fromarray(colour(20, 30, seed)) for seed in (0, 1)]
+    data = saved("GIF", frames[0], save_all=True, append_images=frames[1:], comment=b"first")
+    profile = WIDE + bytes(300)
+    icc = b"!\xff\x0bICCRGBG1012" + blocks(b"", profile)[1:]
+    start = 13 + 3 * 2 ** ((data[10] & 7) + 1)
+    data = data[:start] + icc + data[start:-1] + blocks(b"\xfe", b"last" * 100) + b";"
+    picture = read(data, "picture.gif")
+    assert unpack_texts(picture.metadata.texts) == [("Comment", "first\n" + "last" * 100)]
+    assert picture.metadata.icc == profile
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "tiff"])
@@ -322,7 +495,7 @@ def test_a_picture_too_long_for_a_format_says_how_many_pixels_it_holds(extension
     write_picture(Picture(np.zeros((1, limit), np.uint8)), io.BytesIO(), extension)
 
 
-@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
+@pytest.mark.parametrize("extension", ["jpg", "mpo", "webp", "avif"])
 def test_an_output_quality_trades_bytes_for_fidelity(read, extension):
     pixels = colour(100, 100)
     sizes, errors = [], []
@@ -336,7 +509,7 @@ def test_an_output_quality_trades_bytes_for_fidelity(read, extension):
     assert sizes[0] < sizes[-1] and errors[0] > errors[-1]
 
 
-@pytest.mark.parametrize("extension", ["jpg", "avif"])
+@pytest.mark.parametrize("extension", ["jpg", "mpo", "avif"])
 def test_without_an_output_quality_levels_and_fine_colours_are_nearly_kept(read, extension):
     """Columns of 1 pixel in turns of two colours, which subsampled chroma would mix."""
     pixels = colour(64, 64) // 2 + 60
@@ -364,6 +537,7 @@ def test_an_output_quality_is_checked():
         with pytest.raises(ValueError, match=message):
             check_quality(extension, quality)
     check_quality("JPEG", 80)
+    check_quality("mpo", 80)
     check_quality("png", None)
 
 

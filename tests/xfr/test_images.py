@@ -311,6 +311,28 @@ def test_alpha_is_dropped_with_a_notice_only_where_the_format_has_none(extension
         assert "A" not in image.getbands()
 
 
+def test_few_colours_are_written_to_gif_as_they_are_without_a_notice():
+    few = np.random.default_rng(0).integers(0, 2, (*SHAPE, 3)).astype(np.uint8) * 200
+    image, notices = written(Picture(few), "gif")
+    assert np.array_equal(np.array(image.convert("RGB")), few) and notices == []
+    many = np.arange(257 * 3).reshape(1, 257, 3).astype(np.uint8)
+    many[0, :, 1] = np.arange(257) // 2
+    assert written(Picture(many), "gif")[1] == ["gif has no more than 256 colours: reduced"]
+
+
+@pytest.mark.parametrize("extension", ["pbm", "pfm"])
+def test_an_extension_under_which_pillow_writes_another_format_is_refused(extension):
+    with pytest.raises(ValueError, match=f"writes a ppm under the extension {extension}"):
+        writable_format(extension)
+
+
+def test_pgm_is_written_of_grey_alone():
+    image, _ = written(Picture(grey(*SHAPE)), "pgm")
+    assert image.mode == "L" and np.array_equal(np.array(image), grey(*SHAPE))
+    with pytest.raises(ValueError, match="pgm holds grey alone"):
+        written(Picture(colour(*SHAPE)), "pgm")
+
+
 @pytest.mark.parametrize("extension", ["jpg", "JPEG", ".jpg"])
 def test_jpeg_is_of_quality_95_without_subsampling(extension):
     image, _ = written(Picture(colour(*SHAPE)), extension)

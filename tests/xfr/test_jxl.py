@@ -85,6 +85,12 @@ def test_pixels_come_back(read, pixels):
     assert np.array_equal(picture.pixels, pixels) and picture.notices == []
 
 
+def test_content_credentials_are_told(read):
+    data = saved(Image.fromarray(colour(20, 30)), use_container=True) + box(b"jumb", b"c2pa")
+    told = "its JUMBF box, such as Content Credentials, is not kept"
+    assert read(data, NAME).notices == [told]
+
+
 def test_xmp_is_kept_and_compressed_metadata_are_told(read):
     options = {"use_container": True, "xmp": b"<x:xmpmeta/>"}
     image = Image.fromarray(colour(20, 30))

@@ -42,15 +42,36 @@ def tga(bits: int, kind: int, data: np.ndarray, descriptor: int, palette=b"", wi
     return head + palette + data.tobytes()
 
 
-def dds(bits: int, masks: tuple, data: np.ndarray) -> bytes:
+def dds(bits: int, masks: tuple, data: np.ndarray, surfaces: int = 0) -> bytes:
     layout = struct.pack("<8I", 32, 0x41 if masks[3] else 0x40, 0, bits, *masks)
+    return dds_file(layout, data.tobytes(), surfaces)
+
+
+def dds_file(layout: bytes, data: bytes, surfaces: int = 0) -> bytes:
     head = struct.pack("<7I44x", 124, 0x1007, HEIGHT, WIDTH, 0, 0, 0)
-    return b"DDS " + head + layout + struct.pack("<5I", 0x1000, 0, 0, 0, 0) + data.tobytes()
+    return b"DDS " + head + layout + struct.pack("<5I", 0x1000, surfaces, 0, 0, 0) + data
 
 
-def psd(mode: int, bits: int, data: bytes, count: int = 1) -> bytes:
+def dds_extended(count: int, alpha: int) -> bytes:
+    """Pictures of 8 bits in a file with the longer header."""
+    layout = struct.pack("<II4s20x", 32, 4, b"DX10")
+    return dds_file(layout, struct.pack("<5I", 28, 3, 0, count, alpha) + count * PIXELS.tobytes())
+
+
+def psd(
+    mode: int, bits: int, data: bytes, count: int = 1, layers: int = 0, compressed: bool = False
+) -> bytes:
     head = struct.pack(">H6xHIIHH", 1, count, HEIGHT, WIDTH, bits, mode)
-    return b"8BPS" + head + struct.pack(">IIIH", 0, 0, 0, 0) + data
+    layer = struct.pack(">16xH8s4xI", 0, b"8BIMnorm", 0)  # empty
+    section = struct.pack(">Ih", 2 + len(layer), layers) + layer if layers else b""
+    parts = struct.pack(">III", 0, 0, len(section)) + section + struct.pack(">H", compressed)
+    return b"8BPS" + head + parts + data
+
+
+def packed_rows(planes: np.ndarray) -> bytes:
+    """Planes [C, H, W] of Photoshop's compression: the lengths of all rows, then all rows."""
+    rows = [bytes([WIDTH - 1]) + row.tobytes() for plane in planes for row in plane]
+    return b"".join(struct.pack(">H", len(row)) for row in rows) + b"".join(rows)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +123,36 @@ def test_tga_of_16_bits_without_alpha_is_opaque_whatever_the_top_bit_is(read):
         read(tga(16, 2, WORDS.astype("<u2"), 0x21), "picture.tga")
 
 
+def test_tga_of_true_colour_is_read_without_a_palette_that_it_does_not_use(read):
+    data = tga(24, 2, PIXELS[..., :3], 0x20, bytes(30), 24)
+    assert np.array_equal(read(data, "picture.tga").pixels, PIXELS[..., 2::-1])
+
+
+@pytest.mark.parametrize("descriptor", [0x60, 0xA0])
+def test_interleaved_tga_is_refused(read, descriptor):
+    with pytest.raises(ValueError, match="TGA files of interleaved rows"):
+        read(tga(24, 2, PIXELS[..., :3], descriptor), "picture.tga")
+
+
+def with_extension(data: bytes, alpha: int, gamma: tuple[int, int] = (0, 0)) -> bytes:
+    """A TGA file of version 2."""
+    extension = struct.pack("<H476xHH12xB", 495, *gamma, alpha)
+    return data + extension + struct.pack("<II", len(data), 0) + b"TRUEVISION-XFILE.\0"
+
+
+def test_tga_of_colours_multiplied_with_alpha_is_refused(read):
+    data = tga(32, 2, PIXELS, 0x28)
+    assert np.array_equal(read(with_extension(data, 3), "picture.tga").alpha, PIXELS[..., 3])
+    with pytest.raises(ValueError, match="TGA files of colours multiplied with alpha"):
+        read(with_extension(data, 4), "picture.tga")
+
+
+@pytest.mark.parametrize(("gamma", "is_told"), [((0, 0), False), ((1, 1), False), ((22, 10), True)])
+def test_the_gamma_of_tga_is_told(read, gamma, is_told):
+    data = with_extension(tga(24, 2, PIXELS[..., :3], 0x20), 0, gamma)
+    assert read(data, "picture.tga").notices == ["its gamma is not kept"] * is_told
+
+
 @pytest.mark.skipif(PILLOW < 13, reason="Pillow reads it since version 13")
 def test_a_palette_of_tga_keeps_its_alpha(read):
     palette = RNG.integers(0, 256, (256, 4)).astype(np.uint8)
@@ -125,6 +176,31 @@ def test_dds_of_8_bits_per_channel_is_right(read):
     assert np.array_equal(np.dstack([picture.pixels, picture.alpha]), PIXELS)
 
 
+def test_only_the_first_of_several_dds_pictures_is_kept_with_a_notice(read):
+    masks = 0xFF, 0xFF00, 0xFF0000, 0xFF000000
+    cube, volume = (dds(32, masks, PIXELS, surfaces) for surfaces in (0xFE00, 0x200000))
+    for data in (cube, volume, dds_extended(3, 0)):
+        picture = read(data, "picture.dds")
+        assert picture.notices == ["only the first picture is kept"]
+        assert np.array_equal(picture.pixels, PIXELS[..., :3])
+    assert read(dds_extended(1, 1), "picture.dds").notices == []
+
+
+def test_dds_of_colours_multiplied_with_alpha_is_refused(read):
+    with pytest.raises(ValueError, match="DDS files of colours multiplied with alpha"):
+        read(dds_extended(1, 2), "picture.dds")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [struct.pack("<8I", 32, 2, 0, 8, 0, 0, 0, 0xFF), struct.pack("<II4s20x", 32, 4, b"DXT2")],
+    ids=["alpha alone", "DXT2"],
+)
+def test_dds_of_a_pixel_format_that_pillow_does_not_know_is_named(read, layout):
+    with pytest.raises(OSError, match="^DDS files of this pixel format are not read$"):
+        read(dds_file(layout, bytes(1000)), "picture.dds")
+
+
 def test_the_black_of_photoshops_bits_is_1(read):
     picture = read(psd(0, 1, packed(BITS, 1)), "picture.psd")
     assert np.array_equal(picture.pixels, 255 * (1 - BITS))
@@ -135,6 +211,45 @@ def test_photoshops_pictures_that_are_not_read_are_named(read):
         read(psd(3, 16, bytes(6 * LEVELS.size), 3), "picture.psd")
     with pytest.raises(ValueError, match="multichannel"):
         read(psd(7, 8, bytes(LEVELS.size)), "picture.psd")
+    large = b"8BPS\0\2" + psd(3, 8, bytes(3 * LEVELS.size), 3)[6:]
+    with pytest.raises(OSError, match="large documents"):
+        read(large, "picture.psd")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("layers", [0, 1, -1])
+def test_the_fourth_channel_of_photoshop_is_alpha_only_where_there_is_transparency(
+    read, layers, compressed
+):
+    planes = PIXELS.transpose(2, 0, 1)
+    data = packed_rows(planes) if compressed else planes.tobytes()
+    picture = read(psd(3, 8, data, 4, layers, compressed), "picture.psd")
+    assert np.array_equal(picture.pixels, PIXELS[..., :3])
+    if layers < 0:
+        assert np.array_equal(picture.alpha, PIXELS[..., 3]) and not lost_channels(picture.notices)
+    else:
+        assert picture.alpha is None
+        assert lost_channels(picture.notices) == ["its channels beyond colour and alpha"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("layers", [0, -1])
+@pytest.mark.parametrize(("mode", "count", "read_count"), [(1, 2, 1), (3, 5, 3)])
+def test_channels_of_photoshop_that_are_not_read_are_told_by_what_they_are(
+    read, mode, count, read_count, layers, compressed
+):
+    planes = RNG.integers(0, 256, (count, *SHAPE)).astype(np.uint8)
+    data = packed_rows(planes) if compressed else planes.tobytes()
+    picture = read(psd(mode, 8, data, count, layers, compressed), "picture.psd")
+    assert np.array_equal(picture.pixels, planes[:read_count].transpose(1, 2, 0).squeeze())
+    lost = "its transparency" if layers else "its channels beyond colour and alpha"
+    assert lost_channels(picture.notices) == [lost]
+
+
+def lost_channels(notices: list[str]) -> list[str]:
+    """The channels that notices name."""
+    names = "its transparency", "its channels beyond colour and alpha"
+    return [name for notice in notices for name in names if notice.startswith(name)]
 
 
 @pytest.mark.parametrize("top", [1, 3, 254, 255, 256, 1023, 4095, 65534, 65535])
@@ -152,6 +267,18 @@ def test_ppm_is_scaled_by_its_largest_level_and_more_than_8_bits_are_told(read, 
     assert picture.notices == ["16 bits per channel are reduced to 8"] * (top > 255)
 
 
+@pytest.mark.parametrize("kind", ["1", "L", "RGB", "I;16"])
+def test_pnm_pictures_behind_the_first_are_told(read, kind):
+    stream = io.BytesIO()
+    values = WORDS.astype(np.uint16) if kind == "I;16" else colour(*SHAPE)
+    image = Image.fromarray(values)
+    (image if kind == "I;16" else image.convert(kind)).save(stream, "PPM")
+    one = stream.getvalue()
+    told = "only the first picture is kept"
+    assert told not in read(one, "picture.pnm").notices
+    assert told in read(one + one, "picture.pnm").notices
+
+
 def test_a_gif_whose_first_frame_leaves_a_border_is_refused(read):
     stream = io.BytesIO()
     Image.fromarray(grey(*SHAPE)).save(stream, "GIF")
@@ -162,10 +289,36 @@ def test_a_gif_whose_first_frame_leaves_a_border_is_refused(read):
         read(bytes(data), "picture.gif")
 
 
-def test_icons_of_16_bits_are_refused(read):
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_webp_animation_whose_first_frame_leaves_a_black_border_is_refused(read, alpha):
+    stream = io.BytesIO()
+    frames = [Image.fromarray(colour(*SHAPE, seed)) for seed in (0, 1)]
+    frames[0].save(stream, "WEBP", lossless=True, save_all=True, append_images=frames[1:])
+    data = bytearray(stream.getvalue())
+    assert np.array_equal(read(bytes(data), "picture.webp").pixels, colour(*SHAPE))
+    data[20] = 2 + 16 * alpha  # flags
+    data[24] += 4  # width
+    if alpha:
+        assert not read(bytes(data), "picture.webp").alpha[:, WIDTH:].any()
+    else:
+        with pytest.raises(ValueError, match="WebP files whose first frame does not fill"):
+            read(bytes(data), "picture.webp")
+
+
+def test_chunks_of_webp_that_are_not_kept_are_named(read):
+    stream = io.BytesIO()
+    Image.fromarray(colour(*SHAPE)).save(stream, "WEBP", lossless=True, xmp=b"<x/>")
+    data = stream.getvalue() + b"C2PA" + struct.pack("<I", 3) + b"abc\0"
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    assert read(stream.getvalue(), "picture.webp").notices == []
+    assert read(data, "picture.webp").notices == ["its chunks C2PA are not kept"]
+
+
+@pytest.mark.parametrize("told", [0, 15, 16, 24])
+def test_icons_of_16_bits_are_refused_whatever_their_list_tells(read, told):
     head = struct.pack("<IiiHHIIiiII", 40, 16, 32, 1, 16, 0, 0, 0, 0, 0, 0)
     body = head + bytes(2 * 16 * 16) + bytes(4 * 16)
-    entry = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 16, len(body), 22)
+    entry = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, told, len(body), 22)
     with pytest.raises(ValueError, match="icons of 16 bits"):
         read(entry + body, "icon.ico")
 

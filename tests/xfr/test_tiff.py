@@ -277,10 +277,20 @@ def test_iptc_is_kept_wherever_it_is(read):
 
 
 def test_tags_that_are_not_kept_are_named(read):
-    picture = read(tiff(grey(4, 4), 8, 1, t34735=[1, 1, 0, 1], t318=[(31, 100), (33, 100)]))
+    picture = read(
+        tiff(
+            grey(4, 4),
+            8,
+            1,
+            t34735=[1, 1, 0, 1],
+            t318=[(31, 100), (33, 100)],
+            t290=[3],
+            t291=[0] * 256,
+        )
+    )
     assert picture.notices == [
         "its TIFF tags of primaries and transfer function are not kept",
-        "its TIFF tags 34735 are not kept",
+        "its TIFF tags 290, 291, 34735 are not kept",
     ]
 
 
