@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from model.limits import MAX_PIXELS
-from xfr.colour import fits, is_srgb, is_whole, to_srgb
+from xfr.colour import check_profile, fits, is_srgb, to_srgb
 from xfr.formats import FORMATS, normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
@@ -173,18 +173,22 @@ def converted(
     """The picture of 8-bit samples in a mode of ``load_samples``, whose profile is ``icc``."""
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{image.mode} is converted to sRGB")
-        image = to_srgb(image, icc)
+        try:
+            image = to_srgb(image, icc)
+        except ValueError as error:
+            notices.append(str(error))
+            image = to_srgb(image, None)
         metadata = replace(metadata, icc=None)
     alpha = None
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
-    if metadata.icc is not None and not is_whole(metadata.icc):
-        notices.append("its colour profile is damaged: dropped")
-        metadata = replace(metadata, icc=None)
-    if metadata.icc is not None and not fits(metadata.icc, image.mode):
-        notices.append("its colour profile does not fit its pixels: dropped")
-        metadata = replace(metadata, icc=None)
+    if metadata.icc is not None:
+        try:
+            check_profile(metadata.icc, image.mode)
+        except ValueError as error:
+            notices.append(str(error))
+            metadata = replace(metadata, icc=None)
     return Picture(pixels_of(image), alpha, metadata, notices)
 
 

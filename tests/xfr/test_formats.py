@@ -235,6 +235,13 @@ def test_comments_and_iptc_of_jpeg_are_kept(read):
     assert Image.open(stream).info["comment"] == "first\nzweiter: grün".encode()
 
 
+def test_a_jpeg_file_that_pillow_does_not_open_is_told_as_damaged(read):
+    data = saved("JPEG")
+    for damaged in (data[:2] + segment(0xE2, b"ICC_PROFILE\0") + data[2:], data[:30]):
+        with pytest.raises(OSError, match="a damaged JPEG file"):
+            read(damaged)
+
+
 def test_what_a_jpeg_file_holds_beside_is_told(read):
     data = saved("JPEG", icc_profile=SRGB)
     cut = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")
