@@ -199,8 +199,11 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
     def open_page() -> Image.Image:
         stream.seek(0)
         try:
-            image = Image.open(stream, formats=["TIFF"])
+            image: Any = Image.open(stream, formats=["TIFF"])
             image.seek(number)
+            if len(page.bits) == 1:  # Pillow would look for more planes
+                image.tag_v2[tiff.PLANAR] = 1
+                image._setup()
         except (UnidentifiedImageError, SyntaxError, EOFError):
             raise ValueError(f"TIFF files of {page.kind} are not read") from None
         return image

@@ -41,6 +41,8 @@ KIND_NAMES = {
 }  # fmt: skip
 READ_KINDS = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
+READ_COMPRESSIONS = {*range(1, 9), 32771, 32773, 32809, 32946, 34925, 50000}
+COMPRESSION_NAMES = {34712: "JPEG 2000", 34887: "LERC", 50001: "WebP", 50002: "JPEG XL"}
 ASSOCIATED = 1
 SIGNED, FLOAT = 2, 3
 LUMA = (Fraction(299, 1000), Fraction(587, 1000), Fraction(114, 1000))
@@ -189,6 +191,7 @@ def choose_page(pages: list[Directory], notices: list[str]) -> int:
 def check_layout(page: Directory) -> None:
     """ValueError, naming what it is, for pixels that Pillow would misread."""
     photometric, bits = page.value(PHOTOMETRIC, WHITE_IS_ZERO), page.bits
+    compression = page.value(COMPRESSION, UNCOMPRESSED)
     formats = set(page.values(SAMPLE_FORMAT, (1,)))
     if FLOAT in formats:
         raise ValueError("floating-point pixels have no agreed range")
@@ -199,10 +202,15 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{max(bits)}-bit integers have no agreed range")
     if photometric not in READ_KINDS:
         raise ValueError(f"{page.kind} is not read")
+    if compression not in READ_COMPRESSIONS:
+        name = COMPRESSION_NAMES.get(compression, compression)
+        raise ValueError(f"TIFF files of compression {name} are not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
-    is_reversed = page.value(FILL_ORDER, 1) == 2 and page.value(COMPRESSION, 1) == UNCOMPRESSED
-    if is_reversed and photometric == WHITE_IS_ZERO and bits == (8,):
+    is_reversed = page.value(FILL_ORDER, 1) == 2 and compression == UNCOMPRESSED
+    has_planes = page.value(PLANAR, 1) == 2 and len(bits) > 1
+    misread = {WHITE_IS_ZERO: [(8,)], PALETTE: [(1,), (2,), (4,)]}
+    if is_reversed and (has_planes or bits in misread.get(photometric, [])):
         raise ValueError(f"{page.kind} in the reverse order is not read")
     check_planes(page, photometric, bits)
     if photometric == YCBCR:
@@ -216,7 +224,7 @@ def check_layout(page: Directory) -> None:
 
 def check_planes(page: Directory, photometric: int, bits: tuple[int, ...]) -> None:
     """ValueError for channels one after the other in a layout that Pillow would misread."""
-    if page.value(PLANAR, 1) != 2:
+    if page.value(PLANAR, 1) != 2 or len(bits) == 1:
         return
     has_alpha = any(page.values(EXTRA_SAMPLES))
     plain = photometric in (RGB, CMYK) or (photometric == BLACK_IS_ZERO and not has_alpha)
