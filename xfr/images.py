@@ -22,6 +22,7 @@ from xfr.metadata import (
     LABELS,
     NO_METADATA,
     Metadata,
+    beginning,
     only_comment,
     read_metadata,
     save_options,
@@ -259,6 +260,7 @@ def write_picture(
         memory.seek(0)
         shutil.copyfileobj(memory, stream)
     else:
+        stream.write(beginning(name, metadata))
         image.save(ThroughPython(stream), format=name, **options)
     return notices + lost
 
@@ -355,6 +357,7 @@ def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
         alone: dict[str, Any] = {kind: value}
         options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**alone))
         stream = io.BytesIO()
+        stream.write(beginning(name, Metadata(**alone)))
         PROBE.convert(mode).save(stream, format=name, **options)
         Image.open(stream)
         stream.seek(0)

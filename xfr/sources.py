@@ -24,7 +24,7 @@ from xfr.colour import (
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.jxl import add_jxl
 from xfr.layouts import CHECKS, ppm_bits
-from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX
+from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX, tiff_exif
 from xfr.png import PALETTE_TYPE, PngFile, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
@@ -210,10 +210,13 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
 
     image = open_page()
     colours = tiff.palette(page) if image.mode in ("P", "PA") else None
-    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK) or b""
-    iptc = page.content(tiff.IPTC, MAX_BLOCK) or iptc_of(resources)
-    if iptc:
-        image.info["iptc"] = iptc
+    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK)
+    image.info |= {
+        "icc_profile": page.content(tiff.PROFILE, MAX_BLOCK + 1),
+        "exif": tiff_exif(page, notices),
+        "xmp": page.content(tiff.XMP, MAX_BLOCK + 1),
+        "iptc": page.content(tiff.IPTC, MAX_BLOCK + 1) or iptc_of(resources),
+    }
     notices += tiff_losses(image, page)
     inverted = page.value(tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
     bits = max(page.bits, default=1)

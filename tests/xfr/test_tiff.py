@@ -332,6 +332,19 @@ def test_a_profile_that_is_cut_short_is_dropped_with_a_notice(read):
     assert read(beyond).notices == [notice]
 
 
+@pytest.mark.parametrize("kind", [1, 2, 4])
+def test_a_profile_and_xmp_are_read_whatever_their_type(read, kind):
+    profile, xmp = SRGB + bytes(-len(SRGB) % 4), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>   "
+    data = tiff(colour(4, 4), 8, 2, t34675=profile, t700=xmp)
+    for tag, content in ((34675, profile), (700, xmp)):
+        count = len(content) // (4 if kind == 4 else 1)
+        entry = struct.pack("<HHI", tag, 7, len(content))
+        data = data.replace(entry, struct.pack("<HHI", tag, kind, count))
+    picture = read(data)
+    assert (picture.metadata.icc, picture.metadata.xmp) == (profile, xmp)
+    assert picture.notices == []
+
+
 def test_metadata_too_long_for_a_file_of_ours_are_dropped_with_a_notice(read):
     picture = read(tiff(grey(4, 4), 8, 1, t700=b"<x>" + bytes(1 << 24)))
     assert picture.metadata.xmp is None
@@ -348,6 +361,18 @@ def test_big_files_are_read_or_refused_by_name(read):
         else:
             with pytest.raises(ValueError, match="BigTIFF"):
                 read(stream.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:Tag offset too large")
+def test_a_text_beyond_any_file_costs_a_notice(read):
+    stream = io.BytesIO()
+    options = {"bigtiff": True, "metadata": None, "photometric": "rgb"}
+    tifffile.imwrite(stream, colour(20, 30), description="a long title", **options)
+    data = stream.getvalue()
+    at = data.index(struct.pack("<HHQ", 270, 2, 13)) + 12
+    picture = read(data[:at] + struct.pack("<Q", 2**63) + data[at + 8 :])
+    assert picture.notices == ["a part of its EXIF is damaged or too long: dropped"]
+    assert np.array_equal(picture.pixels, colour(20, 30))
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "packbits", "tiff_lzw"])
