@@ -61,6 +61,14 @@ def is_whole(icc: bytes) -> bool:
     return icc[36:40] == PROFILE_SIGNATURE and 128 <= size <= len(icc)
 
 
+def check_profile(icc: bytes, mode: str) -> None:
+    """ValueError, with a notice, for a profile that is damaged or not for pixels of ``mode``."""
+    if not is_whole(icc):
+        raise ValueError("its colour profile is damaged: dropped")
+    if not fits(icc, mode):
+        raise ValueError("its colour profile does not fit its pixels: dropped")
+
+
 def coded_profile(primaries: int, transfer: int, full_range: bool, grey: bool) -> bytes | None:
     """The profile of colours that are named by numbers of H.273; None for sRGB. ValueError, with a
     notice, if no profile says what they mean."""
@@ -160,23 +168,24 @@ def is_srgb(icc: bytes) -> bool:
         grey = ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile.xcolor_space.strip() == "GRAY"
         image = Image.fromarray(levels[None]) if grey else colours
         found = np.asarray(to_srgb(image, icc), dtype=int)
-    except (OSError, ImageCms.PyCMSError):
+    except (OSError, ValueError, ImageCms.PyCMSError):
         return False
     return bool(np.abs(found - np.asarray(image.convert("RGB"), dtype=int)).max() <= SRGB_TOLERANCE)
 
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """CMYK or Lab to sRGB, through the picture's own profile if it has a usable one."""
+    """CMYK or Lab to sRGB, CMYK through the picture's own profile if it has one. ValueError, with a
+    notice, if that cannot be used."""
     try:
         source: ImageCms.core.CmsProfile | ImageCms.ImageCmsProfile
         if image.mode == "LAB":
             source = ImageCms.createProfile("LAB")
-        elif icc is None:
+        elif not icc:
             return image.convert("RGB")
         else:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):  # the profile is damaged, or is not one for CMYK
-        converted = None
+    except (OSError, ImageCms.PyCMSError):
+        raise ValueError("its colour profile is damaged or not for its pixels: dropped") from None
     return image.convert("RGB") if converted is None else converted

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from model.limits import MAX_PIXELS
-from xfr.colour import fits, is_srgb, is_whole, to_srgb
+from xfr.colour import check_profile, fits, is_srgb, to_srgb
 from xfr.formats import FORMATS, normalize_extension, open_with_pillow
 from xfr.libtiff import raise_errors
 from xfr.metadata import (
@@ -22,6 +22,7 @@ from xfr.metadata import (
     LABELS,
     NO_METADATA,
     Metadata,
+    beginning,
     only_comment,
     read_metadata,
     save_options,
@@ -178,18 +179,22 @@ def converted(
     """The picture of 8-bit samples in a mode of ``load_samples``, whose profile is ``icc``."""
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{image.mode} is converted to sRGB")
-        image = to_srgb(image, icc)
+        try:
+            image = to_srgb(image, icc)
+        except ValueError as error:
+            notices.append(str(error))
+            image = to_srgb(image, None)
         metadata = replace(metadata, icc=None)
     alpha = None
     if image.mode in ("LA", "RGBA"):
         alpha = pixels_of(image.getchannel("A"))
         image = image.convert(image.mode[:-1])
-    if metadata.icc is not None and not is_whole(metadata.icc):
-        notices.append("its colour profile is damaged: dropped")
-        metadata = replace(metadata, icc=None)
-    if metadata.icc is not None and not fits(metadata.icc, image.mode):
-        notices.append("its colour profile does not fit its pixels: dropped")
-        metadata = replace(metadata, icc=None)
+    if metadata.icc is not None:
+        try:
+            check_profile(metadata.icc, image.mode)
+        except ValueError as error:
+            notices.append(str(error))
+            metadata = replace(metadata, icc=None)
     return Picture(pixels_of(image), alpha, metadata, notices)
 
 
@@ -260,6 +265,7 @@ def write_picture(
         memory.seek(0)
         shutil.copyfileobj(memory, stream)
     else:
+        stream.write(beginning(name, metadata))
         image.save(ThroughPython(stream), format=name, **options)
     return notices + lost
 
@@ -359,6 +365,7 @@ def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
         alone: dict[str, Any] = {kind: value}
         options = SAVE_OPTIONS.get(name, {}) | save_options(name, Metadata(**alone))
         stream = io.BytesIO()
+        stream.write(beginning(name, Metadata(**alone)))
         PROBE.convert(mode).save(stream, format=name, **options)
         Image.open(stream)
         stream.seek(0)

@@ -1,12 +1,15 @@
 """Metadata: what a file says about a picture beside its pixels."""
 
+import io
 import math
 import re
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from xfr.text import (
@@ -20,16 +23,20 @@ from xfr.text import (
     photoshop_iptc,
     unpack_texts,
 )
-from xfr.tiff import IPTC, XMP
+from xfr.tiff import IPTC, XMP, Directory, read_directory
 
 COMMENT_FORMATS = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for comments
 EXIF_PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+BEGINNINGS = {order: beginning for beginning, order in BYTE_ORDERS.items()}
+SHORT, LONG = 3, 4
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
+NUMBER_BYTES = TYPE_BYTES | {5: 4, 10: 4, 13: 4}  # rationals are pairs of numbers
 MAX_TAGS = 4096
 MAX_KEYWORD = 79  # characters, in PNG
 ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x112, 0x8769, 0x8825, 0xA005
+DIRECTORIES = (EXIF_IFD, GPS_IFD, INTEROP_IFD)  # tags that point to one
 THUMBNAILS = ((0x201, 0x202), (0x111, 0x117))  # offset and length: as JPEG, as pixels
 # The tags that describe the picture, and not how a TIFF file stores it: title, camera, software,
 # date, artist, computer, rating, copyright, and those of Windows.
@@ -74,7 +81,7 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
     exif, xmp, dpi = info.get("exif"), info.get("xmp"), None
     orientation: Any = None
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        exif, orientation = tiff_exif(image), image.tag_v2.get(ORIENTATION)
+        orientation = image.tag_v2.get(ORIENTATION)
     if exif:
         try:
             exif = re.sub(b"^(%b)+" % EXIF_PREFIX, b"", exif)
@@ -218,38 +225,79 @@ def is_well_formed(exif: bytes) -> bool:
                 taken += max(size, 4)
                 if taken > len(exif) or (size > 4 and value + size > len(exif)):
                     return False
-                if tag in (EXIF_IFD, GPS_IFD, INTEROP_IFD):
+                if tag in DIRECTORIES:
                     starts.append(value)
     except struct.error:
         return False
     return True
 
 
-def descriptive(exif: bytes) -> Image.Exif:
-    """The DESCRIPTIVE tags of EXIF."""
-    parsed = Image.Exif()
-    parsed.load(exif)
-    for tag in set(parsed) - DESCRIPTIVE:
-        del parsed[tag]
-    return parsed
+def tiff_exif(page: Directory, notices: list[str]) -> bytes | None:
+    """The EXIF of a page of a TIFF file, which is spread over its own tags."""
+    lost: list[int] = []
+    packed = pack_directory(page, DESCRIPTIVE & page.tags.keys(), page.order, 8, lost)
+    if lost:
+        notices.append("a part of its EXIF is damaged or too long: dropped")
+    return BEGINNINGS[page.order] + struct.pack(page.order + "I", 8) + packed if packed else None
 
 
-def tiff_exif(image: Image.Image) -> bytes | None:
-    """The EXIF of a TIFF file, which is spread over its own tags."""
-    try:
-        parsed = descriptive(image.getexif().tobytes())
-        return parsed.tobytes() if len(parsed) else None
-    except Exception:  # Pillow may raise nearly anything on a damaged one
-        return EXIF_PREFIX
+def pack_directory(
+    source: Directory, tags: Iterable[int], order: str, start: int, lost: list[int]
+) -> bytes:
+    """Some tags of a directory, and all directories within it, as they stand from ``start`` on in a
+    TIFF structure of this byte order. Values stay byte for byte, but for the order. Damaged tags
+    are left out and added to ``lost``. b"" if no tag is left."""
+    found = directories_and_bytes(source, tags, lost)
+    table, values = struct.pack(order + "H", len(found)), b""
+    behind = start + 2 + 12 * len(found) + 4
+    for tag, value in found.items():
+        kind, count, _ = source.tags[tag]
+        place = struct.pack(order + "I", behind + len(values))
+        if isinstance(value, Directory):
+            kind, count, data = LONG, 1, place
+            # A directory lies within one of a smaller tag alone: so there are no rings.
+            inner = [one for one in value.tags if one not in DIRECTORIES or one > tag]
+            values += pack_directory(value, inner, order, behind + len(values), lost)
+        elif order == source.order:
+            data = value
+        else:
+            data = np.frombuffer(value, f"u{NUMBER_BYTES.get(kind, 1)}").byteswap().tobytes()
+        if len(data) > 4:
+            values += data + bytes(len(data) % 2)
+            data = place
+        table += struct.pack(order + "HHI", tag, kind, count) + data.ljust(4, b"\0")
+    return table + bytes(4) + values if found else b""
+
+
+def directories_and_bytes(
+    source: Directory, tags: Iterable[int], lost: list[int]
+) -> dict[int, Directory | bytes]:
+    """The directories that tags point to and the bytes of the others, in order, of at most
+    MAX_CHUNK bytes. ``lost``: tags that are cut short, or too long."""
+    found: dict[int, Directory | bytes] = {}
+    room = MAX_CHUNK
+    for tag in sorted(tags):
+        value: Directory | bytes | None = None
+        size = source.size(tag)
+        if tag in DIRECTORIES:
+            value = source.within(tag)
+        elif size <= room:
+            room -= size
+            value = source.content(tag, size)
+        if value is None or (isinstance(value, bytes) and len(value) < size):
+            lost.append(tag)
+        else:
+            found[tag] = value
+    return found
 
 
 # Writing
 
 
 def save_options(name: str, metadata: Metadata) -> dict:
-    """The options of Pillow's ``save`` that write metadata in the format ``name``. Formats ignore
-    what they have no place for; ValueError, or another exception of Pillow, if they do not take
-    what they get."""
+    """The options of Pillow's ``save`` that write metadata in the format ``name``, behind its
+    ``beginning``. Formats ignore what they have no place for; ValueError, or another exception of
+    Pillow, if they do not take what they get."""
     options: dict[str, Any] = {
         "icc_profile": metadata.icc,
         "dpi": metadata.dpi,
@@ -258,7 +306,7 @@ def save_options(name: str, metadata: Metadata) -> dict:
     texts = unpack_texts(metadata.texts or b"")
     if name in COMMENT_FORMATS:
         options["comment"] = comment_of(texts)
-    if metadata.exif is not None:
+    if metadata.exif is not None and name != "TIFF":
         options["exif"] = EXIF_PREFIX + metadata.exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
         content = PHOTOSHOP_PREFIX + photoshop_iptc(metadata.iptc)
@@ -266,13 +314,41 @@ def save_options(name: str, metadata: Metadata) -> dict:
     if name == "PNG":
         options["pnginfo"] = png_info(metadata, texts)
     if name == "TIFF":
-        exif = metadata.exif or b""
-        options["exif"] = descriptive(EXIF_PREFIX + exif) if is_well_formed(exif) else Image.Exif()
+        _, options["tiffinfo"] = tiff_beginning(metadata.exif or b"")
         if metadata.xmp is not None:
-            options["exif"][XMP] = metadata.xmp
+            options["tiffinfo"][XMP] = metadata.xmp
         if metadata.iptc is not None:
-            options["exif"][IPTC] = metadata.iptc
+            options["tiffinfo"][IPTC] = metadata.iptc
     return {key: value for key, value in options.items() if value is not None}
+
+
+def beginning(name: str, metadata: Metadata) -> bytes:
+    """The bytes of a file in the format ``name`` that go before all that Pillow writes."""
+    return tiff_beginning(metadata.exif or b"")[0] if name == "TIFF" else b""
+
+
+def tiff_beginning(exif: bytes) -> tuple[bytes, dict[int, Any]]:
+    """The beginning of a TIFF file up to its page, with the directories within EXIF, whose types
+    and texts Pillow would change; b"" if there are none. And the tags of EXIF for the page."""
+    if not is_well_formed(exif):
+        return b"", {}
+    order = byte_order(exif)
+    source, _ = read_directory(
+        io.BytesIO(exif), struct.unpack_from(order + "I", exif, 4)[0], order, is_big=False
+    )
+    packed = b""
+    tags: dict[int, Any] = {}
+    for tag in sorted(DESCRIPTIVE & source.tags.keys()):
+        inner = source.within(tag) if tag in DIRECTORIES else None
+        if inner is not None:
+            tags[tag] = 8 + len(packed)
+            packed += pack_directory(inner, inner.tags, "<", 8 + len(packed), [])
+        elif source.tags[tag][0] in (SHORT, LONG):
+            tags[tag] = source.values(tag)
+        else:
+            tags[tag] = source.content(tag, MAX_CHUNK).removesuffix(b"\0")
+    header = BEGINNINGS["<"] + struct.pack("<I", 8 + len(packed))
+    return (header + packed if packed else b""), tags
 
 
 def comment_of(texts: list[tuple[str, str]]) -> bytes | None:

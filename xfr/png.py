@@ -22,6 +22,10 @@ READ_CHUNKS = {b"cICP", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"eXIf", b"
 # Chunks that say nothing about how the picture is to be seen: background, significant bits,
 # palettes for poor screens, time of the last change, order of the pixels (of Apple).
 IMMATERIAL_CHUNKS = {b"bKGD", b"sBIT", b"sPLT", b"hIST", b"tIME", b"iDOT", b"fcTL", b"fdAT"}
+# Bytes of a chunk that is whole; of tRNS by colour type.
+LEAST_BYTES = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"pHYs": 9, b"acTL": 8}
+TRANSPARENT_BYTES = {b"\0": 2, b"\2": 6}
+EXPANSION = 1032  # the most bytes that one of zlib becomes
 BUFFER_BYTES = 1 << 18  # bytes that Pillow is given at a time
 PALETTE_TYPE = 3  # colour type
 
@@ -140,6 +144,7 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
     chunks: dict[bytes, bytes] = {}
     texts: list[tuple[str, str]] = []
     room = MAX_CHUNK
+    lost: list[str] = []
     unknown = set()
     position = len(PNG_SIGNATURE)
     while position + 8 <= length:
@@ -153,13 +158,16 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
                 position, _ = spans.pop()
             spans.append((position, min(stop, length)))
         elif kind in READ_CHUNKS or kind in TEXT_CHUNKS:
-            data = read_chunk(stream, kind, size, notices)
+            colour_type = header[9:10] if kind == b"tRNS" else b""
+            least = TRANSPARENT_BYTES.get(colour_type, LEAST_BYTES.get(kind, 0))
+            data = read_chunk(stream, kind, size, least, notices)
             if kind in TEXT_CHUNKS and data is not None:
                 try:
                     texts.append(png_text(kind, data, room))
                     room = max(room - sum(map(len, texts[-1])), 0)
                 except ValueError as error:
-                    notices.append(str(error))
+                    lost.append(str(error))
+                    room = max(room - EXPANSION * size, 0)
             elif data is not None:
                 chunks[kind] = data
         elif kind not in IMMATERIAL_CHUNKS:
@@ -167,6 +175,9 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
         if kind == b"IEND":
             break
         position = stop
+    notices += lost[:1]
+    if len(lost) > 1:
+        notices.append(f"{len(lost) - 1} more of its texts are dropped")
     if unknown:
         notices.append(f"its chunks {', '.join(sorted(unknown)[:5])} are not kept")
     if len(header) < 13 or spans[0][1] < len(PNG_SIGNATURE) + 25:
@@ -174,14 +185,17 @@ def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
     return PngFile(stream, spans, header[8], header[9], chunks, texts)
 
 
-def read_chunk(stream: BinaryIO, kind: bytes, size: int, notices: list[str]) -> bytes | None:
-    """The content of a chunk; None, and a notice, if it is too long, or its CRC does not match."""
+def read_chunk(
+    stream: BinaryIO, kind: bytes, size: int, least: int, notices: list[str]
+) -> bytes | None:
+    """The content of a chunk; None, and a notice, if it is too long, if it has fewer than ``least``
+    bytes, or if its CRC does not match."""
     name = kind.decode()
     if size > MAX_CHUNK:
         notices.append(f"its {name} chunk has more than {MAX_CHUNK} bytes: dropped")
         return None
     data, crc = stream.read(size), stream.read(4)
-    if len(data) < size or crc != struct.pack(">I", zlib.crc32(kind + data)):
+    if len(data) < max(size, least) or crc != struct.pack(">I", zlib.crc32(kind + data)):
         notices.append(f"its {name} chunk is damaged: dropped")
         return None
     return data

@@ -13,17 +13,25 @@ from PIL import Image, UnidentifiedImageError
 
 from xfr import tiff
 from xfr.boxes import add_boxes, check_components, component_bits
-from xfr.colour import SRGB_CURVE, SRGB_PRIMARIES, UNSPECIFIED, coded_profile, profile
+from xfr.colour import (
+    SRGB_CURVE,
+    SRGB_PRIMARIES,
+    UNSPECIFIED,
+    check_profile,
+    coded_profile,
+    profile,
+)
 from xfr.formats import normalize_extension, open_with_pillow
 from xfr.jxl import add_jxl
 from xfr.layouts import CHECKS, ppm_bits
-from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX
-from xfr.png import PngFile, is_png, read_png
+from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX, tiff_exif
+from xfr.png import PALETTE_TYPE, PngFile, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
+JPEG_BEGINNING = b"\xff\xd8\xff"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
     ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
@@ -48,7 +56,16 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         return open_png(stream, notices)
     if tiff.is_tiff(stream):
         return open_tiff(stream, notices)
-    image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
+    head = stream.read(len(JPEG_BEGINNING))
+    stream.seek(0)
+    if not head:
+        raise OSError("an empty file")
+    try:
+        image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
+    except OSError as error:
+        if head == JPEG_BEGINNING and error.errno is None:
+            raise OSError("a damaged JPEG file") from None
+        raise
     if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
         notices.append("only the first frame is kept")
         image.seek(0)
@@ -80,9 +97,14 @@ def open_png(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Samples
     png = read_png(stream, notices)
 
     def open_pixels() -> Image.Image:
-        return Image.open(png.pixels(), formats=["PNG"])
+        try:
+            return Image.open(png.pixels(), formats=["PNG"])
+        except UnidentifiedImageError:
+            raise OSError("a damaged PNG file") from None
 
     image = open_pixels()
+    if png.colour_type == PALETTE_TYPE and image.palette is None:
+        raise OSError("a damaged PNG file: it has no palette")
     if png.frames > 1:
         notices.append("only the first frame is kept")
     image.info |= png_texts(png, notices)
@@ -105,7 +127,10 @@ def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
     icc = None
     try:
         icc = png.profile
+        if icc is not None:
+            check_profile(icc, "L" if grey else "RGB")
     except ValueError as error:
+        icc = None
         notices.append(str(error))
     code = png.chunks.get(b"cICP", b"")
     if len(code) >= 4 and code[:2] != bytes([UNSPECIFIED, UNSPECIFIED]):
@@ -116,6 +141,8 @@ def png_profile(png: PngFile, grey: bool, notices: list[str]) -> bytes | None:
     if icc or b"sRGB" in png.chunks:
         return icc
     gamma, numbers = png.number(b"gAMA", ">I", 0), png.chromaticities
+    if b"gAMA" in png.chunks and not gamma:
+        notices.append("its gAMA chunk is damaged: dropped")
     if not gamma and numbers is None:
         return None
     curve = (100_000 / gamma,) if gamma else SRGB_CURVE
@@ -175,18 +202,24 @@ def open_tiff(stream: BinaryIO, notices: list[str]) -> tuple[Image.Image, Sample
     def open_page() -> Image.Image:
         stream.seek(0)
         try:
-            image = Image.open(stream, formats=["TIFF"])
+            image: Any = Image.open(stream, formats=["TIFF"])
             image.seek(number)
+            if len(page.bits) == 1:  # Pillow would look for more planes
+                image.tag_v2[tiff.PLANAR] = 1
+                image._setup()
         except (UnidentifiedImageError, SyntaxError, EOFError):
             raise ValueError(f"TIFF files of {page.kind} are not read") from None
         return image
 
     image = open_page()
     colours = tiff.palette(page) if image.mode in ("P", "PA") else None
-    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK) or b""
-    iptc = page.content(tiff.IPTC, MAX_BLOCK) or iptc_of(resources)
-    if iptc:
-        image.info["iptc"] = iptc
+    resources = page.content(tiff.PHOTOSHOP, MAX_BLOCK)
+    image.info |= {
+        "icc_profile": page.content(tiff.PROFILE, MAX_BLOCK + 1),
+        "exif": tiff_exif(page, notices),
+        "xmp": page.content(tiff.XMP, MAX_BLOCK + 1),
+        "iptc": page.content(tiff.IPTC, MAX_BLOCK + 1) or iptc_of(resources),
+    }
     notices += tiff_losses(image, page)
     inverted = page.value(tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
     bits = max(page.bits, default=1)

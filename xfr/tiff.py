@@ -14,10 +14,11 @@ from typing import BinaryIO
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 BIG_TIFF = 43
 RATIONAL = 5
-# Type: bytes and struct's code of a value. A rational is two numbers.
+# Type: bytes and struct's code of a value; no code for signed numbers and floating point, which say
+# nothing that is read here. A rational is two numbers.
 TYPES = {
     1: (1, "B"), 3: (2, "H"), 4: (4, "I"), RATIONAL: (8, "II"), 13: (4, "I"), 16: (8, "Q"),
-    18: (8, "Q"),
+    18: (8, "Q"), 8: (2, ""), 9: (4, ""), 10: (8, ""), 11: (4, ""), 12: (8, ""),
 }  # fmt: skip
 MAX_PAGES, MAX_TAGS, MAX_VALUES = 1000, 4096, 4096
 
@@ -41,6 +42,8 @@ KIND_NAMES = {
 }  # fmt: skip
 READ_KINDS = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB}
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
+READ_COMPRESSIONS = {*range(1, 9), 32771, 32773, 32809, 32946, 34925, 50000}
+COMPRESSION_NAMES = {34712: "JPEG 2000", 34887: "LERC", 50001: "WebP", 50002: "JPEG XL"}
 ASSOCIATED = 1
 SIGNED, FLOAT = 2, 3
 LUMA = (Fraction(299, 1000), Fraction(587, 1000), Fraction(114, 1000))
@@ -48,11 +51,13 @@ LUMA = (Fraction(299, 1000), Fraction(587, 1000), Fraction(114, 1000))
 
 @dataclass
 class Directory:
-    """One directory. ``tags``: type, number of values, and position of the values of each."""
+    """One directory. ``tags``: type, number of values, and position of the values of each.
+    ``is_big``: of a BigTIFF file."""
 
     stream: BinaryIO
     order: str
     tags: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    is_big: bool = False
 
     def values(self, tag: int, default: tuple = ()) -> tuple:
         """The numbers of a tag, at most MAX_VALUES; ``default`` if it has none."""
@@ -71,14 +76,24 @@ class Directory:
         """The first number of a tag."""
         return self.values(tag, (default,))[0]
 
-    def content(self, tag: int, limit: int) -> bytes | None:
-        """The bytes of a tag in the file; None if it has none, or more than ``limit``."""
-        kind, count, position = self.tags.get(tag, (0, 0, 0))
-        size, _ = TYPES.get(kind, (1, ""))
-        if not count or count * size > limit:
-            return None
-        self.stream.seek(position)
-        return self.stream.read(count * size)
+    def size(self, tag: int) -> int:
+        """The number of bytes that a tag says its values take."""
+        kind, count, _ = self.tags.get(tag, (0, 0, 0))
+        return TYPES.get(kind, (1, ""))[0] * count
+
+    def content(self, tag: int, limit: int) -> bytes:
+        """The bytes of a tag in the file, whatever its type; no more than ``limit``."""
+        with suppress(KeyError, OSError, OverflowError, ValueError):  # none, or beyond any file
+            self.stream.seek(self.tags[tag][2])
+            return self.stream.read(min(self.size(tag), limit))
+        return b""
+
+    def within(self, tag: int) -> "Directory | None":
+        """The directory that a tag points to; None if it is damaged or has no tags."""
+        with suppress(struct.error, OSError, OverflowError, ValueError):
+            position = self.value(tag, 0)
+            return read_directory(self.stream, position, self.order, self.is_big)[0]
+        return None
 
     @property
     def is_reduced(self) -> bool:
@@ -161,7 +176,7 @@ def read_directory(
     if not tags:
         raise ValueError("a directory without tags")
     stream.seek(start + size * count)
-    return Directory(stream, order, tags), read_number(stream, order + code)
+    return Directory(stream, order, tags, is_big), read_number(stream, order + code)
 
 
 def read_number(stream: BinaryIO, code: str) -> int:
@@ -189,6 +204,7 @@ def choose_page(pages: list[Directory], notices: list[str]) -> int:
 def check_layout(page: Directory) -> None:
     """ValueError, naming what it is, for pixels that Pillow would misread."""
     photometric, bits = page.value(PHOTOMETRIC, WHITE_IS_ZERO), page.bits
+    compression = page.value(COMPRESSION, UNCOMPRESSED)
     formats = set(page.values(SAMPLE_FORMAT, (1,)))
     if FLOAT in formats:
         raise ValueError("floating-point pixels have no agreed range")
@@ -199,10 +215,15 @@ def check_layout(page: Directory) -> None:
         raise ValueError(f"{max(bits)}-bit integers have no agreed range")
     if photometric not in READ_KINDS:
         raise ValueError(f"{page.kind} is not read")
+    if compression not in READ_COMPRESSIONS:
+        name = COMPRESSION_NAMES.get(compression, compression)
+        raise ValueError(f"TIFF files of compression {name} are not read")
     if photometric == CMYK and page.value(INK_SET, 1) != 1:
         raise ValueError("inks other than CMYK are not read")
-    is_reversed = page.value(FILL_ORDER, 1) == 2 and page.value(COMPRESSION, 1) == UNCOMPRESSED
-    if is_reversed and photometric == WHITE_IS_ZERO and bits == (8,):
+    is_reversed = page.value(FILL_ORDER, 1) == 2 and compression == UNCOMPRESSED
+    has_planes = page.value(PLANAR, 1) == 2 and len(bits) > 1
+    misread = {WHITE_IS_ZERO: [(8,)], PALETTE: [(1,), (2,), (4,)]}
+    if is_reversed and (has_planes or bits in misread.get(photometric, [])):
         raise ValueError(f"{page.kind} in the reverse order is not read")
     check_planes(page, photometric, bits)
     if photometric == YCBCR:
@@ -216,7 +237,7 @@ def check_layout(page: Directory) -> None:
 
 def check_planes(page: Directory, photometric: int, bits: tuple[int, ...]) -> None:
     """ValueError for channels one after the other in a layout that Pillow would misread."""
-    if page.value(PLANAR, 1) != 2:
+    if page.value(PLANAR, 1) != 2 or len(bits) == 1:
         return
     has_alpha = any(page.values(EXTRA_SAMPLES))
     plain = photometric in (RGB, CMYK) or (photometric == BLACK_IS_ZERO and not has_alpha)

@@ -102,11 +102,14 @@ DAMAGED = SRGB[:16] + b"CMYK" + bytes(200)
 
 
 @pytest.mark.parametrize("profile", [None, DAMAGED, SRGB], ids=["no", "a_damaged", "an_rgb"])
-def test_cmyk_with_this_profile_is_converted_and_the_profile_not_kept(reread, profile):
+@pytest.mark.parametrize("extension", ["jpg", "tif"])
+def test_cmyk_is_converted_without_a_profile_of_no_use_and_that_is_told(reread, profile, extension):
     image = Image.fromarray(colour(*SHAPE)).convert("CMYK")
-    picture = reread(image, "picture.tif", icc_profile=profile)
-    assert np.array_equal(picture.pixels, colour(*SHAPE))
-    assert not picture.metadata.icc and picture.notices == ["CMYK is converted to sRGB"]
+    picture = reread(image, f"picture.{extension}", icc_profile=profile)
+    assert extension == "jpg" or np.array_equal(picture.pixels, colour(*SHAPE))
+    unused = ["its colour profile is damaged or not for its pixels: dropped"] * bool(profile)
+    assert not picture.metadata.icc
+    assert picture.notices == ["CMYK is converted to sRGB", *unused]
 
 
 def test_lab_is_converted(reread):

@@ -2,12 +2,14 @@
 
 import io
 import struct
+import tracemalloc
 
 import pytest
 from helpers import SRGB, WIDE, colour, grey
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from raw_files import tiff
 
 from xfr.file import Xfr, pack, unpack
 from xfr.images import Picture, read_picture, write_picture
@@ -62,6 +64,70 @@ def parsed(exif: bytes) -> dict:
     return main | {"exif": dict(read.get_ifd(0x8769)), "gps": dict(read.get_ifd(0x8825))}
 
 
+CAMERA = {  # type and bytes, little-endian, of tags that Pillow would write in another type
+    0x829A: (5, struct.pack("<II", 0, 0)),
+    0x9000: (7, b"0232"),
+    0x9101: (7, bytes([1, 2, 3, 0])),
+    0x9201: (10, struct.pack("<ii", 1, 0)),
+    0x927C: (7, MAKER_NOTE),
+    0x9286: (7, b"UNICODE\0\xe9\0\xe5\x65"),
+    0xA002: (4, struct.pack("<I", 7)),
+    0xA434: (2, "Objektiv é\0".encode()),
+}
+PLACE = {1: (2, b"N\0"), 2: (5, struct.pack("<6I", 48, 1, 8, 1, 123457, 10000)), 5: (1, b"\0")}
+TITLES = {0x10E: (2, "café 日本\0".encode()), 0x13B: (2, "André\0".encode("latin-1"))}
+NUMBERS = {3: 2, 4: 4, 5: 4, 10: 4}  # bytes of a number, by type
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 10: 8}
+
+
+def turned(kind: int, data: bytes) -> bytes:
+    """Little-endian values as big-endian ones, or the other way round."""
+    step = NUMBERS.get(kind, 1)
+    return b"".join(data[at : at + step][::-1] for at in range(0, len(data), step))
+
+
+def packed(tags: dict, start: int, order: str) -> bytes:
+    """A directory at ``start``, of types and little-endian bytes, and its values."""
+    table, values = struct.pack(order + "H", len(tags)), b""
+    behind = start + 2 + 12 * len(tags) + 4
+    for tag, (kind, data) in sorted(tags.items()):
+        count, data = len(data) // SIZES[kind], data if order == "<" else turned(kind, data)
+        place = struct.pack(order + "I", behind + len(values))
+        table += struct.pack(order + "HHI", tag, kind, count)
+        table += data.ljust(4, b"\0") if len(data) <= 4 else place
+        values += data + bytes(len(data) % 2) if len(data) > 4 else b""
+    return table + bytes(4) + values
+
+
+def any_exif(order: str) -> bytes:
+    """EXIF with values of every type."""
+    exif = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
+    pointers = {0x8769: (4, bytes(4)), 0x8825: (4, bytes(4))}
+    camera = 8 + len(packed(TITLES | pointers, 8, order))
+    place = camera + len(packed(CAMERA, camera, order))
+    for tag, position in ((0x8769, camera), (0x8825, place)):
+        pointers[tag] = 4, struct.pack("<I", position)
+    exif += packed(TITLES | pointers, 8, order)
+    return exif + packed(CAMERA, camera, order) + packed(PLACE, place, order)
+
+
+def tags_of(data: bytes, start: int | None = None) -> dict:
+    """Type and little-endian bytes of all tags in a TIFF structure, those of the camera and the
+    place in dictionaries of their own."""
+    order = "<" if data.startswith(b"II") else ">"
+    start = struct.unpack_from(order + "I", data, 4)[0] if start is None else start
+    found: dict = {}
+    for at in range(
+        start + 2, start + 2 + 12 * struct.unpack_from(order + "H", data, start)[0], 12
+    ):
+        tag, kind, count, place = struct.unpack_from(order + "HHII", data, at)
+        size = SIZES[kind] * count
+        value = data[place : place + size] if size > 4 else data[at + 8 : at + 8 + size]
+        value = value if order == "<" else turned(kind, value)
+        found[tag] = tags_of(data, place) if tag in (0x8769, 0x8825) else (kind, value)
+    return found
+
+
 @pytest.fixture
 def reread(tmp_path):
     """Save a Pillow image and read it as a Picture."""
@@ -93,6 +159,50 @@ def test_exif_is_read_byte_for_byte(reread, extension):
 def test_exif_of_a_tiff_file_is_read_without_how_it_stores_its_pixels(reread):
     picture = reread("tiff", exif=b"Exif\0\0" + exif_bytes())
     assert parsed(picture.metadata.exif) == parsed(exif_bytes())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_types_and_bytes_of_exif_stay_in_tiff_files(tmp_path, order):
+    expected = TITLES | {0x8769: CAMERA, 0x8825: PLACE}
+    data, notices = written(Picture(colour(6, 7), metadata=Metadata(exif=any_exif(order))), "tiff")
+    assert {tag: tags_of(data)[tag] for tag in expected} == expected and not notices
+    (tmp_path / "picture").write_bytes(data)
+    picture = read_picture(tmp_path / "picture")
+    assert tags_of(picture.metadata.exif) == expected and not picture.notices
+
+
+def test_a_text_of_a_tiff_file_stays_byte_for_byte(tmp_path):
+    text = "café 日本".encode() + b"\0"
+    data = tiff(grey(4, 4), 8, 1, t270=text, t315=b"Andr\xe9\0")
+    (tmp_path / "picture").write_bytes(data)
+    exif = read_picture(tmp_path / "picture").metadata.exif
+    assert tags_of(exif) == {0x10E: (7, text), 0x13B: (7, b"Andr\xe9\0")}
+
+
+@pytest.mark.parametrize("position", [0, 8, 60000])
+def test_a_damaged_directory_in_a_tiff_file_is_dropped_and_the_rest_stays(tmp_path, position):
+    data = tiff(grey(4, 4), 8, 1, t270=b"a title\0", t34665=[position], t34853=[position])
+    (tmp_path / "picture").write_bytes(data)
+    picture = read_picture(tmp_path / "picture")
+    assert b"a title\0" in picture.metadata.exif
+    is_ring = position == 8  # a directory that is its own
+    notice = "a part of its EXIF is damaged or too long: dropped"
+    assert picture.notices == [notice] * (not is_ring)
+
+
+def test_tags_of_a_tiff_file_that_share_a_value_are_read_within_bounded_memory(tmp_path):
+    """Each of 2000 tags claims the same megabyte."""
+    shared = b"".join(struct.pack("<HHII", 0xA100 + k, 7, 1 << 20, 8) for k in range(2000))
+    data = tiff(grey(1000, 1100), 8, 1, t34665=[0])
+    at = data.index(struct.pack("<HHI", 34665, 3, 1))
+    data = data[: at + 2] + struct.pack("<HII", 4, 1, len(data)) + data[at + 12 :]
+    (tmp_path / "picture").write_bytes(data + struct.pack("<H", 2000) + shared + bytes(4))
+    tracemalloc.start()
+    picture = read_picture(tmp_path / "picture")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000_000
+    assert "a part of its EXIF is damaged or too long: dropped" in picture.notices
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tiff"])

@@ -11,6 +11,7 @@ from helpers import SRGB, WIDE, colour
 from PIL import Image, ImageCms
 from raw_files import chunk, png, rounded
 
+from xfr import text
 from xfr.images import write_picture
 from xfr.text import unpack_texts
 
@@ -183,6 +184,20 @@ def test_a_profile_that_cannot_be_read_whole_is_told(read, stored):
     assert picture.notices == ["its colour profile is damaged: dropped"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "notice"),
+    [
+        (SRGB[:-100], "its colour profile is damaged: dropped"),
+        (SRGB[:16] + b"GRAY" + SRGB[20:], "its colour profile does not fit its pixels: dropped"),
+    ],
+    ids=["cut_short", "of_grey"],
+)
+def test_a_gamma_stands_in_for_a_profile_that_is_dropped(read, profile, notice):
+    chunks = [(b"iCCP", b"x\0\0" + zlib.compress(profile)), (b"gAMA", struct.pack(">I", 100000))]
+    picture = read(png(colour(6, 7), before=chunks))
+    assert picture.notices == [notice] and shown(picture, (55, 55, 55)) == (128, 128, 128)
+
+
 # Texts
 
 
@@ -255,8 +270,22 @@ def test_a_chunk_of_any_size_is_dropped_with_a_notice_within_bounded_memory(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert np.array_equal(picture.pixels, colour(6, 7))
-    assert set(picture.notices) == {f"its {label} has more than {1 << 24} bytes: dropped"}
+    more = [] if kind == b"iCCP" else ["2 more of its texts are dropped"]
+    assert picture.notices == [f"its {label} has more than {1 << 24} bytes: dropped", *more]
     assert peak < 50_000_000
+
+
+def test_texts_beyond_the_limit_are_inflated_once_and_told_once(read, monkeypatch):
+    inflate, limits = text.inflate, []
+
+    def recorded(data, label, limit):
+        limits.append(limit)
+        return inflate(data, label, limit)
+
+    monkeypatch.setattr(text, "inflate", recorded)
+    picture = read(png(colour(6, 7), before=[(b"zTXt", b"Note\0\0" + LONG)] * 200))
+    assert limits == [1 << 24] + [0] * 199
+    assert picture.notices[1:] == ["199 more of its texts are dropped"]
 
 
 def test_texts_of_more_than_a_megabyte_are_kept(read):
@@ -285,10 +314,40 @@ def test_a_chunk_with_a_wrong_crc_is_dropped_with_a_notice(read):
     assert np.array_equal(picture.pixels, colour(6, 7))
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"tRNS", bytes(2)),
+        (b"gAMA", bytes(2)),
+        (b"gAMA", bytes(4)),  # a gamma of 0
+        (b"cHRM", bytes(10)),
+        (b"cICP", bytes(2)),
+        (b"pHYs", bytes(8)),
+    ],
+)
+def test_a_chunk_too_short_to_mean_anything_is_dropped_with_a_notice(read, kind, data):
+    picture = read(png(colour(6, 7), before=[(kind, data)]))
+    assert picture.notices == [f"its {kind.decode()} chunk is damaged: dropped"]
+    assert picture.alpha is None and picture.metadata.icc is None
+    assert np.array_equal(picture.pixels, colour(6, 7))
+
+
 def test_unknown_chunks_are_named_and_immaterial_ones_are_not(read):
     before = [(b"bKGD", bytes(6)), (b"tIME", bytes(7)), (b"caBX", b"credentials")]
     picture = read(png(colour(6, 7), before=before))
     assert picture.notices == ["its chunks caBX are not kept"]
+
+
+def test_a_file_is_refused_by_name_of_its_damage(read):
+    whole, most = png(colour(6, 7), before=[(b"tEXt", b"Note\0hi")]), b"\xff\xff\xff\xff"
+    for at, numbers in ((29, bytes(4)), (33, most)):  # a CRC, and a length
+        damaged = whole[:at] + numbers + whole[at + 4 :]
+        with pytest.raises(OSError, match="a damaged PNG file"):
+            read(damaged)
+    with pytest.raises(OSError, match="it has no palette"):
+        read(png(colour(6, 7)[:, :, 0], 8, 3))
+    with pytest.raises(OSError, match="an empty file"):
+        read(b"")
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))

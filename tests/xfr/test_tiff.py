@@ -50,6 +50,45 @@ def test_the_order_of_bits_in_a_byte_is_heeded(read, bits):
     assert np.array_equal(picture.pixels, rounded(samples, 2**bits - 1)[:, :, 0])
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_planes_of_reversed_bytes_are_right_or_refused_by_name(read, channels, order):
+    samples = random(8, channels)
+    data = np.moveaxis(samples, 2, 0).astype(np.uint8).tobytes().translate(REVERSED)
+    page = tiff(samples, 8, 1 if channels == 1 else 2, order, data=data, t266=[2], t284=[2])
+    if channels == 1:
+        assert np.array_equal(read(page).pixels, samples[:, :, 0])
+    else:
+        with pytest.raises(ValueError, match="RGB of 8 bits in the reverse order is not read"):
+            read(page)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_palette_of_reversed_bits_is_refused_by_name(read, bits):
+    with pytest.raises(ValueError, match=f"a palette of {bits} bits in the reverse order"):
+        read(tiff(random(bits), bits, 3, t266=[2], t320=[0] * 3 * 2**bits))
+
+
+@pytest.mark.parametrize("compressed", COMPRESSED)
+@pytest.mark.parametrize("photometric", [0, 1], ids=["white_is_zero", "black_is_zero"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+def test_one_plane_is_grey_as_any_other(read, bits, photometric, compressed):
+    if bits == 12 and photometric == 0:
+        pytest.skip("grey of 12 bits where 0 is white is not read")
+    samples, top = random(bits), 2**bits - 1
+    picture = read(tiff(samples, bits, photometric, compressed=compressed, t284=[2]))
+    expected = rounded(samples if photometric else top - samples, top)
+    assert np.array_equal(picture.pixels, expected[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(34712, "JPEG 2000"), (34887, "LERC"), (50001, "WebP"), (999, "999")]
+)
+def test_a_compression_that_is_not_read_is_named(read, number, name):
+    with pytest.raises(ValueError, match=f"TIFF files of compression {name} are not read"):
+        read(tiff(random(8, 3), 8, 2, t259=[number]))
+
+
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("scale", ["16_bits", "shifted", "8_bits"])
 def test_the_colours_of_a_palette_are_rounded_whatever_their_range(read, bits, scale):
@@ -303,6 +342,19 @@ def test_a_profile_that_is_cut_short_is_dropped_with_a_notice(read):
     assert read(beyond).notices == [notice]
 
 
+@pytest.mark.parametrize("kind", [1, 2, 4])
+def test_a_profile_and_xmp_are_read_whatever_their_type(read, kind):
+    profile, xmp = SRGB + bytes(-len(SRGB) % 4), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>   "
+    data = tiff(colour(4, 4), 8, 2, t34675=profile, t700=xmp)
+    for tag, content in ((34675, profile), (700, xmp)):
+        count = len(content) // (4 if kind == 4 else 1)
+        entry = struct.pack("<HHI", tag, 7, len(content))
+        data = data.replace(entry, struct.pack("<HHI", tag, kind, count))
+    picture = read(data)
+    assert (picture.metadata.icc, picture.metadata.xmp) == (profile, xmp)
+    assert picture.notices == []
+
+
 def test_metadata_too_long_for_a_file_of_ours_are_dropped_with_a_notice(read):
     picture = read(tiff(grey(4, 4), 8, 1, t700=b"<x>" + bytes(1 << 24)))
     assert picture.metadata.xmp is None
@@ -319,6 +371,18 @@ def test_big_files_are_read_or_refused_by_name(read):
         else:
             with pytest.raises(ValueError, match="BigTIFF"):
                 read(stream.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:Tag offset too large")
+def test_a_text_beyond_any_file_costs_a_notice(read):
+    stream = io.BytesIO()
+    options = {"bigtiff": True, "metadata": None, "photometric": "rgb"}
+    tifffile.imwrite(stream, colour(20, 30), description="a long title", **options)
+    data = stream.getvalue()
+    at = data.index(struct.pack("<HHQ", 270, 2, 13)) + 12
+    picture = read(data[:at] + struct.pack("<Q", 2**63) + data[at + 8 :])
+    assert picture.notices == ["a part of its EXIF is damaged or too long: dropped"]
+    assert np.array_equal(picture.pixels, colour(20, 30))
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "packbits", "tiff_lzw"])
