@@ -63,8 +63,8 @@ def main(args: Namespace) -> int:
     from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
-    from xfr.file import MAGIC, TARGETS, checksum
-    from xfr.images import Picture, read_picture
+    from xfr.file import MAGIC, TARGETS, checksum_of
+    from xfr.images import Picture, read_opened
 
     model, out = files.find_checkpoint(args.model), args.out_folder
     tally = Tally("encoded", place=out)
@@ -92,10 +92,12 @@ def main(args: Namespace) -> int:
         if args.skip_existing and encoder.has_encoded(path, output, settings, args.max_pixels):
             raise Skip
         files.check_replaceable(output, MAGIC)
-        picture = read_picture(path, args.max_pixels)
+        with path.open("rb") as stream:  # one that is replaced or removed meanwhile stays as it was
+            picture, crc = read_opened(stream, args.max_pixels), checksum_of(stream)
+            length = stream.tell()
         for notice in picture.notices:
             tally.notice(path, notice)
-        return picture, path.stat().st_size, checksum(path)
+        return picture, length, crc
 
     def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int]:
         picture, length, crc = loaded

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from helpers import ROOT, colour, noise, save_png
@@ -17,7 +18,7 @@ from PIL import Image
 from model.checkpoint import load_checkpoint
 from model.codec import Codec
 from utils.files import atomic_write
-from xfr.images import Picture, read_picture, write_picture
+from xfr.images import Picture, read_opened, write_picture
 
 MODEL = ["--model", ROOT / "out/main.tar"]
 
@@ -181,12 +182,12 @@ def test_an_input_that_has_vanished(script, originals):
 
 
 def test_a_picture_that_vanishes_once_it_is_read_is_no_failure(script, originals, monkeypatch):
-    def read_and_remove(path: Path, max_pixels: int) -> Picture:
-        picture = read_picture(path, max_pixels)
-        path.unlink()
+    def read_and_remove(stream: BinaryIO, max_pixels: int) -> Picture:
+        picture = read_opened(stream, max_pixels)
+        Path(stream.name).unlink()
         return picture
 
-    monkeypatch.setattr("xfr.images.read_picture", read_and_remove)
+    monkeypatch.setattr("xfr.images.read_opened", read_and_remove)
     result = script("encode", *MODEL)
     assert result.code == 0 and result.out.startswith("2 encoded: ") and result.err == ""
     assert everything("out/compressed") == ["a.xfr", "b.xfr"]

@@ -102,7 +102,7 @@ def graphic(pixels: np.ndarray, **fields) -> Xfr:
 
 
 def test_a_graphic_is_reduced_and_cropped_across_its_tiles(monkeypatch):
-    monkeypatch.setattr("xfr.graphics.TILE", 64)
+    monkeypatch.setattr("xfr.graphics.TILE_SIDE", 64)
     pixels = drawing(150, 200)
     xfr, decoder = graphic(pixels), Decoder(None)
     crop = decoder.decode(xfr, extract=Extract(crop=(50, 60, 100, 9)))
@@ -116,7 +116,7 @@ def test_a_graphic_is_reduced_and_cropped_across_its_tiles(monkeypatch):
 
 
 def test_only_the_tiles_of_a_crop_of_a_graphic_are_decoded(monkeypatch):
-    monkeypatch.setattr("xfr.graphics.TILE", 64)
+    monkeypatch.setattr("xfr.graphics.TILE_SIDE", 64)
     xfr = graphic(drawing(64, 128))
     xfr.payload = xfr.payload[:-9] + bytes(9)
     with pytest.raises(ValueError, match="damaged payload"):
