@@ -78,35 +78,17 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
     """The metadata of a picture that xfr/sources.py has opened, of its pixels turned upright; and
     the orientation, 1 to 8, that they have before. What is dropped is added to ``notices``."""
     info = image.info
-    exif, xmp, dpi = info.get("exif"), info.get("xmp"), None
+    exif, by_exif = read_exif(info.get("exif"), notices)
+    xmp, by_xmp = read_xmp(info.get("xmp"))
     orientation: Any = None
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         orientation = image.tag_v2.get(ORIENTATION)
-    if exif:
-        try:
-            exif = re.sub(b"^(%b)+" % EXIF_PREFIX, b"", exif)
-            orientation = orientation or orientation_of(exif)
-            exif = upright(exif)
-        except ValueError:
-            notices.append("its EXIF is damaged: dropped")
-            exif = None
-    xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    if isinstance(xmp, bytes):
-        said = XMP_ORIENTATION.search(xmp)
-        orientation = orientation or (int(said[2]) if said else None)
-        xmp = XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
-    else:
-        xmp = None
+    orientation = orientation or by_exif or by_xmp
     if orientation not in range(1, 9):
         orientation = 1
-    # ``dpi`` may be missing, or hold something else.
-    with suppress(KeyError, TypeError, ValueError, ArithmeticError, struct.error):
-        dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
-    if dpi and (dpi == (1, 1) or not is_resolution(dpi)):  # Pillow has 1 where a TIFF has none
-        dpi = None
+    dpi, texts = read_resolution(info), info.get("texts", [])
     if dpi and orientation in QUARTER_TURNED:
         dpi = dpi[::-1]
-    texts = info.get("texts", [])
     if len(texts) > MAX_TEXTS:
         notices.append(f"its texts beyond the first {MAX_TEXTS}: dropped")
     kept: dict[str, Any] = {
@@ -118,6 +100,38 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
             notices.append(f"its {LABELS[kind]}: more than {MAX_CHUNK} bytes, dropped")
             kept[kind] = None
     return Metadata(**{kind: value or None for kind, value in kept.items()}), orientation
+
+
+def read_exif(exif: bytes | None, notices: list[str]) -> tuple[bytes | None, int | None]:
+    """EXIF of pixels turned upright, and the orientation that it tells."""
+    if not exif:
+        return None, None
+    orientation = None
+    try:
+        exif = re.sub(b"^(%b)+" % EXIF_PREFIX, b"", exif)
+        orientation = orientation_of(exif)
+        return upright(exif), orientation
+    except ValueError:
+        notices.append("its EXIF is damaged: dropped")
+        return None, orientation
+
+
+def read_xmp(xmp: Any) -> tuple[bytes | None, int | None]:
+    """XMP of pixels turned upright, and the orientation that it tells."""
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    if not isinstance(xmp, bytes):
+        return None, None
+    said = XMP_ORIENTATION.search(xmp)
+    return XMP_ORIENTATION.sub(rb"\g<1>1", xmp), int(said[2]) if said else None
+
+
+def read_resolution(info: dict) -> tuple[float, float] | None:
+    """Pixels per inch, across and down; None if there are none, or something else."""
+    with suppress(KeyError, TypeError, ValueError, ArithmeticError, struct.error):
+        dpi = struct.unpack(">ff", struct.pack(">ff", *info["dpi"]))
+        if dpi != (1, 1) and is_resolution(dpi):  # Pillow has 1 where a TIFF has none
+            return dpi
+    return None
 
 
 def is_resolution(dpi: tuple[float, float]) -> bool:

@@ -9,6 +9,7 @@ import io
 import struct
 import zlib
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -134,55 +135,71 @@ def is_png(stream: BinaryIO) -> bool:
     return head == PNG_SIGNATURE
 
 
+class Texts:
+    """The texts of a file, of at most MAX_CHUNK bytes together."""
+
+    def __init__(self):
+        self.kept: list[tuple[str, str]] = []
+        self.lost: list[str] = []  # a notice for each
+        self.room = MAX_CHUNK
+
+    def add(self, kind: bytes, data: bytes) -> None:
+        """Read a chunk. One that is dropped takes the room that it may need, so that it is not
+        inflated in vain again and again."""
+        try:
+            self.kept.append(png_text(kind, data, self.room))
+            taken = sum(map(len, self.kept[-1]))
+        except ValueError as error:
+            self.lost.append(str(error))
+            taken = EXPANSION * len(data)
+        self.room = max(self.room - taken, 0)
+
+    def notices(self) -> list[str]:
+        """The first loss, and the number of the others."""
+        more = len(self.lost) - 1
+        return self.lost[:1] + [f"{more} more of its texts are dropped"] * (more > 0)
+
+
 def read_png(stream: BinaryIO, notices: list[str]) -> PngFile:
     """Read all chunks but pixels, with ``notices`` of losses. OSError if no header comes first."""
-    stream.seek(0, io.SEEK_END)
-    length = stream.tell()
-    stream.seek(len(PNG_SIGNATURE))
-    spans = [(0, len(PNG_SIGNATURE))]
-    header = b""
+    header, spans = b"", [(0, len(PNG_SIGNATURE))]
     chunks: dict[bytes, bytes] = {}
-    texts: list[tuple[str, str]] = []
-    room = MAX_CHUNK
-    lost: list[str] = []
-    unknown = set()
-    position = len(PNG_SIGNATURE)
-    while position + 8 <= length:
-        stream.seek(position)
-        size, kind = struct.unpack(">I4s", stream.read(8))
-        stop = position + size + 12
-        palette_alpha = kind == b"tRNS" and header[9:10] == bytes([PALETTE_TYPE])
-        if kind in PIXEL_CHUNKS or palette_alpha:
+    texts, unknown = Texts(), set()
+    for position, stop, size, kind in chunk_places(stream):
+        colour_type = header[9:10] if kind == b"tRNS" else b""
+        if kind in PIXEL_CHUNKS or colour_type == bytes([PALETTE_TYPE]):
             header = header or stream.read(13)
             if spans[-1][1] == position:  # behind the last one
                 position, _ = spans.pop()
-            spans.append((position, min(stop, length)))
+            spans.append((position, stop))
         elif kind in READ_CHUNKS or kind in TEXT_CHUNKS:
-            colour_type = header[9:10] if kind == b"tRNS" else b""
             least = TRANSPARENT_BYTES.get(colour_type, LEAST_BYTES.get(kind, 0))
             data = read_chunk(stream, kind, size, least, notices)
-            if kind in TEXT_CHUNKS and data is not None:
-                try:
-                    texts.append(png_text(kind, data, room))
-                    room = max(room - sum(map(len, texts[-1])), 0)
-                except ValueError as error:
-                    lost.append(str(error))
-                    room = max(room - EXPANSION * size, 0)
+            if data is not None and kind in TEXT_CHUNKS:
+                texts.add(kind, data)
             elif data is not None:
                 chunks[kind] = data
         elif kind not in IMMATERIAL_CHUNKS:
             unknown.add(kind.decode("latin-1"))
-        if kind == b"IEND":
-            break
-        position = stop
-    notices += lost[:1]
-    if len(lost) > 1:
-        notices.append(f"{len(lost) - 1} more of its texts are dropped")
+    notices += texts.notices()
     if unknown:
         notices.append(f"its chunks {', '.join(sorted(unknown)[:5])} are not kept")
     if len(header) < 13 or spans[0][1] < len(PNG_SIGNATURE) + 25:
         raise OSError("a damaged PNG file: it does not begin with its header")
-    return PngFile(stream, spans, header[8], header[9], chunks, texts)
+    return PngFile(stream, spans, header[8], header[9], chunks, texts.kept)
+
+
+def chunk_places(stream: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """Beginning, end, number of bytes and kind of each chunk, up to the last one; at each, the
+    stream is behind the kind."""
+    length = stream.seek(0, io.SEEK_END)
+    stop, kind = len(PNG_SIGNATURE), b""
+    while stop + 8 <= length and kind != b"IEND":
+        position = stop
+        stream.seek(position)
+        size, kind = struct.unpack(">I4s", stream.read(8))
+        stop = position + size + 12
+        yield position, min(stop, length), size, kind
 
 
 def read_chunk(
