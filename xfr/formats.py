@@ -48,9 +48,10 @@ JXL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 CANON_CR2, CANON_CR3 = b"CR\2", b"ftypcrx "
 PSD_BEGINNING, PSB_BEGINNING = b"8BPS", b"8BPS\0\2"
+JPEG_BEGINNING = b"\xff\xd8\xff"
 # Beginnings that pictures alone have. Those of BMP, PPM and others are too short for that.
 PICTURE_BEGINNINGS = (
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"qoif", b"DDS ", PSD_BEGINNING,
+    b"\x89PNG", JPEG_BEGINNING, b"GIF8", b"II*\0", b"MM\0*", b"qoif", b"DDS ", PSD_BEGINNING,
 )  # fmt: skip
 PICTURE_BRANDS = (b"WEBP", b"avif", b"\r\n\x87\n")  # 8 bytes later; the last of JPEG 2000
 POSTSCRIPT_BEGINNINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
@@ -136,13 +137,20 @@ def open_with_pillow(stream: BinaryIO, extension: str = "") -> Image.Image:
     except NotImplementedError:  # of DDS alone
         raise OSError("DDS files of this pixel format are not read") from None
     except UnidentifiedImageError:
-        reason = reason_by_content(head, extension)
-        if head.startswith(PSB_BEGINNING):
-            reason = "Photoshop's large documents (PSB) are not read: export a png"
-        elif head.startswith(PSD_BEGINNING):
-            bits = int.from_bytes(head[22:24], "big")
-            reason = reason or f"Photoshop's pictures of {bits} bits are not read"
-        raise OSError(reason or "not a picture of a kind that is read") from None
+        raise OSError(reason_by_content(head, extension) or unopened_reason(head)) from None
+
+
+def unopened_reason(head: bytes) -> str:
+    """The reason why Pillow does not open a file, from its first HEAD_BYTES bytes."""
+    if not head:
+        return "an empty file"
+    if head.startswith(JPEG_BEGINNING):
+        return "a damaged JPEG file"
+    if head.startswith(PSB_BEGINNING):
+        return "Photoshop's large documents (PSB) are not read: export a png"
+    if head.startswith(PSD_BEGINNING):
+        return f"Photoshop's pictures of {int.from_bytes(head[22:24], 'big')} bits are not read"
+    return "not a picture of a kind that is read"
 
 
 def check_jxl_size(stream: BinaryIO) -> None:

@@ -31,7 +31,6 @@ from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc
 
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 LONG_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/"
-JPEG_BEGINNING = b"\xff\xd8\xff"
 # Segments of JPEG files that are read, or say how the pixels are stored.
 JPEG_SEGMENTS = (
     ("APP0", b"JFIF"), ("APP0", b"JFXX"), ("APP1", EXIF_PREFIX), ("APP1", XMP_PREFIX),
@@ -56,16 +55,7 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         return open_png(stream, notices)
     if tiff.is_tiff(stream):
         return open_tiff(stream, notices)
-    head = stream.read(len(JPEG_BEGINNING))
-    stream.seek(0)
-    if not head:
-        raise OSError("an empty file")
-    try:
-        image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
-    except OSError as error:
-        if head == JPEG_BEGINNING and error.errno is None:
-            raise OSError("a damaged JPEG file") from None
-        raise
+    image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
     if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
         notices.append("only the first frame is kept")
         image.seek(0)
