@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 #
 # One unit of the distance of SSIMULACRA 2 costs FACTOR * lmbda^EXPONENT / (1 + KNEE / lmbda).
 SSIMULACRA2_FACTOR, SSIMULACRA2_EXPONENT, SSIMULACRA2_KNEE = 6.2, 1.066, 0.0005
-# A JOD of CVVDP costs the mean of three prices: both measures cost the same; their gradients have
-# the same norm; a step along the codec's own rate-distortion curve changes both by the same.
-CVVDP_FACTOR, CVVDP_EXPONENT = 50, 1.05
-# One unit of CVVDP's worst spots costs SPOTS_FACTOR * lmbda: 8 % of what SSIMULACRA 2 costs.
-SPOTS_FACTOR = 0.1
+# A JOD of CVVDP costs as much that its gradient has about the norm of SSIMULACRA 2's.
+CVVDP_FACTOR, CVVDP_EXPONENT = 65, 1.05
+# One unit of CVVDP's worst spots costs SPOTS_FACTOR * lmbda: 13 % of what SSIMULACRA 2 costs.
+SPOTS_FACTOR = 0.2
 MSE_SHARE = 0.13  # a little squared error keeps colours and flat areas in place
-COLOUR_WEIGHT = 3  # more squared error of colour, which SSIMULACRA 2 hardly weighs
 LUMA = 0.299, 0.587, 0.114  # the share of red, green and blue in the brightness, ITU-R BT.601
 
 
@@ -64,7 +62,7 @@ def mse(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
 
 def ssimulacra2(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
     """The distance of SSIMULACRA 2, and a little of the squared error, mostly that of colour."""
-    return ssimulacra2_cost(x_hat, x, lmbda) + anchor(x_hat, x, lmbda)
+    return ssimulacra2_cost(x_hat, x, lmbda) + anchor(x_hat, x, lmbda, whole=1, colour=3)
 
 
 def visual(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
@@ -76,7 +74,7 @@ def visual(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
     distance, spots = cvvdp_terms(x_hat, x)
     cvvdp_cost = CVVDP_FACTOR * lmbda**CVVDP_EXPONENT * distance
     measures = 0.5 * ssimulacra2_cost(x_hat, x, lmbda) + 0.5 * cvvdp_cost
-    return measures + SPOTS_FACTOR * lmbda * spots + anchor(x_hat, x, lmbda, mse_weight=0.5)
+    return measures + SPOTS_FACTOR * lmbda * spots + anchor(x_hat, x, lmbda, whole=0.5, colour=4.5)
 
 
 def ssimulacra2_cost(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
@@ -87,14 +85,15 @@ def ssimulacra2_cost(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
     return price * ssimulacra2_distance(x_hat, x, mirror=True)
 
 
-def anchor(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor", mse_weight: float = 1) -> "Tensor":
-    """A little of the squared error in bits per pixel, [B], mostly that of colour."""
+def anchor(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor", whole: float, colour: float) -> "Tensor":
+    """A little of the squared error in bits per pixel, [B]. ``whole`` and ``colour``: the weights of
+    all of it, and of colour, which SSIMULACRA 2 hardly weighs."""
     from model.constants import constant
 
     error = x_hat - x
     luma = (error * constant(LUMA, x.device)[:, None, None]).sum(1, keepdim=True)
-    colour = mse(error, luma, lmbda)
-    return MSE_SHARE * (mse_weight * mse(x_hat, x, lmbda) + COLOUR_WEIGHT * colour)
+    squares = whole * mse(x_hat, x, lmbda) + colour * mse(error, luma, lmbda)
+    return MSE_SHARE * squares
 
 
 # SSIMULACRA 2 and CVVDP weigh an error by what is around it. So no dead zone suits all symbols, and

@@ -73,9 +73,9 @@ class Result:
     original: str
     reconstructed: str
     origin: Origin | None
-    doubt: str = ""
     second: str | None = None
     second_score: Score | None = None
+    doubt: str = ""
 
 
 def score_picture(
@@ -87,11 +87,13 @@ def score_picture(
         height, width = original.shape
         sizes = width, height, status(opened.original).st_size
         scored = score_pair(original, opened.reconstructed, max_pixels, measures)
+        origin, doubt = read_origin(opened, max_pixels)
         result = Result(
             Score.of(name, sizes, status(opened.compressed).st_size, scored),
             str(files.original),
             str(files.reconstructed),
-            *read_origin(opened, max_pixels),
+            origin,
+            doubt=doubt,
         )
         if opened.second is not None:
             compressed = normalize_extension(files.second.suffix) in RATED_EXTENSIONS

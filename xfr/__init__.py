@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__version__ = "0.9.0"
+__version__ = "1.0.0"
 plugin.register()
 
 

@@ -15,8 +15,8 @@ class Shipped(NamedTuple):
 
 SHIPPED = {
     "main": Shipped("binary", 0x99C643C5FC9ECB31),
-    "hyperprior": Shipped("hyperprior", 0xF93AF776A742A4B0),
-    "visual": Shipped("hyperprior", 0x71482646D0FE5527),
+    "hyperprior": Shipped("hyperprior", 0x55F76E97E01D0DC3),
+    "visual": Shipped("hyperprior", 0x6A760324E029D70A),
 }
 
 
@@ -30,6 +30,7 @@ EARLIER = {
     0x51893CCA3B95ED4B: ("visual", "72f439e"), 0xC3005429B4A18158: ("visual", "6cc7152"),
     0x198480B4AE219A4C: ("visual", "6b283e8"), 0xEDA45FB66BAF38A6: ("visual", "76e5419"),
     0xE7EFAD3BAF50BDCB: ("hyperprior", "dbcdfd9"), 0xC233B4BD1C4EEECB: ("visual", "595ef92"),
+    0xF93AF776A742A4B0: ("hyperprior", "5904136"), 0x71482646D0FE5527: ("visual", "5904136"),
 }  # fmt: skip
 
 
@@ -42,8 +43,8 @@ def describe(fingerprint: int) -> str:
     """The name of a checkpoint for messages, its commit if another has the name now, and its
     fingerprint.
 
-    >>> describe(0x71482646D0FE5527), describe(0x51893CCA3B95ED4B), describe(0x1234)
-    ('visual (71482646d0fe5527)', 'visual of 72f439e (51893cca3b95ed4b)', '0000000000001234')
+    >>> describe(0x6A760324E029D70A), describe(0x51893CCA3B95ED4B), describe(0x1234)
+    ('visual (6a760324e029d70a)', 'visual of 72f439e (51893cca3b95ed4b)', '0000000000001234')
     """
     name, number = shipped_name(fingerprint), f"{fingerprint:016x}"
     if fingerprint in EARLIER:

@@ -59,8 +59,8 @@ class EncodingSettings:
         name, value = self.target
         if name not in TARGETS:
             raise ValueError(f"{name!r:.40} is none of the targets, {', '.join(TARGETS)}")
-        if not isinstance(value, Real) or not 0 <= value <= MAX_TARGET:
-            raise ValueError(f"{name} {value!r:.40} is not a number in 0 to {MAX_TARGET:g}")
+        if not isinstance(value, Real) or not abs(value) <= MAX_TARGET:
+            raise ValueError(f"{name} {value!r:.40} is not a number within {MAX_TARGET:g} of 0")
 
     def __str__(self) -> str:
         """The quality or the target, and the effort, for messages."""

@@ -79,12 +79,12 @@ def test_the_visual_distortion_is_the_mean_of_two_measures_with_spots_and_some_s
     )
     error = 255 * (x_hat - x)
     luma = torch.tensordot(torch.tensor([0.299, 0.587, 0.114]), error, ([0], [1]))[:, None]
-    squares = 0.5 * error.square().mean() + 3 * (error - luma).square().mean()
-    measures = 0.5 * ssimulacra2 + 0.5 * 50 * lmbda**1.05 * distance
-    expected = measures + 0.1 * lmbda * spots + 0.13 * lmbda * squares
+    squares = 0.5 * error.square().mean() + 4.5 * (error - luma).square().mean()
+    measures = 0.5 * ssimulacra2 + 0.5 * 65 * lmbda**1.05 * distance
+    expected = measures + 0.2 * lmbda * spots + 0.13 * lmbda * squares
     found = RECORDS["visual"].loss(x_hat, x, torch.tensor([lmbda]))
     torch.testing.assert_close(found, expected)
-    assert 0.1 * lmbda * spots > 0.01 * expected  # or else the test could not tell
+    assert 0.2 * lmbda * spots > 0.01 * expected  # or else the test could not tell
 
 
 def test_a_step_against_the_gradient_of_the_visual_distortion_lowers_all_that_it_consists_of():
