@@ -86,7 +86,7 @@ def ssimulacra2_cost(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor") -> "Tensor":
 
 
 def anchor(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor", whole: float, colour: float) -> "Tensor":
-    """A little of the squared error in bits per pixel, [B]. ``whole`` and ``colour``: the weights of
+    """A little of the squared error in bits per pixel, [B]. ``whole``, ``colour``: the weights of
     all of it, and of colour, which SSIMULACRA 2 hardly weighs."""
     from model.constants import constant
 
