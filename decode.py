@@ -35,7 +35,7 @@ def parse_args() -> Namespace:
         help="format to write: bmp, png, jpg, webp, tiff, ppm, ... anything Pillow writes "
         "(default: that of the image that --out_folder names, or bmp)")
     add("--output_quality", type=console.number(int, 1, 100),
-        help="of jpg, webp and avif, 1 to 100 (default: 95, and webp without loss)")
+        help="of jpg, mpo, webp and avif, 1 to 100 (default: 95, and webp without loss)")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--scale", type=int, choices=PREVIEW_SCALES, default=1,
         help="write previews of 1/SCALE of the width and height; 8 and 16 are fast")

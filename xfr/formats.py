@@ -31,6 +31,7 @@ RAW_EXTENSIONS = set(
     "nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split()
 )
 VECTOR_GRAPHICS = "vector graphics: export a png"
+VIDEO_THUMBNAIL = "thm"  # a JPEG file that cameras put beside a video
 RENAMING_NEEDED = "a picture without a picture's extension: rename it"
 EXPORT_NEEDED = "not a format that is read: export a png"
 UNREAD_EXTENSIONS = {
@@ -97,8 +98,9 @@ def unreadable_reason(path: Path) -> str | None:
         return None  # reading it says why
     reason = reason_by_content(head, extension)
     is_known = head.startswith(PICTURE_BEGINNINGS) or head[8:12] in PICTURE_BRANDS
-    if reason is None and (is_known or needed_package(head)):
-        return None if extension in readable_extensions() else RENAMING_NEEDED
+    is_named = extension in readable_extensions() or extension == VIDEO_THUMBNAIL
+    if reason is None and not is_named and (is_known or needed_package(head)):
+        return RENAMING_NEEDED
     return reason
 
 

@@ -102,8 +102,9 @@ def test_a_picture_under_another_extension_is_to_be_renamed(tmp_path, monkeypatc
     for path in (tmp_path / "photo", tmp_path / "photo.bin", tmp_path / "photo.jpg_large"):
         path.write_bytes(content)
         assert unreadable_reason(path) == "a picture without a picture's extension: rename it"
-    (tmp_path / "photo.png").write_bytes(content)
-    assert unreadable_reason(tmp_path / "photo.png") is None
+    for path in (tmp_path / "photo.png", tmp_path / "video.thm"):  # of a camera, beside a video
+        path.write_bytes(content)
+        assert unreadable_reason(path) is None
 
 
 def test_heic_is_read_where_its_package_is_installed(read, monkeypatch):
