@@ -6,6 +6,7 @@ To add one, write its function and its record here. The functions load what they
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,11 +99,16 @@ def anchor(x_hat: "Tensor", x: "Tensor", lmbda: "Tensor", whole: float, colour: 
 
 # SSIMULACRA 2 and CVVDP weigh an error by what is around it. So no dead zone suits all symbols, and
 # the curvature differs from place to place: RDOQ finds nothing.
-PERCEPTUAL_SEARCH = SearchSettings(
-    rdoq_rounds=0,
-    rdoq_alone=0,
-    curvature=6,
-    learning_rate=0.025,
+perceptual = partial(
+    Distortion,
+    measures=("psnr", "ssimulacra2"),
+    dead_zone=(0.0, 0.0),
+    search=SearchSettings(
+        rdoq_rounds=0,
+        rdoq_alone=0,
+        curvature=6,
+        learning_rate=0.025,
+    ),
 )
 RECORDS = {
     "mse": Distortion(
@@ -117,18 +123,8 @@ RECORDS = {
             learning_rate=0.013,
         ),
     ),
-    "ssimulacra2": Distortion(
-        meaning="SSIMULACRA 2, which is closer to what people see",
-        measures=("psnr", "ssimulacra2"),
-        loss=ssimulacra2,
-        dead_zone=(0.0, 0.0),
-        search=PERCEPTUAL_SEARCH,
+    "ssimulacra2": perceptual(
+        meaning="SSIMULACRA 2, which is closer to what people see", loss=ssimulacra2
     ),
-    "visual": Distortion(
-        meaning="a mixture of SSIMULACRA 2 and CVVDP",
-        measures=("psnr", "ssimulacra2"),
-        loss=visual,
-        dead_zone=(0.0, 0.0),
-        search=PERCEPTUAL_SEARCH,
-    ),
+    "visual": perceptual(meaning="a mixture of SSIMULACRA 2 and CVVDP", loss=visual),
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 from model.limits import MAX_PIXELS
 
 SIZE_FORMAT = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
-UNIT = re.compile(r"[kmg]i?b?|b", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
@@ -125,8 +124,9 @@ def with_units(words: list[str]) -> list[str]:
     """
     joined = []
     for word in words:
-        if UNIT.fullmatch(word) and joined[-2:-1] == ["--max_bytes"] and joined[-1][-1:].isdigit():
-            joined[-1] += f" {word}"
+        together = f"{joined[-1]} {word}" if joined[-2:-1] == ["--max_bytes"] else ""
+        if word[:1].isalpha() and SIZE_FORMAT.fullmatch(together.lower()):
+            joined[-1] = together
         else:
             joined.append(word)
     return joined

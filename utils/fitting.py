@@ -21,8 +21,10 @@ from model.hyperprior.network import HyperpriorCodec
 from model.hyperprior.trained_synthesis import (
     CLIPPING_SHARES,
     TrainedSynthesis,
+    clipped_least,
     clipping_errors,
     gated,
+    with_floor,
 )
 from model.integer_layers import to_limit
 from model.integer_products import FINE_LIMIT, INPUT_LIMIT, WEIGHT_LIMIT
@@ -154,12 +156,11 @@ class Fitting:
     def rounded(self, name: str, activations: list[Tensor]) -> list[Tensor]:
         """``activations`` of each crop, rounded to 8 bits in the steps with the least error, which
         become the steps of this ``name``."""
-        largest = torch.stack([x.abs().amax((0, 2, 3)) for x in activations]).amax(0)
-        largest = torch.maximum(largest, 1e-3 * largest.max()).clamp(min=1e-6)
+        largest = with_floor(torch.stack([x.abs().amax((0, 2, 3)) for x in activations]).amax(0))
         errors = torch.zeros(len(CLIPPING_SHARES), len(largest))
         for x, weight in zip(activations, self.weights):
             errors += weight * clipping_errors(x, largest)
-        step = torch.tensor(CLIPPING_SHARES)[errors.argmin(0)] * largest / INPUT_LIMIT
+        step = clipped_least(largest, errors) / INPUT_LIMIT
         self.newer.step(name).copy_(step)
         return [rounded(x, step) for x in activations]
 

@@ -11,6 +11,7 @@ import io
 import struct
 from collections.abc import Iterable
 from functools import cache
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -186,6 +187,6 @@ def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+        return cast(Image.Image, converted)  # None is for conversions in place
     except (OSError, ImageCms.PyCMSError):
         raise ValueError("its colour profile is damaged or not for its pixels: dropped") from None
-    return image.convert("RGB") if converted is None else converted

@@ -75,14 +75,19 @@ class XfrImageFile(ImageFile.ImageFile):
         """``Image.thumbnail``, by default of a preview of at least its own size, not twice that."""
         super().thumbnail(size, resample, reducing_gap)
 
+    @property
+    def most_pixels(self) -> int:
+        """The limit of pixels for ``unpack``: the size of the file, which Pillow has checked."""
+        return self.width * self.height * self.scale**2
+
     def verify(self) -> None:
         """Check the file without decoding its pixels. SyntaxError, as Pillow's plugins raise it, if
         it is damaged."""
         if self.encoded:
             from xfr.file import unpack
 
-            try:  # Pillow has compared the size with its limit
-                unpack(self.encoded, self.width * self.height * self.scale**2)
+            try:
+                unpack(self.encoded, self.most_pixels)
             except ValueError as error:
                 raise SyntaxError(str(error)) from error
         super().verify()
@@ -94,8 +99,7 @@ class XfrImageFile(ImageFile.ImageFile):
             from xfr.library import decoded
 
             try:
-                pixels = self.width * self.height * self.scale**2
-                self.im = decoded(unpack(self.encoded, pixels), scale=self.scale).im
+                self.im = decoded(unpack(self.encoded, self.most_pixels), scale=self.scale).im
             except ValueError as error:
                 raise OSError(str(error)) from error
             self.encoded = b""

@@ -140,11 +140,10 @@ class TrainedSynthesis(nn.Module):
         """Choose the steps of activations by their ``largest`` values: of those with ``errors``, by
         the share that has the least error. Of these, a step that is nearly as good stays, since
         training has chosen the multiples of weights for it."""
-        shares = torch.tensor(CLIPPING_SHARES, device=self.calibrated.device)
         for name, most in largest.items():
-            most = torch.maximum(most, 1e-3 * most.max()).clamp(min=1e-6)
+            most = with_floor(most)
             if name in errors:
-                most = most * shares[errors[name].argmin(0)]
+                most = clipped_least(most, errors[name])
             if name == "range":
                 halvings = (2 * most / (WIDE_LIMIT / 2**10)).log2().ceil().clamp(min=0)
                 self.step(name).copy_(2.0**halvings)
@@ -233,6 +232,17 @@ def gated(expanded: Tensor) -> Tensor:
     """The gate of a block, [B, 2 C, h, w] to [B, C, h, w], as integers compute it."""
     a, b = expanded.chunk(2, dim=1)
     return (F.hardswish(a) * b).clamp(-SYNTHESIS_BOUND, SYNTHESIS_BOUND)
+
+
+def with_floor(largest: Tensor) -> Tensor:
+    """The ``largest`` values [C] of channels; of a dead one, a thousandth of the largest of all."""
+    return torch.maximum(largest, 1e-3 * largest.max()).clamp(min=1e-6)
+
+
+def clipped_least(largest: Tensor, errors: Tensor) -> Tensor:
+    """The ``largest`` values [C], each times the one of CLIPPING_SHARES with the least of its
+    ``errors`` [N, C]."""
+    return largest * torch.tensor(CLIPPING_SHARES, device=largest.device)[errors.argmin(0)]
 
 
 def clipping_errors(x: Tensor, largest: Tensor) -> Tensor:
