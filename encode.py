@@ -112,8 +112,7 @@ def main(args: Namespace) -> int:
         tally.add(length, len(data), height * width)
         if len(data) > length:
             tally.larger += 1
-            sizes = f"from {length} to {len(data)} bytes"
-            tally.notice(path, f"grows {sizes}: try a lower quality or target")
+            tally.notice(path, "its .xfr file is larger: try a lower quality or target")
 
     computers = compute_pool(device, len(outputs))
     run_job(outputs, tally, load, compute, save, computers, lambda loaded: loaded[0].nbytes)

@@ -43,7 +43,7 @@ def parse_args() -> Namespace:
         help="decoded images of another run, or another codec's files, such as AVIF: with them, a "
         "report is written that lays both beside each other")
     console.add_keep_extension(parser)
-    console.add_shared_arguments(parser)
+    console.add_shared_arguments(parser, device="ignored: all measures are computed on the CPU")
     # fmt: on
     return parser.parse_args()
 
@@ -80,9 +80,8 @@ def main(args: Namespace) -> int:
     from utils.report.page import write_report
     from utils.scores import Result, average_line, gather_results, score_picture, write_scores
 
-    pick_device(args.device)  # one that is not usable is an error, as elsewhere
     wanted = [one for one in MEASURES.values() if not one.help or getattr(args, one.name)]
-    computers = compute_pool(pick_device("cpu"), len(files))  # where all measures are computed
+    computers = compute_pool(pick_device("cpu"), len(files))
     results: list[Result] = []
 
     def load(path: Path) -> int:
@@ -106,6 +105,8 @@ def main(args: Namespace) -> int:
     code = tally.finish()
     results = gather_results(results)
     if processes()[0] > 0:
+        return code
+    if not results and tally.failed:
         return code
     if not results:
         raise ValueError("nothing to score: encode and decode first, or see --file_format")

@@ -23,7 +23,7 @@ from time import monotonic
 from model import ARCHITECTURES
 from model.distortion import RECORDS
 from utils.configuration import SOURCES, TrainingSettings, default_settings, setting
-from utils.console import make_parser, number, run
+from utils.console import DEVICE_HELP, make_parser, number, run
 
 
 def parse_args() -> Namespace:
@@ -69,7 +69,7 @@ def parse_args() -> Namespace:
         "--workers on the CPU; auto is the device if it is a GPU and they fit")
     add("--tensorboard", action="store_true",
         help="write the numbers of epochs for TensorBoard, too")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--device", default="auto", help=DEVICE_HELP)
     add("--workers", type=number(int, 0), default=1, help="processes that load pictures")
     add("--seed", type=int, default=0, help="seed of all random numbers")
     # fmt: on

@@ -33,8 +33,6 @@ def choose_codecs(args: Namespace) -> list[Codec]:
                     chosen.append(ours)
                 elif ours.has_effort:
                     chosen.append(ours.at_effort(effort))
-        if not models:
-            print("note: ours: no checkpoint was found, see --model", file=sys.stderr)
     for peer in make_peers():
         if peer.name in args.codecs:
             if peer.available:
@@ -85,7 +83,8 @@ def stored_pictures(sources: list[Path], results: Results) -> Complete:
 
 
 def pictures_by_folder(sources: list[Path]) -> dict[str, dict[str, Path]]:
-    """The pictures by the names of their folders, then by their names in the CSV."""
+    """The pictures by the names of their folders, then by their names in the CSV. ValueError if
+    there are none, or if two would have the same name."""
     folders: dict[str, dict[str, Path]] = {}
     for source in sources:
         for path in find_files(source, image_extensions(None), recursive=False):
@@ -94,6 +93,9 @@ def pictures_by_folder(sources: list[Path]) -> dict[str, dict[str, Path]]:
             other = known.setdefault(f"{folder.name}/{path.name}", path)
             if other.parent.resolve() != folder:
                 raise ValueError(f"{other} and {path} would have the same name in the CSV")
+    if not folders:
+        places = ", ".join(map(str, sources))
+        raise ValueError(f"no pictures in {places}; sub-folders are not searched")
     return folders
 
 
@@ -165,8 +167,7 @@ def measure_all(
                 continue
             for codec, setting, lacking in tasks:
                 bar.set_postfix_str(f"{codec.label} {setting}", refresh=False)
-                file = files / codec.key / str(setting)
-                file /= f"{paths[name].name}.{codec.extension}"
+                file = files / codec.key / str(setting) / f"{name}.{codec.extension}"
                 try:
                     for row in score(codec, setting, name, picture, file, lacking):
                         results.add(row)

@@ -43,8 +43,12 @@ def add_model_argument(parser: ArgumentParser) -> None:
 
 
 def chosen_models(args: Namespace) -> list[Path]:
-    """The checkpoints that --model names, or those that are shipped."""
-    return list(dict.fromkeys(args.model or [model for model in MODELS if model.is_file()]))
+    """The checkpoints that --model names, or those that are shipped. ValueError if there are
+    none."""
+    models = list(dict.fromkeys(args.model or [model for model in MODELS if model.is_file()]))
+    if not models:
+        raise ValueError("no checkpoint was found, see --model")
+    return models
 
 
 def our_label(name: str, effort: int = 0) -> str:

@@ -38,7 +38,7 @@ from benchmarks.plots import plot
 from benchmarks.results import Results
 from benchmarks.tables import Measures, folder_report, preamble, report
 from model.limits import MAX_EFFORT, MAX_QUALITY, MIN_QUALITY
-from utils.console import make_parser, number, printable, run
+from utils.console import DEVICE_HELP, make_parser, number, printable, run
 from utils.files import atomic_write
 
 CODECS = ["ours", "jpeg", "webp", "avif", "avif-psnr", "avif-ssimulacra2", "jpeg2000", "jpegxl"]
@@ -79,7 +79,7 @@ def parse_args() -> Namespace:
         "measures; they are comparable only if FOLDER holds the same pictures")
     add("--out", type=Path, default=Path("./out/scores/rd/"), help="directory for the results")
     add("--keep", type=Path, metavar="FOLDER", help="keep the compressed files in this directory")
-    add("--device", default="auto", help="where our networks run: auto, cpu, cuda, cuda:1, mps")
+    add("--device", default="auto", help=DEVICE_HELP)
     # fmt: on
     return parser.parse_args()
 
@@ -121,7 +121,7 @@ def main(args: Namespace) -> int:
     published = read_published(args.published) if args.published else {}
     if args.stored and not args.stored.is_file():
         raise FileNotFoundError(f"no such file: {args.stored} (--from)")
-    results = Results(args.stored) if args.stored else None
+    results = Results(args.stored, extend=False) if args.stored else None
     codecs = measuring.choose_stored(args, results) if results else measuring.choose_codecs(args)
     names = [*(codec.name for codec in codecs), *published]
     peers = [codec.name for codec in codecs if codec.kind == "peer"]
@@ -133,6 +133,8 @@ def main(args: Namespace) -> int:
         folders, failed = measuring.stored_pictures(args.pictures, results), False
         known = {measure for *_, measure in results.rows}
         measures = {one: limits for one, limits in measures.items() if one.name in known}
+        if not measures:
+            raise ValueError(f"{results.path} has none of these measures")
     else:
         paths = measuring.pictures_by_folder(args.pictures)
         results = Results(args.out / "rd.csv")

@@ -32,18 +32,21 @@ class Row:
 
 
 class Results:
-    """The rows of the CSV at ``path``, by key. A row that is added is on disk at once."""
+    """The rows of the CSV at ``path``, by key. A row that is added is on disk at once.
+
+    ``extend``: whether rows will be added; otherwise the file stays as it is.
+    """
 
     HEADER = csv_bytes([[field.name for field in fields(Row)]])
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, extend: bool = True):
         """Read the file, if it exists; ValueError if it is not such a CSV."""
         self.path = path
         self.rows: dict[tuple[str, int, str, str], Row] = {}
         data = path.read_bytes() if path.exists() else b""
         if not data.startswith(self.HEADER) and not self.HEADER.startswith(data):
             raise ValueError(f"{path} is another kind of CSV")
-        complete = data[: data.rfind(b"\n") + 1]
+        complete = data[: data.rfind(b"\n") + 1] if extend else data
         text = complete[len(self.HEADER) :].decode("utf-8", "surrogateescape")
         try:
             for cells in csv.reader(io.StringIO(text, newline="")):
@@ -53,11 +56,12 @@ class Results:
                 self.rows[row.key] = row
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: a damaged row ({error})") from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if len(complete) < len(data):  # a run that was killed may leave half a line
-            os.truncate(path, len(complete))
-        if not complete:
-            path.write_bytes(self.HEADER)
+        if extend:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if len(complete) < len(data):  # a run that was killed may leave half a line
+                os.truncate(path, len(complete))
+            if not complete:
+                path.write_bytes(self.HEADER)
 
     def lacking(
         self, codec: str, setting: int, picture: str, measures: Iterable[Measure]

@@ -204,17 +204,18 @@ def run_script(command: list) -> tuple[float, int]:
     on other systems. RuntimeError if it fails."""
     start, peak = time.perf_counter(), 0
     command = list(map(str, command))
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        if found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else ""):
-            peak = 1024 * int(found[1])
-        time.sleep(0.005)
-    taken = 1000 * (time.perf_counter() - start)
-    if process.returncode:
-        raise RuntimeError(f"{Path(command[1]).name} failed: {process.stderr.read()[-200:]}")
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            text = status.read_text() if status.exists() else ""
+            if found := re.search(r"VmHWM:\s*(\d+) kB", text):
+                peak = 1024 * int(found[1])
+            time.sleep(0.005)
+        taken = 1000 * (time.perf_counter() - start)
+        if process.returncode:
+            errors.seek(0)
+            raise RuntimeError(f"{Path(command[1]).name} failed: {errors.read()[-200:]}")
     return taken, peak
 
 

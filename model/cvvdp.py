@@ -192,6 +192,8 @@ class Level(NamedTuple):
 
 
 class Constants(NamedTuple):
+    """Constants for pictures of one size; ``levels``: of each band, from the finest on."""
+
     dkl: Tensor  # [3, 3]
     mask_powers: Tensor  # [3, 1]
     masking: Tensor  # [3, 3]: how much each colour, a row, is hidden by each

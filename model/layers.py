@@ -81,8 +81,8 @@ class ResidualBlock(nn.Module):
         self.project = Conv1x1(channels, channels)
         # Starts close to the identity, so that a deep stack trains from the first step.
         nn.init.dirac_(self.depthwise.weight, groups=channels)
-        bound = 0.1 * math.sqrt(3 / channels)
-        nn.init.uniform_(self.project.weight, -bound, bound)
+        spread = 0.1 * math.sqrt(3 / channels)
+        nn.init.uniform_(self.project.weight, -spread, spread)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -178,6 +178,7 @@ class RowBuffer:
         return join(parts, dim=2)
 
     def drop_above(self, top: int) -> None:
+        """Forget the held rows above pixel row ``top``, a multiple of the stride."""
         above, self.top = (top - self.top) // self.stride, top
         while self.held and above >= self.held[0].shape[2]:
             above -= self.held.pop(0).shape[2]

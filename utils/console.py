@@ -15,6 +15,7 @@ SIZE_FORMAT = re.compile(r"(?P<number>[\d_ ]*\.?\d+) *(?P<unit>|[kmg]i?)b?")
 SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCRIPTS = Path(__file__).resolve().parent.parent  # the folder that they are in
 SAMPLES = SCRIPTS / "out/original"  # the pictures that come with them
+DEVICE_HELP = "where the networks run: auto, cpu, cuda, cuda:1, mps"
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -58,11 +59,12 @@ def size(text: str) -> int:
     return int(value)
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that encode.py, decode.py and test.py have in common."""
+def add_shared_arguments(parser: argparse.ArgumentParser, device: str = DEVICE_HELP) -> None:
+    """Add the options that encode.py, decode.py and test.py have in common. ``device``: the help of
+    --device."""
     add = parser.add_argument
     add("--recursive", action="store_true", help="include sub-folders, mirrored in the output")
-    add("--device", default="auto", help="where the networks run: auto, cpu, cuda, cuda:1, mps")
+    add("--device", default="auto", help=device)
     add(
         "--max_pixels",
         type=number(int, 1),

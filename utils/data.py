@@ -61,8 +61,9 @@ class PictureDataset(Dataset):
     Training items are rescaled by 0.5 to 1, cropped to ``crop_size`` (0: the entire picture) and
     flipped, with a random quality. Validation items are central crops, with qualities that are
     spread evenly. Random numbers depend on seed, epoch and index alone, so a resumed run sees the
-    same items as an uninterrupted one. A picture that cannot be read is reported once. In training,
-    the next readable one takes its place, or ValueError is raised; else its item is None.
+    same items as an uninterrupted one. A picture that cannot be read is reported once by each
+    process that loads. In training, the next readable one takes its place, or ValueError is raised;
+    else its item is None.
     """
 
     def __init__(self, paths: list[Path], crop_size: int, stride: int, seed: int, training: bool):

@@ -74,6 +74,11 @@ class DeviceBatches:
         # For each crop of an epoch: the first pixel, the height and the width of its picture.
         self.places = torch.tensor([places[path] for path in dataset.paths if path in places])
         self.pictures, self.crops = len(pictures), len(self.places)
+        if not len(self):
+            raise ValueError(
+                f"{self.crops} crops of readable pictures are fewer than one batch of "
+                f"{batch_size * world}: lower --batch_size"
+            )
 
     def __len__(self) -> int:
         return self.crops // self.world // self.batch_size

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.processes import processes
+from xfr.devices import usable_device
 from xfr.memory import keep_freed_memory
 
 
@@ -21,16 +22,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if name == "cuda":  # under torchrun, each process of a machine has its own GPU
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:  # torch's own message lists twenty backends
-        raise ValueError(f"no such device: {name}; use auto, cpu, cuda, cuda:1 or mps") from None
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device '{name}' is not usable here ({reason})") from None
-    return device
+    return usable_device(name)
 
 
 @contextmanager

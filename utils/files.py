@@ -156,10 +156,11 @@ def find_files(
 def nothing_found(source: Path, extensions: set[str], label: str) -> str:
     """A message: what was looked for in ``source``, called ``label``, and what would help."""
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
-    deeper: list[Path] = []
-    with suppress(OSError):  # a folder that cannot be listed
+    try:
+        names = [path.name for path in source.iterdir() if path.is_file()]
         deeper = find_files(source, extensions, recursive=True)
-    names = [path.name for path in source.iterdir() if path.is_file()]
+    except OSError as error:
+        return f"no {wanted} in {label}: {error.strerror}"
     kinds = sorted({printable(Path(name).suffix or name) for name in names if name[0] != "."})
     if deeper:
         reason = f"its sub-folders hold {len(deeper)}, see --recursive"

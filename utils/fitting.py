@@ -115,6 +115,7 @@ class Fitting:
         self.up1()
 
     def block(self, stage: int, i: int) -> None:
+        """Fit residual block ``i`` of a stage, and move ``goal`` and ``own`` behind it."""
         older, newer = (synthesis.stage(stage)[i] for synthesis in (self.older, self.newer))
         inputs = self.rounded(f"depthwise{stage}_{i}", [newer.depthwise(x) for x in self.own])
         self.scale_gate(older, newer, inputs)
@@ -128,6 +129,8 @@ class Fitting:
         self.own = [x + newer.project(h) for x, h in zip(self.own, hidden)]
 
     def scale_gate(self, older: ResidualBlock, newer: ResidualBlock, inputs: list[Tensor]) -> None:
+        """Choose the factor K of each channel with the least error on ``inputs`` [1, C, h, w], and
+        put it into the weights of ``newer``."""
         errors = torch.zeros(len(GATE_FACTORS), len(newer.project.weight))
         for x, weight in zip(inputs, self.weights):
             a, b = older.expand(x).chunk(2, dim=1)
@@ -140,6 +143,7 @@ class Fitting:
         newer.expand.bias.mul_(factors)
 
     def up8(self) -> None:
+        """Fit the layer from 1/16 to 1/8, and move ``goal`` and ``own`` [1, C, h, w] behind it."""
         self.goal = [x * gain for x, gain in zip(self.goal, self.gains)]
         inputs = self.rounded("up8", [x * gain for x, gain in zip(self.own, self.gains)])
         targets = [self.older.up8.conv(x) for x in self.goal]
@@ -148,6 +152,7 @@ class Fitting:
         self.own = [self.newer.up8(x) for x in inputs]
 
     def up1(self) -> None:
+        """Fit the last layer, from ``own`` at 1/8 to pixels."""
         step = INTO_FINE * self.newer.step("stream8")
         inputs = [rounded(x, step, FINE_LIMIT) for x in self.own]
         targets = [self.older.up1.conv(x) for x in self.goal]

@@ -49,7 +49,8 @@ class AtWork:
 
 
 class Progress:
-    """The bar of a job of so many ``pictures``, or its lines in a log file."""
+    """The bar of a job of so many ``pictures``, or its lines in a log file. Under torchrun the
+    number is an estimate: processes take pictures as they get ready."""
 
     def __init__(self, pictures: int, at_work: AtWork):
         self.pictures, self.at_work, self.done = pictures, at_work, 0
@@ -73,9 +74,10 @@ class Progress:
 
     def line(self, seconds: float) -> str:
         """The state after so many ``seconds``."""
-        text = f"{self.done} of {self.pictures} pictures, {tqdm.format_interval(seconds)}"
+        pictures = max(self.pictures, self.done)
+        text = f"{self.done} of {pictures} pictures, {tqdm.format_interval(seconds)}"
         if self.done:
-            left = seconds / self.done * (self.pictures - self.done)
+            left = seconds / self.done * (pictures - self.done)
             text += f", about {tqdm.format_interval(left)} left"
         at_work = sorted(self.at_work.shares.copy().items())
         shares = [f"{printable(path.name)} {share:.0%}" for path, share in at_work]

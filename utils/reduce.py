@@ -31,10 +31,11 @@ SEARCH_STEPS = 12
 
 
 class Copy(NamedTuple):
-    """The content of a file, and its suffix."""
+    """The content of a file, and its suffix; of a picture that cannot be read, the ``reason``."""
 
-    content: bytes
-    suffix: str
+    content: bytes = b""
+    suffix: str = ""
+    reason: str = ""
 
 
 def parse_args() -> Namespace:
@@ -46,15 +47,14 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def reduced(path: Path, pixels: int) -> Copy | None:
-    """The copy of a picture, of about this many pixels at most; None if it cannot be read."""
+def reduced(path: Path, pixels: int) -> Copy:
+    """The copy of a picture, of about this many pixels at most."""
     try:
         if 0 < area(path) <= pixels:
             return Copy(path.read_bytes(), path.suffix)
         image = Image.fromarray(read_picture(path).rgb)
     except Exception as error:  # Pillow may raise nearly anything on a damaged file
-        print(printable(f"skipped: {path}: {error}"), file=sys.stderr)
-        return None
+        return Copy(reason=str(error))
     scale = (pixels / (image.width * image.height)) ** 0.5
     shape = [max(round(scale * side), 1) for side in image.size]
     image = image.resize(shape, Image.Resampling.LANCZOS)
@@ -71,16 +71,16 @@ def encoded(image: Image.Image, kind: str, suffix: str, **options: int | bool) -
     return Copy(stream.getvalue(), suffix)
 
 
-def copies(paths: list[Path], pixels: int) -> list[Copy | None]:
+def copies(paths: list[Path], pixels: int) -> list[Copy]:
     with ThreadPoolExecutor(cpu_count()) as threads:
         return list(threads.map(lambda path: reduced(path, pixels), paths))
 
 
-def total_bytes(found: list[Copy | None]) -> int:
-    return sum(len(copy.content) for copy in found if copy)
+def total_bytes(found: list[Copy]) -> int:
+    return sum(len(copy.content) for copy in found)
 
 
-def largest_copies(paths: list[Path], max_bytes: int) -> tuple[int, list[Copy | None]]:
+def largest_copies(paths: list[Path], max_bytes: int) -> tuple[int, list[Copy]]:
     """The number of pixels, and the copies. ValueError if they cannot be so small."""
     sample = paths[:: -(-len(paths) // SAMPLE_PICTURES)]
     low, high = 1, max(map(area, paths))
@@ -106,7 +106,8 @@ def main(args: Namespace) -> int:
     pixels, found = largest_copies(paths, args.max_bytes)
     written: set[Path] = set()
     for path, copy in zip(paths, found):
-        if copy is None:
+        if not copy.content:
+            print(printable(f"skipped: {path}: {copy.reason}"), file=sys.stderr)
             continue
         place = args.out / path.relative_to(args.source)
         name = place.with_suffix(copy.suffix)

@@ -51,7 +51,7 @@ def encode(
     target. ``target``: instead of a quality, one of ``target_bpp`` and ``max_bytes``, a size that
     the file keeps, and ``target_psnr``, in dB, and ``target_ssimulacra2``, which the decoded
     picture reaches. ``effort``: of the search for a smaller file, 0 to 9, which main does not have.
-    ``strip_metadata``: leave out EXIF, XMP and resolution.
+    ``strip_metadata``: leave out EXIF, XMP, IPTC, texts and resolution; the profile stays.
 
     ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
     damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file

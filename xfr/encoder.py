@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from model import codec_class, load_codec
+from model.bytestream import pack_number
 from model.checkpoint import load_checkpoint
 from model.codec import AbsurdWeights, Report
 from model.limits import DEFAULT_QUALITY, MAX_EFFORT, MAX_PIXELS, MAX_QUALITY, MIN_QUALITY
@@ -256,7 +257,8 @@ class Encoding:
     def fit(self, target: Size, limit: float) -> bytes:
         """The file within the limit, without loss or of the highest quality; OutOfReach if none."""
         unit = self.rgb[..., 0].size / 8 if target.per_pixel else 1  # in bytes
-        self.room = limit * unit - len(self.file(MAX_QUALITY, Content(b"", True)))
+        room = limit * unit - len(self.file(MAX_QUALITY, Content(b"", True)))
+        self.room = room + 1 - len(pack_number(max(int(room), 0)))  # the length may take more bytes
         exact = self.graphic.exact(self.room)
         if exact is not None:
             data = self.file(MAX_QUALITY, Content(exact, True))

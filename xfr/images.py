@@ -164,6 +164,8 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
         notices.append(REDUCED_TO_8_BITS)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
+    if is_upright:  # by the file's tags, which EXIF made of some of them would hide
+        image.info.pop("exif", None)
     icc = image.info.get("icc_profile")
     with raise_errors():
         image = load_samples(image, samples)
@@ -216,7 +218,7 @@ def is_intact(output: Path, source: Path, shape: tuple[int, int]) -> bool:
             image = open_with_pillow(stream)
             image.load()
             return (image.height, image.width) == shape
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow may raise nearly anything on a damaged file
         return False
 
 

@@ -25,15 +25,17 @@ LOADING_LOCK = Lock()
 ENCODED_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
 
 
-def shared(kind: Callable[[Path, str], Coder], checkpoint: str | Path, device: str) -> Coder:
+def shared(kind: Callable[[Path, Any], Coder], checkpoint: str | Path, device: str) -> Coder:
     """The Encoder or Decoder of a checkpoint, by name or path, which is loaded once."""
     with LOADING_LOCK:
         return load(kind, checkpoint_path(checkpoint).resolve(), device)
 
 
 @cache
-def load(kind: Callable[[Path, str], Coder], path: Path, device: str) -> Coder:
-    return kind(path, device)
+def load(kind: Callable[[Path, Any], Coder], path: Path, device: str) -> Coder:
+    from xfr.devices import usable_device  # load torch
+
+    return kind(path, usable_device(device))
 
 
 def encoded(

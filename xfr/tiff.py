@@ -134,7 +134,9 @@ def is_tiff(stream: BinaryIO) -> bool:
     head = stream.read(4)
     stream.seek(0)
     order = BYTE_ORDERS.get(head[:2])
-    return order is not None and struct.unpack(order + "H", head[2:])[0] in (42, BIG_TIFF)
+    if order is None or len(head) < 4:
+        return False
+    return struct.unpack(order + "H", head[2:])[0] in (42, BIG_TIFF)
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:

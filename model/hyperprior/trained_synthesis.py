@@ -9,6 +9,7 @@ https://arxiv.org/abs/1712.05877.
 
 import math
 from collections.abc import Iterable
+from threading import Lock
 from typing import cast
 
 import torch
@@ -47,6 +48,7 @@ Ranges = dict[str, Tensor]  # magnitudes [C], by the names of steps
 EIGHT_BITS = "up8", "depthwise", "gate"  # begin the names of activations that have 8 bits
 CLIPPING_SHARES = 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2  # tried: of the largest value
 LEAST_CHANGE = 1.5  # factor by which a step that has been chosen changes
+SHAPES_LOCK = Lock()  # functional_call changes its module for the time of the call
 STREAM_ROOM = 1.25  # range of a stream, relative to the largest value in calibration
 
 
@@ -96,8 +98,10 @@ class TrainedSynthesis(nn.Module):
             self.observe(y_hat.detach(), quality, largest)
             self.compare(y_hat.detach(), quality, largest, errors)
             self.choose_steps(largest, errors)
-        shapes = self.shapes[0].train(self.training)
-        return functional_call(shapes, self.values(), (y_hat, quality))
+        values = self.values()
+        with SHAPES_LOCK:  # threads share a codec
+            shapes = self.shapes[0].train(self.training)
+            return functional_call(shapes, values, (y_hat, quality))
 
     def inverse(self, error: Tensor, quality: Tensor) -> Tensor:
         """See ``IntegerSynthesis.inverse``."""

@@ -58,7 +58,7 @@ def test_rows_are_those_of_the_files(rd):
     for row in rows():
         assert row["codec"] == "jpeg"
         name = Path(row["picture"]).name
-        file = Path("kept", "jpeg", row["setting"], f"{name}.jpg")
+        file = Path("kept", "jpeg", row["setting"], f"tiny/{name}.jpg")
         original = read_picture(Path("tiny", name))
         height, width = original.shape
         assert int(row["bytes"]) == file.stat().st_size
@@ -132,12 +132,30 @@ def test_tables_and_plots_are_made_again_from_the_csv_alone(rd, script, checkpoi
         (["--from", "none.csv"], "no such file: none.csv (--from)"),
         (["--from", "results/rd.csv", "other"], "has none of these pictures"),
         (["--from", "results/rd.csv", "--codecs", "avif"], "has none of these codecs"),
+        (["--from", "results/rd.csv", "--measures", "vsi"], "has none of these measures"),
     ],
 )
 def test_what_a_csv_does_not_have_is_told(rd, script, flags, message):
     rd("--every", 4)
     done = script("benchmarks/rd", *flags)
     assert done.code == 1 and message in done.err
+
+
+def test_a_folder_without_pictures_is_told(rd):
+    Path("empty").mkdir()
+    done = rd(folders=["empty"])
+    assert done.code == 1 and "no pictures in empty; sub-folders are not searched" in done.err
+
+
+def test_without_any_checkpoint_there_is_nothing_of_ours_to_measure(rd):
+    done = rd(codecs=["ours", "jpeg"])
+    assert done.code == 1 and "no checkpoint was found, see --model" in done.err
+
+
+def test_files_that_are_kept_have_the_folder_of_their_picture(rd):
+    save_png(Path("other/colour.png"), colour(40, 56))
+    rd("--every", 4, "--keep", "kept", folders=["tiny", "other"])
+    assert len(list(Path("kept").rglob("colour.png.jpg"))) == 2 * 4
 
 
 def test_single_pictures_are_a_part_of_their_folder(rd):
@@ -189,6 +207,15 @@ def test_a_half_written_row_is_repaired(rd, left):
     assert path.read_bytes() == table
 
 
+def test_a_csv_that_is_only_read_stays_as_it_is(rd, script):
+    rd("--every", 4)
+    path = Path("results/rd.csv")
+    table = path.read_bytes()[:-1]
+    path.write_bytes(table)
+    assert script("benchmarks/rd", "--from", path, "--out", "again").code == 0
+    assert path.read_bytes() == table
+
+
 def test_another_csv_is_left_alone(rd):
     path = Path("results/rd.csv")
     path.parent.mkdir()
@@ -211,7 +238,7 @@ def test_ours_are_the_files_of_encode(rd, script, checkpoints, arch, effort):
     coding = ["--model", checkpoints[arch], "--effort", effort]
     assert script("encode", *coding, *folders).code == 0
     for name in ("colour", "grey"):
-        file = Path("kept", ours[0]["codec"], str(DEFAULT_QUALITY), f"{name}.png.xfr")
+        file = Path("kept", ours[0]["codec"], str(DEFAULT_QUALITY), f"tiny/{name}.png.xfr")
         kept, encoded = file.read_bytes(), Path("encoded", f"{name}.xfr").read_bytes()
         assert len(kept) == len(encoded)
         # The checksums differ: of the pixels here, of the picture's file there.

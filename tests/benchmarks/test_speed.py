@@ -1,7 +1,10 @@
 import shutil
+import sys
 
 import pytest
 from helpers import colour, save_png
+
+from benchmarks.speed import run_script
 
 ALONE = ("encode: analysis transform", "decode: entropy coding")  # stages that are one call
 
@@ -47,3 +50,11 @@ def test_every_table_of_the_speed_benchmark_has_its_rows(module, checkpoints, tm
 def test_a_folder_without_pictures_is_one_line(module, tmp_path):
     done = module("benchmarks.speed", tmp_path)
     assert done.code != 0 and "no pictures that" in done.err and "Traceback" not in done.err
+
+
+def test_a_process_may_write_more_than_a_pipe_holds():
+    text = "import sys; print('x' * 99999, file=sys.stderr); sys.exit({})"
+    taken, _ = run_script([sys.executable, "-c", text.format("0")])
+    assert taken > 0
+    with pytest.raises(RuntimeError, match="-c failed: x+\nthe end"):
+        run_script([sys.executable, "-c", text.format("'the end'")])

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from model import codec_class, integer_layers, integer_products, load_codec
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.gains import exp2
 from model.geometry import check_geometry
+from model.hyperprior import trained_synthesis
 from tests import reference_synthesis
 from tests.integer_pixels import cases, everything
 
@@ -146,6 +149,22 @@ def test_the_form_with_gradients_gives_the_pixels_of_files(trained, shipped, for
     assert torch.autograd.grad(x_hat.square().sum(), latent)[0].any()
     pixels = x_hat.detach()[0].mul(255).round().clamp(0, 255).permute(1, 2, 0)[:90, :150]
     assert np.array_equal(pixels.numpy(), decoded) and 50 < decoded.std()
+
+
+def test_threads_may_share_a_synthesis_in_training(trained, monkeypatch):
+    inside, together = [], []
+
+    def call(*args):
+        inside.append(args)
+        time.sleep(0.01)
+        together.append(len(inside))
+        inside.pop()
+
+    monkeypatch.setattr(trained_synthesis, "functional_call", call)
+    y_hat, quality = torch.zeros(1, 16, 4, 4), torch.tensor([50.0])
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: trained[0].synthesis(y_hat, quality), range(3)))
+    assert together == [1, 1, 1]
 
 
 def test_every_weight_has_a_gradient_and_the_first_batch_chooses_the_steps():

@@ -1,5 +1,6 @@
 """Messages before any work, and the places where the scripts look."""
 
+import errno
 import os
 import re
 import shutil
@@ -269,6 +270,31 @@ def test_a_folder_without_pictures_says_what_was_looked_for(script, photos):
     assert not Path("out").exists()
 
 
+def test_a_folder_that_cannot_be_listed_does_not_keep_others_from_being_encoded(
+    script, photos, checkpoints, monkeypatch
+):
+    Path("locked").mkdir()
+    listed, walked = Path.iterdir, os.walk
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    def iterdir(self):
+        return refuse(self) if self.name == "locked" else listed(self)
+
+    def walk(folder, onerror=None, **options):
+        if Path(folder).name != "locked":
+            return walked(folder, onerror=onerror, **options)
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(folder)))
+        return iter(())
+
+    monkeypatch.setattr("pathlib.Path.iterdir", iterdir)
+    monkeypatch.setattr("os.walk", walk)
+    result = script("encode", "photos", "locked", "--model", checkpoints["binary"])
+    assert result.code == 1 and result.out.startswith("2 encoded, 1 failed: ")
+    assert "failed: locked: Permission denied" in result.err
+
+
 def test_a_folder_of_what_failed_only_is_not_called_empty(script, photos):
     Path("pipes").mkdir()
     os.mkfifo("pipes/a.png")
@@ -298,7 +324,7 @@ def test_effort_names_the_codec_that_has_it(script, photos):
 
 def test_a_device_that_does_not_exist_is_told_which_do(script, photos):
     line = last_line(script("encode", "--image_folder", "photos", "--device", "gpu"))
-    assert line == "encode.py: error: no such device: gpu; use auto, cpu, cuda, cuda:1 or mps"
+    assert line == "encode.py: error: no such device: gpu; use cpu, cuda, cuda:1 or mps"
 
 
 @pytest.mark.parametrize(

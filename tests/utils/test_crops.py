@@ -203,6 +203,10 @@ def test_pictures_that_cannot_be_read_are_left_out_on_the_device(ramps, tmp_path
     batches = DeviceBatches(source, 1, torch.device("cpu"))
     assert (batches.pictures, batches.crops) == (1, 1)
     assert capsys.readouterr().err.count("skipped: ") == 1
+    with pytest.raises(
+        ValueError, match="1 crops of readable pictures are fewer than one batch of 3"
+    ):
+        DeviceBatches(source, 3, torch.device("cpu"))
     with pytest.raises(ValueError, match="none of the training pictures"):
         DeviceBatches(PictureDataset([damaged], SIDE, 16, 0, True), 1, torch.device("cpu"))
 

@@ -16,3 +16,11 @@ def test_a_line_estimates_the_time_of_the_pictures_that_are_left():
         report(0.254)
         assert progress.line(60).endswith(r" left; b\x1b.png 25%")
     progress.close()
+
+
+def test_a_process_that_does_more_than_its_share_has_no_time_left():
+    progress = Progress(1, AtWork())
+    for _ in range(2):
+        progress.advance()
+    assert progress.line(60) == "2 of 2 pictures, 01:00, about 00:00 left"
+    progress.close()

@@ -34,6 +34,20 @@ def packed(samples: np.ndarray, bits: int, order: str = ">") -> bytes:
     return np.packbits(digits.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
 
 
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Samples [H, W] or [H, W, C] that a file with this orientation stores, as they are shown."""
+    return {
+        1: samples,
+        2: samples[:, ::-1],
+        3: samples[::-1, ::-1],
+        4: samples[::-1],
+        5: samples.swapaxes(0, 1),
+        6: np.rot90(samples, -1),
+        7: samples[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(samples),
+    }[orientation]
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     crc = zlib.crc32(kind + data)
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)

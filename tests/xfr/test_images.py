@@ -8,6 +8,7 @@ import pytest
 from helpers import SRGB, colour, grey
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
+from raw_files import upright
 
 from model.limits import MAX_PIXELS
 from xfr.formats import normalize_extension
@@ -186,17 +187,8 @@ def test_exif_orientation_is_applied(reread, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = colour(*SHAPE)
-    expected = {
-        1: pixels,
-        2: pixels[:, ::-1],
-        3: pixels[::-1, ::-1],
-        4: pixels[::-1],
-        5: pixels.transpose(1, 0, 2),
-        6: np.rot90(pixels, -1),
-        7: pixels[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(pixels),
-    }[orientation]
-    assert np.array_equal(reread(Image.fromarray(pixels), exif=exif).pixels, expected)
+    picture = reread(Image.fromarray(pixels), exif=exif)
+    assert np.array_equal(picture.pixels, upright(pixels, orientation))
 
 
 def test_the_profile_of_an_rgb_picture_is_kept(reread):
@@ -272,11 +264,12 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path):
         read_picture(tmp_path / "bomb.ppm")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"II"])
 def test_what_is_no_picture_is_refused(tmp_path, content):
     (tmp_path / "picture.png").write_bytes(content)
-    with pytest.raises((OSError, ValueError)):
+    with pytest.raises((OSError, ValueError)) as error:
         read_picture(tmp_path / "picture.png")
+    assert "unpack" not in str(error.value)
 
 
 def test_a_truncated_picture_is_refused(tmp_path):
@@ -398,4 +391,16 @@ def test_an_output_is_intact_if_complete_newer_and_of_the_right_size(tmp_path):
     assert is_intact(output, source, (20, 30))
     assert not is_intact(output, source, (30, 20))
     output.write_bytes(output.read_bytes()[:50])
+    assert not is_intact(output, source, (20, 30))
+
+
+def test_an_output_is_damaged_whatever_pillow_raises(tmp_path, monkeypatch):
+    source, output = tmp_path / "a.xfr", tmp_path / "a.png"
+    source.write_bytes(b"")
+    Image.new("RGB", (30, 20)).save(output)
+
+    def damaged(image):
+        raise RuntimeError("decoding failed")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", damaged)
     assert not is_intact(output, source, (20, 30))

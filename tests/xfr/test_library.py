@@ -166,6 +166,7 @@ def test_an_ssimulacra_2_is_met_by_the_lowest_quality_and_with_effort_too():
         ({"target_psnr": 30, "max_bytes": 3}, "only one can be met"),
         ({"max_bytes": 3}, "the lowest quality takes .* bytes, more than 3"),
         ({"effort": 1}, "--effort: main cannot use it, but hyperprior and visual can"),
+        ({"device": "gpu"}, "no such device: gpu; use cpu, cuda"),
     ],
 )
 def test_a_setting_that_cannot_be_met_is_named(settings, message):

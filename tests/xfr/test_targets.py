@@ -101,6 +101,15 @@ def test_a_file_for_a_target_is_the_one_of_its_quality_and_effort(tmp_path):
     assert len(data) <= limit
 
 
+def test_a_graphic_that_is_a_byte_too_large_leaves_the_size_to_learned_files(checkpoints):
+    squares = np.random.default_rng(0).integers(0, 4, (15, 20)).repeat(4, 0).repeat(4, 1)
+    picture, encoder = Picture(noise(1, 4)[0][squares]), Encoder(checkpoints["binary"])
+    exact = encoder.encode(picture, EncodingSettings(target=("max_bytes", 10**6)))
+    assert unpack(exact).graphic and len(unpack(exact).payload) > 127  # whose length takes 2 bytes
+    smaller = encoder.encode(picture, EncodingSettings(target=("max_bytes", len(exact) - 1)))
+    assert len(smaller) < len(exact)
+
+
 @pytest.mark.parametrize("effort", [0, 1])
 @pytest.mark.parametrize("target", [("max_bytes", 9000), ("target_psnr", 99)])
 def test_a_picture_is_compressed_once_at_each_quality_and_effort(

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from helpers import SRGB, colour, grey
 from PIL import Image
-from raw_files import PILLOW, packed, rounded, tiff
+from raw_files import PILLOW, packed, rounded, tiff, upright
 
 RNG = np.random.default_rng(0)
 ORDERS, COMPRESSED = ["<", ">"], [False, True]
@@ -175,6 +175,37 @@ def test_channels_in_any_layout_are_right_or_refused(
     assert alpha is None or np.array_equal(picture.alpha, rounded(alpha, top))
     unkept = "its channels beyond colour and alpha are not kept"
     assert (unkept in picture.notices) == (len(extra) == 2 or extra == (0,)) or planes == "separate"
+
+
+XMP = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("told", ["tag", "xmp", "both"])
+@pytest.mark.parametrize(("maker", "compressed"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("photometric", "bits", "channels"),
+    [(0, 1, 1), (1, 16, 1), (2, 8, 3), (2, 8, 4), (2, 16, 4), (5, 8, 4)],
+)
+def test_pixels_are_turned_whatever_else_a_file_tells(
+    read, orientation, told, maker, compressed, photometric, bits, channels
+):
+    """A tag of the orientation counts more than XMP does."""
+    tags = {"t338": [2]} if photometric == 2 and channels == 4 else {}
+    samples = random(bits, channels)
+    stored = tiff(samples, bits, photometric, compressed=compressed, **tags)
+    tags |= {"t271": b"maker\0"} if maker else {}
+    tags |= {"t274": [orientation]} if told == "tag" else {"t700": XMP % orientation}
+    tags |= {"t274": [1]} if told == "both" else {}
+    plain, turned = (
+        read(stored),
+        read(tiff(samples, bits, photometric, compressed=compressed, **tags)),
+    )
+    orientation = 1 if told == "both" else orientation
+    assert np.array_equal(turned.pixels, upright(plain.pixels, orientation))
+    assert (plain.alpha is None) == (turned.alpha is None)
+    if plain.alpha is not None:
+        assert np.array_equal(turned.alpha, upright(plain.alpha, orientation))
 
 
 @pytest.mark.parametrize("bits", [8, 16])
