@@ -21,6 +21,7 @@ from xfr.metadata import (
     COMMENT_FORMATS,
     LABELS,
     NO_METADATA,
+    ORIENTATION,
     Metadata,
     beginning,
     only_comment,
@@ -164,8 +165,10 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
         notices.append(REDUCED_TO_8_BITS)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
-    if is_upright:  # by the file's tags, which EXIF made of some of them would hide
-        image.info.pop("exif", None)
+    if is_upright:  # by this EXIF; that of the picture does not tell the orientation
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        image.info["exif"] = exif.tobytes()
     icc = image.info.get("icc_profile")
     with raise_errors():
         image = load_samples(image, samples)
