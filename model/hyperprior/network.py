@@ -257,8 +257,8 @@ class HyperpriorCodec(Codec):
         return HyperpriorLatents(y, self.hyper_analysis(y, quality))
 
     def corrected(self, y: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-        """``y`` [1, K, h, w], not rounded, after a step towards the latent whose synthesis is x;
-        may have more channels.
+        """``y`` [1, K, h, w], not rounded to symbols, after a step towards the latent whose pixels
+        are x; may have more channels.
 
         The transforms are not inverse to each other: hard edges and noise lose much even without
         quantization. The step is that of Gauss and Newton with the derivative of the linear
@@ -266,7 +266,10 @@ class HyperpriorCodec(Codec):
         is worth. Next to other tiles it is a little off, since the margin was made for the
         analysis.
         """
-        error = F.pixel_unshuffle(self.synthesis(y, quality).sub_(x).neg_(), BLOCK_SIDE)
+        whole = Tile(0, x.shape[2], 0, x.shape[3])
+        with torch.autocast(x.device.type, enabled=False):
+            decoded = self.pixels((y * 2**FRACTION_BITS).round_(), quality, whole, whole)
+        error = F.pixel_unshuffle(x - decoded.permute(2, 0, 1) / 255, BLOCK_SIDE)
         loss = 255**2 / error.shape[1] * torch.linalg.vector_norm(error, dim=1).square()
         share = loss / (loss + (HALF_CORRECTED / self.lmbda(quality)) ** 2)
         step = self.synthesis.inverse(error, quality).mul_(share)
