@@ -37,7 +37,7 @@ def parse_args() -> Namespace:
     add("--output_quality", type=console.number(int, 1, 100),
         help="of jpg, mpo, webp and avif, 1 to 100 (default: 95, and webp without loss)")
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--scale", type=int, choices=PREVIEW_SCALES, default=1,
+    add("--scale", type=int, choices=(1, *PREVIEW_SCALES), default=1,
         help="write previews of 1/SCALE of the width and height; 8 and 16 are fast")
     add("--crop", type=console.number(int, 0), nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="write only this part, in pixels from the left and from the top")

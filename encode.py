@@ -63,7 +63,7 @@ def main(args: Namespace) -> int:
     from utils import files
     from utils.jobs import Skip, compute_pool, run_job
     from utils.tally import Tally
-    from xfr.file import MAGIC, TARGETS, checksum_of
+    from xfr.file import MAGIC, TARGETS, checksum_of, peek_source
     from xfr.images import Picture, read_opened
 
     model, out = files.find_checkpoint(args.model), args.out_folder
@@ -99,13 +99,15 @@ def main(args: Namespace) -> int:
             tally.notice(path, notice)
         return picture, length, crc
 
-    def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int]:
-        picture, length, crc = loaded
+    def compute(path: Path, loaded: tuple[Picture, int, int]) -> tuple[bytes, Picture, int, int]:
+        picture, _, crc = loaded
         with tally.at_work.progress(path) as report:
-            return encoder.encode(picture, settings, report, crc), picture, length
+            return encoder.encode(picture, settings, report, crc), *loaded
 
-    def save(path: Path, result: tuple[bytes, Picture, int]) -> None:
-        data, picture, length = result
+    def save(path: Path, result: tuple[bytes, Picture, int, int]) -> None:
+        data, picture, length, crc = result
+        if peek_source(outputs[path]) not in (None, crc):
+            tally.notice(path, "its .xfr file replaces that of another picture")
         with files.atomic_write(outputs[path]) as stream:
             stream.write(data)
         height, width = picture.shape

@@ -11,8 +11,8 @@ examples:
 
 Two files are saved after every epoch: last.tar, from which --checkpoint_path resumes the run
 exactly, and best.tar, the codec at its lowest validation loss so far, which is small enough to be
-shipped. Copy it to out/main.tar to make it the default of the other scripts, and keep the old one
-beside it, under any name, for the files that it has made.
+shipped. To use it, copy it into out/ under a name of its own, and give it as --model; decode.py
+finds it there.
 """
 
 import sys

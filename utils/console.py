@@ -27,9 +27,21 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
         return super()._get_help_string(action)
 
 
+class Version(argparse.Action):
+    """Prints the version, which is imported only then, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from xfr import __version__
+
+        print(f"xfr {__version__}")
+        parser.exit()
+
+
 def make_parser(docstring: str) -> argparse.ArgumentParser:
     """A parser whose help is the script's own docstring, examples included."""
-    return argparse.ArgumentParser(description=docstring, formatter_class=Formatter)
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=Formatter)
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+    return parser
 
 
 def number(kind: type, low: float, high: float = float("inf"), open_end: bool = False) -> Callable:

@@ -153,15 +153,16 @@ def find_files(
     return sorted(found)
 
 
-def nothing_found(source: Path, extensions: set[str], label: str) -> str:
+def nothing_found(source: Path, extensions: set[str], recursive: bool, label: str) -> str:
     """A message: what was looked for in ``source``, called ``label``, and what would help."""
     wanted = f".{min(extensions)} files" if len(extensions) == 1 else "pictures that Pillow reads"
+    others: list[Path] = []
     try:
-        names = [path.name for path in source.iterdir() if path.is_file()]
+        find_files(source, extensions, recursive, others=others)
         deeper = find_files(source, extensions, recursive=True)
     except OSError as error:
         return f"no {wanted} in {label}: {error.strerror}"
-    kinds = sorted({printable(Path(name).suffix or name) for name in names if name[0] != "."})
+    kinds = sorted({printable(path.suffix or path.name) for path in others if path.is_file()})
     if deeper:
         reason = f"its sub-folders hold {len(deeper)}, see --recursive"
     elif kinds:
@@ -201,10 +202,12 @@ def find_all(
     taken = {*names, *sources}
     failed = leave([path for path in dict.fromkeys(others) if path not in taken], tally)
     if empty and not names and not failed and not (tally and tally.failed):
-        raise FileNotFoundError(nothing_found(empty[0], extensions, f"{empty[0]}{label}"))
+        raise FileNotFoundError(
+            nothing_found(empty[0], extensions, recursive, f"{empty[0]}{label}")
+        )
     if tally and len(sources) > 1:
         for source in empty:
-            tally.notice(source, nothing_found(source, extensions, f"{source}{label}"))
+            tally.notice(source, nothing_found(source, extensions, recursive, f"it{label}"))
     return names
 
 

@@ -205,15 +205,15 @@ def average_line(results: list[Result]) -> str:
 
 
 def trained_for(results: list[Result]) -> list[str]:
-    """The shipped checkpoints that were trained for a measure, which flatters them, in words."""
+    """The shipped checkpoints that were trained for measures, which flatters them, in words."""
     origins = [result.origin for result in results if result.origin]
     names = {shipped_name(origin.fingerprint) for origin in origins if not origin.graphic}
-    return [
-        f"{name} was trained for {MEASURES[measure].label}"
-        for measure in results[0].score.measures
-        for name in MEASURES[measure].trained
-        if name in names
-    ]
+    measures: dict[str, list[str]] = {}
+    for measure in results[0].score.measures:
+        for name in MEASURES[measure].trained:
+            if name in names:
+                measures.setdefault(name, []).append(MEASURES[measure].label)
+    return [f"{name} was trained for {' and '.join(found)}" for name, found in measures.items()]
 
 
 def cell(value: str | float | None) -> str:

@@ -36,7 +36,8 @@ class Tally:
     models: set[str] = field(default_factory=set)  # checkpoints of the .xfr files, for messages
     qualities: set[int] = field(default_factory=set)  # of the .xfr files
     settings: list[str] = field(default_factory=list)  # other settings of the .xfr files
-    notices: set[str] = field(default_factory=set)
+    # Files that share each notice, but for the first, which has been told with it.
+    notices: dict[str, list[Path]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # lines before the summary
     seconds: float = 0.0  # seconds of the job
     at_work: AtWork = field(default_factory=AtWork)
@@ -46,7 +47,8 @@ class Tally:
         self.failed += 1
         tell(f"failed: {printable(path)}: {reason_of(error)}")
         for note in getattr(error, "__notes__", ()):
-            self.notice(path, note)
+            if note not in self.notices:
+                self.notice(path, note)
 
     def fail_for_all(self, path: Path, reason: BaseException | str) -> None:
         """Count ``path`` as failed once, where every process of a job finds the same failure."""
@@ -66,10 +68,13 @@ class Tally:
             self.remarks.append(f"left alone: {what}")
 
     def notice(self, path: Path, notice: str) -> None:
-        """Report ``notice`` on stderr, with the first file that it is about."""
-        if notice not in self.notices:
-            self.notices.add(notice)
-            tell(f"note: {printable(path)}: {notice} (reported once)")
+        """Report ``notice`` on stderr with the first file that it is about, with all others when
+        the job is done."""
+        if notice in self.notices:
+            self.notices[notice].append(path)
+        else:
+            self.notices[notice] = []
+            tell(f"note: {printable(path)}: {notice}")
 
     def report(self, path: Path, verdict: str) -> None:
         tqdm.write(f"{verdict}: {printable(path)}")
@@ -90,6 +95,9 @@ class Tally:
         """Print the summary of all processes of the job, and return the exit code. With several
         processes, rank 0 prints it once all are done, and all of them return 0, since torchrun
         would take any other code for a crash, stop the rest and print a long traceback."""
+        for notice, paths in self.notices.items():
+            if paths:
+                tell(f"note: {listed(paths)}: {notice}")
         gathered = gather("tally", [self.seconds, *(getattr(self, name) for name in COUNTS)])
         made = gather("made", [sorted(self.models), sorted(self.qualities)])
         if not gathered:

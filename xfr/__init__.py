@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__version__ = "1.0.0"
+__version__ = "1.0.1"
 plugin.register()
 
 
@@ -45,13 +45,14 @@ def encode(
 ) -> bytes:
     """The bytes of an .xfr file.
 
-    ``picture``: a path; an image of Pillow, whose pixels, transparency and colour profile are
-    encoded; or a uint8 array, [H, W, 3] or grey [H, W]. ``checkpoint``: main, hyperprior or visual,
-    or a path; it is loaded once, and threads share it. ``quality``: 1 to 100, 50 unless there is a
-    target. ``target``: instead of a quality, one of ``target_bpp`` and ``max_bytes``, a size that
-    the file keeps, and ``target_psnr``, in dB, and ``target_ssimulacra2``, which the decoded
-    picture reaches. ``effort``: of the search for a smaller file, 0 to 9, which main does not have.
-    ``strip_metadata``: leave out EXIF, XMP, IPTC, texts and resolution; the profile stays.
+    ``picture``: a path, of whose file a warning tells what is not kept; an image of Pillow, whose
+    pixels, transparency and colour profile are encoded; or a uint8 array, [H, W, 3] or grey [H, W].
+    ``checkpoint``: main, hyperprior or visual, or a path; it is loaded once, and threads share it.
+    ``quality``: 1 to 100, 50 unless there is a target. ``target``: instead of a quality, one of
+    ``target_bpp`` and ``max_bytes``, a size that the file keeps, and ``target_psnr``, in dB, and
+    ``target_ssimulacra2``, which the decoded picture reaches. ``effort``: of the search for a
+    smaller file, 0 to 9, which main does not have. ``strip_metadata``: leave out EXIF, XMP, IPTC,
+    texts and resolution; the profile stays.
 
     ValueError if the picture cannot be read or has more than MAX_PIXELS, if the checkpoint is
     damaged, if a setting is out of its range, or if no quality keeps the size. OSError if a file
@@ -65,7 +66,7 @@ def encode(
 
 
 def decode(
-    data: bytes,
+    source: bytes | str | Path,
     checkpoint: str | Path | None = None,
     *,
     scale: int = 1,
@@ -73,7 +74,8 @@ def decode(
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
 ) -> "Image.Image":
-    """The picture in the bytes of an .xfr file, as an image of Pillow.
+    """The picture in an .xfr file, of which ``source`` is the path or the bytes, as an image of
+    Pillow.
 
     The image, unlike an array, holds transparency, and in ``info`` colour profile, EXIF, XMP, IPTC,
     texts and resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
@@ -86,6 +88,7 @@ def decode(
     there are both scale and crop.
     """
     from xfr.file import unpack
-    from xfr.library import decoded
+    from xfr.library import as_bytes, decoded
 
+    data = as_bytes(source, max_pixels)
     return decoded(unpack(data, max_pixels), checkpoint, device, scale, crop)

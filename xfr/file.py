@@ -28,6 +28,7 @@ this adds 25 or 26 bytes to the payload, and encode.py adds 5 more for the sourc
 import os
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -226,6 +227,17 @@ def peek(path: Path) -> Header | None:
             return read_header(Reader(stream.read(HEADER_BYTES), "file"))
     except (OSError, ValueError):
         return None
+
+
+def peek_source(path: Path) -> int | None:
+    """The checksum of the file that the .xfr file at ``path`` was made from; None where that is not
+    known."""
+    with suppress(OSError, ValueError), path.open("rb") as stream:
+        reader = Reader(stream.read(HEADER_BYTES + 10), "file")  # beyond it: target, effort, source
+        flags = read_header(reader).flags
+        reader.take(5 * bool(flags & TARGET) + bool(flags & EFFORT))
+        return reader.unpack(">I")[0] if flags & SOURCE else None
+    return None
 
 
 def needs_checkpoint(path: Path) -> bool:

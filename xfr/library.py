@@ -1,6 +1,7 @@
 """Helpers of ``xfr.encode`` and ``xfr.decode``: images, arrays, and checkpoints loaded once."""
 
 import struct
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from model.limits import DEFAULT_QUALITY, MAX_PIXELS
 from xfr.checkpoints import checkpoint_path, shipped_name
-from xfr.file import Xfr
+from xfr.file import Xfr, read_file
 from xfr.images import Picture, check_shape, converted, read_picture
 from xfr.metadata import EXIF_PREFIX, Metadata, comment_of
 from xfr.samples import to_plain_mode
@@ -79,9 +80,12 @@ def decoded(
 def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
     """The picture at a path, in an image of Pillow, or in a uint8 array, [H, W, 3] or [H, W].
     TypeError if it is something else; ValueError if it is no picture, or has more than MAX_PIXELS;
-    OSError if it cannot be read."""
+    OSError if it cannot be read. Warns of what is not kept of a file."""
     if isinstance(source, str | Path):
-        return read_picture(Path(source))
+        picture = read_picture(Path(source))
+        for notice in picture.notices:
+            warnings.warn(f"{source}: {notice}", stacklevel=3)
+        return picture
     if isinstance(source, Image.Image):
         check_shape(source.height, source.width, MAX_PIXELS)
         return from_pillow(source)
@@ -103,6 +107,16 @@ def from_pillow(image: Image.Image) -> Picture:
     with suppress(SyntaxError, ValueError, OSError, struct.error):  # where its EXIF is damaged
         image = ImageOps.exif_transpose(image)
     return converted(to_plain_mode(image), icc, Metadata(icc=icc), notices=[])
+
+
+def as_bytes(source: bytes | str | Path, max_pixels: int) -> bytes:
+    """The bytes of the .xfr file at a path, or those that are given. TypeError if it is something
+    else; ValueError if the file is none, or too large; OSError if it cannot be read."""
+    if isinstance(source, str | Path):
+        return read_file(Path(source), max_pixels)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise TypeError(f"{type(source).__name__} is no path and no bytes")
+    return bytes(source)
 
 
 def as_image(picture: Picture) -> Image.Image:

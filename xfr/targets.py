@@ -142,7 +142,7 @@ def highest_quality_within(limit: float, unit: str, size: Callable[[int], float]
     """
     smallest = size(MIN_QUALITY)
     if smallest > limit:
-        raise OutOfReach(f"the lowest quality takes {smallest:.4g} {unit}, more than {limit:.4g}")
+        raise OutOfReach(f"the lowest quality takes {smallest:,.6g} {unit}, more than {limit:,.6g}")
     return bisect(lambda quality: size(quality) <= limit)
 
 

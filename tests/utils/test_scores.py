@@ -63,10 +63,11 @@ def test_the_averages_say_which_measures_a_shipped_checkpoint_was_trained_for():
         assert average_line([unflattered]) == "on average PSNR 30 dB"
     scored = [result(visual), result(main)]
     for one in scored:
-        one.score.measures["ssimulacra2"] = 60.0
+        one.score.measures |= {"ssimulacra2": 60.0, "ssimulacra2_worst": 50.0}
     assert trained_for(scored) == [
-        "main was trained for PSNR", "visual was trained for SSIMULACRA 2",
-    ]  # fmt: skip
+        "main was trained for PSNR",
+        "visual was trained for SSIMULACRA 2 and SSIMULACRA 2 of the worst tile",
+    ]
 
 
 def test_a_second_run_has_columns_of_its_own_and_empty_cells_where_it_lacks_a_picture(tmp_path):

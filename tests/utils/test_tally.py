@@ -62,9 +62,22 @@ def test_a_failure_is_one_line_and_its_note_is_told_once(capsys):
     assert tally.failed == 2
     assert capsys.readouterr().err.splitlines() == [
         "failed: a.png: damaged",
-        "note: a.png: see --help (reported once)",
+        "note: a.png: see --help",
         "failed: b\\x1b.png: damaged",
     ]
+
+
+def test_a_notice_is_told_with_the_first_file_and_with_all_others_at_the_end(capsys):
+    tally = Tally("encoded")
+    for index in range(6):
+        tally.notice(Path(f"{index}.gif"), "only the first frame is kept")
+    tally.notice(Path("a.png"), "larger")
+    told = ["note: 0.gif: only the first frame is kept", "note: a.png: larger"]
+    assert capsys.readouterr().err.splitlines() == told
+    tally.finish()
+    assert capsys.readouterr().err == (
+        "note: 1.gif, 2.gif, 3.gif and 2 more: only the first frame is kept\n"
+    )
 
 
 def test_failures_alike_are_one_line_by_name_up_to_a_few_and_by_number_beyond(capsys):

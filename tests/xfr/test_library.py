@@ -250,6 +250,25 @@ def test_what_is_no_picture_at_all_is_a_type_error(source):
         xfr.encode(source, "main")
 
 
+def test_what_is_lost_of_a_file_is_a_warning(tmp_path):
+    frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="a.gif: only the first frame is kept"):
+        xfr.encode(tmp_path / "a.gif", "main")
+
+
+def test_a_file_is_decoded_by_its_path_or_its_bytes(tmp_path):
+    data = xfr.encode(PHOTO, "main")
+    (tmp_path / "a.xfr").write_bytes(data)
+    expected = np.asarray(xfr.decode(data))
+    for source in (tmp_path / "a.xfr", str(tmp_path / "a.xfr"), bytearray(data)):
+        assert np.array_equal(xfr.decode(source), expected)
+    with pytest.raises(TypeError, match="int is no path and no bytes"):
+        xfr.decode(3)
+    with pytest.raises(FileNotFoundError):
+        xfr.decode("missing.xfr")
+
+
 @pytest.mark.parametrize(
     ("extract", "error"),
     [
