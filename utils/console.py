@@ -109,7 +109,8 @@ def sample_pictures() -> Path:
 
 def add_inputs(parser: argparse.ArgumentParser, option: str, default: Path, kind: str) -> None:
     """Add the inputs: any number of files of a ``kind`` and folders, or one behind ``option``."""
-    parser.add_argument("inputs", type=Path, nargs="*", help=f"{kind}, and directories of them")
+    text = f"{kind}, and directories of them; -- stands before names that begin with a dash"
+    parser.add_argument("inputs", type=Path, nargs="*", help=text)
     parser.add_argument(option, type=Path, help=f"one of these (default, if none: {default}/)")
 
 
