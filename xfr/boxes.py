@@ -92,6 +92,8 @@ def add_boxes(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:
             add_identified(image, data, notices)
         elif kind in (b"cdef", b"cmap") and image.format == "JPEG2000":
             check_channels(kind, data)
+        elif kind == b"pclr" and image.format == "JPEG2000":
+            check_palette(data)
         elif kind == b"xml " and image.format == "JPEG2000":
             notices.append("its XML is not kept")
     if bits > 8:
@@ -122,6 +124,16 @@ def add_colours(image: Image.Image, data: bytes, grey: bool, notices: list[str])
             notices.append(f"its colour space (JPEG 2000's {code}) is not kept")
     if icc is not None:
         image.info["icc_profile"] = icc
+
+
+def check_palette(data: bytes) -> None:
+    """ValueError unless the entries of a JPEG 2000 palette have 3 or 4 columns of 8 bits: Pillow
+    takes the numbers of others for samples."""
+    columns = data[2:3]
+    if columns not in (b"\3", b"\4") or data[3 : 3 + columns[0]] != columns[0] * b"\7":
+        raise ValueError(
+            "JPEG 2000 files with a palette of grey or of other than 8 bits are not read"
+        )
 
 
 def check_channels(kind: bytes, data: bytes) -> None:

@@ -27,6 +27,7 @@ from xfr.metadata import (
     only_comment,
     read_metadata,
     save_options,
+    without_orientation,
 )
 from xfr.samples import REDUCED_TO_8_BITS, is_deep, load_samples, strips
 from xfr.sources import open_picture
@@ -42,11 +43,14 @@ ORIENTATION_TURNS = {
 }  # fmt: skip
 # Lossy formats are written at the highest quality that still gives files of a sensible size.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+    "JPEG": {"quality": 95, "subsampling": 0},  # optimized, those of noise exceed Pillow's buffer
     "WEBP": {"lossless": True, "exact": True},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"optimize": False},
+    "BMP": {"dpi": (0, 0)},  # unknown; Pillow's default is 96
+    "QOI": {"colorspace": "sRGB"},
 }
+SAVE_OPTIONS["DIB"] = SAVE_OPTIONS["BMP"]
 SAVE_OPTIONS["MPO"] = SAVE_OPTIONS["JPEG"]
 QUALITY_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {}, "MPO": {}, "WEBP": {"lossless": False}, "AVIF": {},
@@ -54,7 +58,7 @@ QUALITY_OPTIONS: dict[str, dict[str, Any]] = {
 # Pixels of the longest side that a format holds, or that Pillow reads back.
 MAX_SIDES = {
     "JPEG": 65500, "MPO": 65500, "WEBP": 16383, "AVIF": 32768,
-    **dict.fromkeys(("GIF", "TGA", "PCX", "SGI"), 65535),
+    "PCX": 65534, **dict.fromkeys(("GIF", "TGA", "SGI"), 65535),
 }  # fmt: skip
 # Formats whose encoders in Pillow write to the stream themselves, and do not end when it takes no
 # more.
@@ -378,6 +382,9 @@ def keeps_metadata(name: str, mode: str, kind: str, value: Any) -> bool:
         found = getattr(read_metadata(image, [])[0], kind)
         if kind == "dpi":
             return all(abs(a - b) < 1 for a, b in zip(found, value))  # JPEG rounds it
-        # TIFF files hold EXIF as tags of their own, in another order.
-        return found == value or (kind == "exif" and found is not None)
+        if kind == "exif" and name == "TIFF":  # as tags of its own, in another order
+            return found is not None
+        if kind == "exif" and name == "AVIF":
+            return found == without_orientation(value)
+        return found == value
     return False

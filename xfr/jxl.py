@@ -7,6 +7,7 @@ and 18181-2 for the boxes.
 from typing import Any, BinaryIO, NamedTuple
 
 from xfr.boxes import read_boxes, walk_boxes
+from xfr.metadata import read_exif, read_xmp
 from xfr.samples import REDUCED_TO_8_BITS
 
 CODESTREAM_START = b"\xff\x0a"  # begins a codestream
@@ -34,6 +35,7 @@ class JxlHeader(NamedTuple):
     height: int
     bits: int
     is_animated: bool
+    orientation: int = 1
 
 
 class BitReader:
@@ -75,9 +77,9 @@ def read_jxl_header(stream: BinaryIO) -> JxlHeader:
     width, height = reader.size(SIDE, SIDE_BY_8)
     if reader.number():  # all else is the default
         return JxlHeader(width, height, 8, False)
-    is_animated = 0
+    is_animated, orientation = 0, 1
     if reader.number():  # fields beyond depth and colours
-        reader.number(3)  # orientation
+        orientation = 1 + reader.number(3)
         if reader.number():
             reader.size(SIDE, SIDE_BY_8)  # at which it is to be shown
         if reader.number():
@@ -88,7 +90,8 @@ def read_jxl_header(stream: BinaryIO) -> JxlHeader:
                 reader.choice(choices)
             reader.number()  # time codes
     is_float = reader.number()
-    return JxlHeader(width, height, 0 if is_float else reader.choice(DEPTH), bool(is_animated))
+    bits = 0 if is_float else reader.choice(DEPTH)
+    return JxlHeader(width, height, bits, bool(is_animated), orientation)
 
 
 def codestream(stream: BinaryIO) -> int:
@@ -100,15 +103,16 @@ def codestream(stream: BinaryIO) -> int:
 
 
 def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
-    """XMP of an opened file, and what is not kept of it. ValueError for samples that the plugin
-    misreads: grey with alpha of more than 8 bits stays at 16 bits."""
+    """XMP of an opened file, and what is not kept of it. ValueError for what the plugin misreads:
+    grey with alpha of more than 8 bits stays at 16 bits, and of an animation comes the last frame.
+    """
     header = read_jxl_header(stream)
     if image.mode == "LA" and header.bits != 8:
         raise ValueError("JPEG XL files of grey with alpha of more than 8 bits are not read")
     if header.bits > 8 and not image.mode.startswith("I"):
         notices.append(REDUCED_TO_8_BITS)
     if header.is_animated:
-        notices.append("only the first frame is kept")
+        raise ValueError("animations in JPEG XL are not read: the plugin decodes their last frame")
     for kind, data in read_boxes(stream, 0, stream.seek(0, 2)):
         if kind == b"xml ":
             image.info["xmp"] = data
@@ -116,3 +120,6 @@ def add_jxl(image: Any, stream: BinaryIO, notices: list[str]) -> None:
             notices.append("its JUMBF box, such as Content Credentials, is not kept")
         elif kind == b"brob" and data[:4] != b"jbrd":
             notices.append("its compressed metadata are not kept")
+    if header.orientation > 1 and not image.jpeg:  # libjxl has turned the pixels
+        image.info["exif"], _ = read_exif(image.info.get("exif"), notices)
+        image.info["xmp"], _ = read_xmp(image.info.get("xmp"))

@@ -8,15 +8,19 @@ which it adds what is not kept.
 import struct
 from typing import Any, BinaryIO
 
+from PIL import ImagePalette
+
 from xfr.samples import set_raw_mode
 
+BLACK_WHITE_MODES = {4: "P;4", 8: "P"}  # raw modes of BMP by the bits of a pixel
 BMP_ALPHA_SIZES = (56, 108, 124)  # of headers that have a mask of alpha
 TOP_BIT = 0x8000
 PSD_BITMAP, PSD_MULTICHANNEL = 0, 7
 DDS_MISREAD = {"BC5S", "BC6H", "BC6HS"}  # signed samples, and samples in floating point
 DDS_SEVERAL, DDS_PREMULTIPLIED = 0x200200, 2  # faces of a cube, or slices of a volume
 TGA_COLOURS = (2, 10)  # kinds of pictures without a palette or grey
-TGA_PALETTE, TGA_INTERLEAVED, TGA_PREMULTIPLIED = 1, 0xC0, 4
+TGA_PALETTE, TGA_INTERLEAVED = 1, 0xC0
+TGA_NO_ALPHA, TGA_PREMULTIPLIED = (0, 1, 2), 4  # kinds of alpha
 TGA_2_END = b"TRUEVISION-XFILE.\0"
 WEBP_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "}
 MAX_CHUNKS = 10_000
@@ -28,6 +32,10 @@ def check_bmp(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     stream.seek(14)
     head = stream.read(56).ljust(56, b"\0")
     size, bits, compression, alpha = struct.unpack("<I10xHI32xI", head)
+    if image.mode == "1" and bits in BLACK_WHITE_MODES and image.tile[0].codec_name == "raw":
+        # Pillow takes each byte for eight bits where the palette is black and white.
+        set_raw_mode(image, "P", BLACK_WHITE_MODES[bits])
+        image.palette = ImagePalette.raw("RGB", bytes(3) + b"\xff" * 3)
     if size in BMP_ALPHA_SIZES and bits == 16 and compression == 3 and alpha == TOP_BIT:
         set_raw_mode(image, "RGBA", "BGRA;15")
 
@@ -114,7 +122,8 @@ def check_sgi(image: Any, stream: BinaryIO, notices: list[str]) -> None:
 def check_tga(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     """Refuse palettes of 16 bits, and pixels of 16 bits with alpha: readers do not agree whether
     the top bit is alpha. Read other pixels of 16 bits without their top bit. Refuse interleaved
-    rows and colours multiplied with alpha, and leave a palette out that is not used."""
+    rows and colours multiplied with alpha. Leave a palette out that is not used, and a fourth
+    byte that the file says is no alpha."""
     stream.seek(0)
     head = stream.read(18)
     has_palette, kind, palette_bits, bits = head[1], head[2], head[7], head[16]
@@ -138,6 +147,8 @@ def check_tga(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     numerator, denominator, alpha = struct.unpack("<HH12xB", stream.read(17).ljust(17, b"\0"))
     if alpha == TGA_PREMULTIPLIED:
         raise ValueError("TGA files of colours multiplied with alpha are not read")
+    if alpha in TGA_NO_ALPHA and image.mode == "RGBA":
+        set_raw_mode(image, "RGB", "BGRX")
     if denominator and numerator != denominator:
         notices.append("its gamma is not kept")
 

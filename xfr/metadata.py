@@ -29,7 +29,7 @@ COMMENT_FORMATS = {"JPEG", "MPO", "GIF", "JPEG2000"}  # formats with a place for
 EXIF_PREFIX = b"Exif\0\0"  # stands before EXIF in some formats
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 BEGINNINGS = {order: beginning for beginning, order in BYTE_ORDERS.items()}
-SHORT, LONG = 3, 4
+BYTE, SHORT, LONG, UNDEFINED = 1, 3, 4, 7  # types of tags
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
 NUMBER_BYTES = TYPE_BYTES | {5: 4, 10: 4, 13: 4}  # rationals are pairs of numbers
@@ -78,12 +78,16 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
     """The metadata of a picture that xfr/sources.py has opened, of its pixels turned upright; and
     the orientation, 1 to 8, that they have before. What is dropped is added to ``notices``."""
     info = image.info
-    exif, by_exif = read_exif(info.get("exif"), notices)
     xmp, by_xmp = read_xmp(info.get("xmp"))
-    orientation: Any = None
+    if image.format == "AVIF":  # Pillow makes EXIF of the orientation that counts
+        by_xmp = None
+    by_tag: Any = None
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        orientation = image.tag_v2.get(ORIENTATION)
-    orientation = orientation or by_exif or by_xmp
+        by_tag = image.tag_v2.get(ORIENTATION)
+        if isinstance(by_tag, bytes):  # of type BYTE
+            by_tag = int.from_bytes(by_tag)
+    exif, by_exif = read_exif(info.get("exif"), notices, by_tag or by_xmp)
+    orientation: Any = by_tag or by_exif or by_xmp
     if orientation not in range(1, 9):
         orientation = 1
     dpi, texts = read_resolution(info), info.get("texts", [])
@@ -102,15 +106,18 @@ def read_metadata(image: Image.Image, notices: list[str]) -> tuple[Metadata, int
     return Metadata(**{kind: value or None for kind, value in kept.items()}), orientation
 
 
-def read_exif(exif: bytes | None, notices: list[str]) -> tuple[bytes | None, int | None]:
-    """EXIF of pixels turned upright, and the orientation that it tells."""
+def read_exif(
+    exif: bytes | None, notices: list[str], otherwise: int | None = None
+) -> tuple[bytes | None, int | None]:
+    """EXIF of pixels turned upright, and the orientation that it tells; where it tells none, pixels
+    are turned as ``otherwise`` says."""
     if not exif:
         return None, None
     orientation = None
     try:
         exif = re.sub(b"^(%b)+" % EXIF_PREFIX, b"", exif)
         orientation = orientation_of(exif)
-        return upright(exif), orientation
+        return upright(exif, otherwise), orientation
     except ValueError:
         notices.append("its EXIF is damaged: dropped")
         return None, orientation
@@ -182,12 +189,13 @@ def turn_tags(out: bytearray, entries: list[tuple[int, int]]) -> None:
             out[a : a + 10], out[b : b + 10] = out[b : b + 10], out[a : a + 10]
 
 
-def upright(exif: bytes) -> bytes:
-    """EXIF of a picture that was turned as it says: with orientation 1, and without its thumbnail.
-    Everything else stays byte for byte where it is: makers' notes contain offsets that would
-    otherwise be wrong. ValueError if the EXIF is damaged."""
-    order, orientation = byte_order(exif), orientation_of(exif)
-    out = bytearray(exif)
+def upright(exif: bytes, otherwise: int | None = None) -> bytes:
+    """EXIF of a picture that was turned as it says, or as ``otherwise`` says where it tells no
+    orientation: with orientation 1, and without its thumbnail. Everything else stays byte for byte
+    where it is: makers' notes contain offsets that would otherwise be wrong. ValueError if the EXIF
+    is damaged."""
+    order, out = byte_order(exif), bytearray(exif)
+    orientation = orientation_of(exif) or otherwise
     try:
         (first,) = struct.unpack_from(order + "I", exif, 4)
         entries, end = directory(exif, order, first)
@@ -308,6 +316,20 @@ def directories_and_bytes(
 # Writing
 
 
+def without_orientation(exif: bytes) -> bytes:
+    """EXIF without its first tag of the orientation; all values stay where they are. struct.error
+    or ValueError if it is damaged."""
+    order, out = byte_order(exif), bytearray(exif)
+    (first,) = struct.unpack_from(order + "I", exif, 4)
+    entries, end = directory(exif, order, first)
+    position = next((position for tag, position in entries if tag == ORIENTATION), None)
+    if position is None:
+        return exif
+    out[position : end + 4] = exif[position + 12 : end + 4] + bytes(12)
+    struct.pack_into(order + "H", out, first, len(entries) - 1)
+    return bytes(out)
+
+
 def save_options(name: str, metadata: Metadata) -> dict:
     """The options of Pillow's ``save`` that write metadata in the format ``name``, behind its
     ``beginning``. Formats ignore what they have no place for; ValueError, or another exception of
@@ -321,7 +343,9 @@ def save_options(name: str, metadata: Metadata) -> dict:
     if name in COMMENT_FORMATS:
         options["comment"] = comment_of(texts)
     if metadata.exif is not None and name != "TIFF":
-        options["exif"] = EXIF_PREFIX + metadata.exif
+        # Pillow would write other bytes into AVIF where EXIF tells the orientation.
+        exif = without_orientation(metadata.exif) if name == "AVIF" else metadata.exif
+        options["exif"] = EXIF_PREFIX + exif
     if name in ("JPEG", "MPO") and metadata.iptc is not None:
         content = PHOTOSHOP_PREFIX + photoshop_iptc(metadata.iptc)
         options["extra"] = struct.pack(">BBH", 0xFF, 0xED, len(content) + 2) + content
@@ -341,24 +365,29 @@ def beginning(name: str, metadata: Metadata) -> bytes:
     return tiff_beginning(metadata.exif or b"")[0] if name == "TIFF" else b""
 
 
-def tiff_beginning(exif: bytes) -> tuple[bytes, dict[int, Any]]:
+def tiff_beginning(exif: bytes) -> tuple[bytes, TiffImagePlugin.ImageFileDirectory_v2]:
     """The beginning of a TIFF file up to its page, with the directories within EXIF, whose types
     and texts Pillow would change; b"" if there are none. And the tags of EXIF for the page."""
     if not is_well_formed(exif):
-        return b"", {}
+        return b"", TiffImagePlugin.ImageFileDirectory_v2()
     order = byte_order(exif)
     source, _ = read_directory(
         io.BytesIO(exif), struct.unpack_from(order + "I", exif, 4)[0], order, is_big=False
     )
     packed = b""
-    tags: dict[int, Any] = {}
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
     for tag in sorted(DESCRIPTIVE & source.tags.keys()):
-        inner = source.within(tag) if tag in DIRECTORIES else None
+        kind, inner = source.tags[tag][0], source.within(tag) if tag in DIRECTORIES else None
         if inner is not None:
             tags[tag] = 8 + len(packed)
             packed += pack_directory(inner, inner.tags, "<", 8 + len(packed), [])
-        elif source.tags[tag][0] in (SHORT, LONG):
+        elif tag in DIRECTORIES:
+            continue  # an empty one
+        elif kind in (SHORT, LONG):
             tags[tag] = source.values(tag)
+        elif kind in (BYTE, UNDEFINED):
+            tags.tagtype[tag] = kind
+            tags[tag] = source.content(tag, MAX_CHUNK)
         else:
             tags[tag] = source.content(tag, MAX_CHUNK).removesuffix(b"\0")
     header = BEGINNINGS["<"] + struct.pack("<I", 8 + len(packed))

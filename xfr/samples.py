@@ -123,6 +123,7 @@ def load_wide(image: Image.Image, raw_mode: str, samples: Samples) -> Image.Imag
     else:
         mode = {"RGBX": "RGB", "RGBa": "RGBA"}.get(name, name)
         first, second = image, samples.reopen()
+        second.info = dict(first.info)  # by whose orientation Pillow turns both
         for half, suffix in ((first, FIRST_BYTES), (second, SECOND_BYTES)):
             set_raw_mode(half, mode, name.replace("a", "A") + suffix)
             half.load()

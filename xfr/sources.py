@@ -4,12 +4,14 @@
 ``info``: icc_profile, exif, xmp and iptc in bytes, texts in pairs of keyword and text, and dpi.
 """
 
+import io
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from xfr import tiff
 from xfr.boxes import add_boxes, check_components, component_bits
@@ -25,7 +27,7 @@ from xfr.formats import normalize_extension, open_with_pillow
 from xfr.jxl import add_jxl
 from xfr.layouts import CHECKS, ppm_bits
 from xfr.metadata import DESCRIPTIVE, EXIF_PREFIX, tiff_exif
-from xfr.png import PALETTE_TYPE, PngFile, is_png, read_png
+from xfr.png import PALETTE_TYPE, PngFile, Spans, is_png, read_png
 from xfr.samples import Samples
 from xfr.text import COMMENT, IPTC_RESOURCE, PHOTOSHOP_PREFIX, RAW_PROFILE, iptc_of, raw_profile
 
@@ -44,6 +46,7 @@ MAX_BLOCK = 1 << 24  # bytes of metadata
 JPEG_END = b"\xff\xd9"
 GIF_XMP, GIF_XMP_END = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe"
 GIF_COMMENT, GIF_ICC = 0xFE, b"ICCRGBG1012"
+JFIF_INCHES, JFIF_CENTIMETRES = 1, 2
 UNKEPT_TIFF = {tiff.PRIMARIES, tiff.WHITE, tiff.TRANSFER}  # colours: noted of their own
 
 
@@ -56,9 +59,15 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
     if tiff.is_tiff(stream):
         return open_tiff(stream, notices)
     image = open_with_pillow(stream, normalize_extension(PurePath(name).suffix))
+    if image.format == "ICO":
+        inner = largest_in_icon(image, stream)
+        if is_png(inner):
+            return open_png(inner, notices)
+    shown = image.tell()
     if image.format != "PSD" and getattr(image, "n_frames", 1) > 1:
-        notices.append("only the first frame is kept")
-        image.seek(0)
+        kept = "its primary picture" if shown else "the first frame"  # of HEIC
+        notices.append(f"only {kept} is kept")
+        image.seek(shown)
     readers: dict[str, Callable[[Image.Image, BinaryIO, list[str]], None]] = {
         "JPEG": add_jpeg, "MPO": add_jpeg, "GIF": add_gif, "PSD": add_psd, "BMP": add_bmp,
         "AVIF": add_boxes, "HEIF": add_boxes, "JPEG2000": add_boxes, "JXL": add_jxl, "QOI": add_qoi,
@@ -77,6 +86,18 @@ def open_picture(stream: BinaryIO, name: str, notices: list[str]) -> tuple[Image
         readers[image.format](image, stream, notices)
     stream.seek(position)
     return image, Samples(bits)
+
+
+def largest_in_icon(image: Any, stream: BinaryIO) -> BinaryIO:
+    """Open the largest picture of an icon, of several the one with the most bits: ``image`` and the
+    stream that is returned are that one."""
+    entries = image.ico.entry
+    best = max(entries, key=lambda entry: (entry.square, entry.color_depth))
+    if best is not entries[0]:
+        entries.insert(0, entries.pop(entries.index(best)))
+        image._im = None
+        image.load()
+    return io.BufferedReader(Spans(stream, [(best.offset, best.offset + best.size)]))
 
 
 # PNG
@@ -264,9 +285,21 @@ def add_jpeg(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     }  # fmt: skip
     if unknown:
         notices.append(f"its segments {', '.join(sorted(unknown))} are not kept")
+    if image.info.get("jfif_unit") not in (JFIF_INCHES, JFIF_CENTIMETRES):
+        image.info["dpi"] = exif_resolution(image.getexif())
     across, down = image.info.get("jfif_density", (1, 1))
     if image.info.get("jfif_unit") == 0 and across != down:
         notices.append(f"its pixels are not square ({across}:{down}), which is not kept")
+
+
+def exif_resolution(exif: Image.Exif) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, that EXIF tells; None if it tells none."""
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        inches = {2: 1.0, 3: 2.54}[exif.get(ExifTags.Base.ResolutionUnit, 2)]  # per unit
+        return inches * float(exif[ExifTags.Base.XResolution]), inches * float(
+            exif[ExifTags.Base.YResolution]
+        )
+    return None
 
 
 def add_gif(image: Image.Image, stream: BinaryIO, notices: list[str]) -> None:

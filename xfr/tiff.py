@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import BinaryIO
 
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}
-BIG_TIFF = 43
+TIFF, SWAPPED_TIFF, BIG_TIFF = 42, 42 << 8, 43  # Pillow reads the second as the first
 RATIONAL = 5
 # Type: bytes and struct's code of a value; no code for signed numbers and floating point, which say
 # nothing that is read here. A rational is two numbers.
@@ -136,7 +136,7 @@ def is_tiff(stream: BinaryIO) -> bool:
     order = BYTE_ORDERS.get(head[:2])
     if order is None or len(head) < 4:
         return False
-    return struct.unpack(order + "H", head[2:])[0] in (42, BIG_TIFF)
+    return struct.unpack(order + "H", head[2:])[0] in (TIFF, SWAPPED_TIFF, BIG_TIFF)
 
 
 def read_directories(stream: BinaryIO) -> list[Directory]:
@@ -244,7 +244,8 @@ def check_planes(page: Directory, photometric: int, bits: tuple[int, ...]) -> No
     has_alpha = any(page.values(EXTRA_SAMPLES))
     plain = photometric in (RGB, CMYK) or (photometric == BLACK_IS_ZERO and not has_alpha)
     has_more = has_alpha and len(page.values(EXTRA_SAMPLES)) > 1
-    if not plain or set(bits) != {8} or page.is_associated or has_more:
+    usual = {RGB: 3, CMYK: 4}.get(photometric, 1) + len(page.values(EXTRA_SAMPLES))
+    if not plain or list(bits) != usual * [8] or page.is_associated or has_more:
         raise ValueError(f"separate planes of {page.kind} are not read")
 
 

@@ -235,6 +235,15 @@ def test_a_palette_of_jpeg_2000_in_another_order_is_refused(read):
         read(with_box(data, palette, reversed_order), "picture.jp2")
 
 
+@pytest.mark.parametrize(("columns", "depth"), [(1, 7), (2, 7), (3, 4), (3, 15)])
+def test_a_palette_of_jpeg_2000_that_is_not_of_colours_of_8_bits_is_refused(read, columns, depth):
+    data = saved("JPEG2000", Image.fromarray(grey(20, 30)), irreversible=False)
+    entries = bytes(256 * columns * (1 + depth // 8))
+    palette = box(b"pclr", struct.pack(">HB", 256, columns) + columns * bytes([depth]) + entries)
+    with pytest.raises(ValueError, match="with a palette of grey or of other than 8 bits"):
+        read(with_box(data, palette), "picture.jp2")
+
+
 def test_jpeg_2000_of_cielab_is_refused(read):
     data = saved("JPEG2000").replace(b"\1\0\0\0\0\0\x10", b"\1\0\0\0\0\0\x0e")
     with pytest.raises(ValueError, match="CIELab"):

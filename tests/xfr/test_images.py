@@ -283,6 +283,15 @@ def test_a_truncated_picture_is_refused(tmp_path):
 # Writing
 
 
+@pytest.mark.parametrize("extension", ["jpg", "mpo"])
+@pytest.mark.parametrize("quality", [None, 50, 100])
+def test_noise_is_written_to_jpeg(extension, quality):
+    noise = np.random.default_rng(0).integers(0, 2, (300, 300, 3)).astype(np.uint8) * 255
+    stream = io.BytesIO()
+    write_picture(Picture(noise), stream, extension, quality)
+    assert Image.open(stream).size == (300, 300)
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("pixels", [colour(*SHAPE), grey(*SHAPE)], ids=["colour", "grey"])
 def test_every_format_is_written(extension, pixels):

@@ -70,7 +70,7 @@ def test_depth_is_found_behind_all_other_fields():
     fields = [(0, 1), (1, 1), (4, 3), (1, 1), *shown, (1, 1), *preview, (1, 1), *frames]
     depth = (0, 1), (3, 2), (15, 6)
     data = BitWriter().put(*size, *fields, *depth).data()
-    assert read_jxl_header(io.BytesIO(data)) == JxlHeader(64, 32, 16, True)
+    assert read_jxl_header(io.BytesIO(data)) == JxlHeader(64, 32, 16, True, 5)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\x0a", SIGNATURE, SIGNATURE + bytes(8)])
@@ -83,6 +83,27 @@ def test_a_header_that_is_cut_short_is_refused(data):
 def test_pixels_come_back(read, pixels):
     picture = read(saved(Image.fromarray(pixels)), NAME)
     assert np.array_equal(picture.pixels, pixels) and picture.notices == []
+
+
+@pytest.mark.parametrize(("turned", "shape"), [(6, (20, 30)), (1, (30, 20))])
+def test_pixels_that_libjxl_has_turned_are_not_turned_again(read, monkeypatch, turned, shape):
+    exif = Image.Exif()
+    exif[0x112], exif[0x10F] = 6, "maker"
+    image, xmp = Image.fromarray(colour(20, 30)), b'<rdf:Description tiff:Orientation="6"/>'
+    data = saved(image, use_container=True, exif=exif.tobytes(), xmp=xmp)
+    header = read_jxl_header(io.BytesIO(data))._replace(orientation=turned)
+    monkeypatch.setattr("xfr.jxl.read_jxl_header", lambda stream: header)
+    picture = read(data, NAME)
+    assert picture.shape == shape and b"maker" in picture.metadata.exif
+    assert picture.metadata.xmp == xmp.replace(b"6", b"1")
+
+
+def test_an_animation_is_refused(read, monkeypatch):
+    data = saved(Image.fromarray(colour(20, 30)))
+    header = read_jxl_header(io.BytesIO(data))._replace(is_animated=True)
+    monkeypatch.setattr("xfr.jxl.read_jxl_header", lambda stream: header)
+    with pytest.raises(ValueError, match="animations in JPEG XL are not read"):
+        read(data, NAME)
 
 
 def test_content_credentials_are_told(read):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import colour, grey
 from PIL import Image
-from raw_files import PILLOW, packed, rounded
+from raw_files import PILLOW, packed, png, rounded
 
 from xfr.formats import readable_extensions
 from xfr.images import writable_format
@@ -91,6 +91,18 @@ def test_bmp_of_16_bits_is_rounded_and_keeps_its_alpha(read, masks, header, colo
     assert alpha is None or np.array_equal(picture.alpha, channels(WORDS, alpha)[..., 0])
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bmp_with_a_palette_of_black_and_white_is_right(read, bits):
+    indices = BITS.astype(np.uint8) if bits == 8 else BITS[:, ::2] * 16 + BITS[:, 1::2]
+    data = bytearray(bmp(bits, indices.astype(np.uint8)))
+    palette = b"\0\0\0\0\xff\xff\xff\0"
+    start = 14 + 40 + len(palette)
+    data[10:14], data[46:50] = struct.pack("<I", start), struct.pack("<I", 2)
+    data[54:54] = palette
+    picture = read(bytes(data), "picture.bmp")
+    assert np.array_equal(picture.pixels, np.repeat(255 * BITS[..., None], 3, 2))
+
+
 @pytest.mark.parametrize(
     ("masks", "order"),
     [
@@ -138,6 +150,21 @@ def with_extension(data: bytes, alpha: int, gamma: tuple[int, int] = (0, 0)) -> 
     """A TGA file of version 2."""
     extension = struct.pack("<H476xHH12xB", 495, *gamma, alpha)
     return data + extension + struct.pack("<II", len(data), 0) + b"TRUEVISION-XFILE.\0"
+
+
+@pytest.mark.parametrize(("kind", "has_alpha"), [(0, False), (1, False), (2, False), (3, True)])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_fourth_byte_of_tga_is_alpha_only_where_the_file_says_so(
+    read, kind, has_alpha, compressed
+):
+    stored, tga_kind = PIXELS[..., [2, 1, 0, 3]], 2
+    if compressed:  # a packet of WIDTH pixels in each row
+        rows = stored.reshape(HEIGHT, -1)
+        stored = np.hstack([np.full((HEIGHT, 1), WIDTH - 1, np.uint8), rows])
+        tga_kind = 10
+    picture = read(with_extension(tga(32, tga_kind, stored, 0x28), kind), "picture.tga")
+    assert np.array_equal(picture.pixels, PIXELS[..., :3])
+    assert (picture.alpha is not None) == has_alpha
 
 
 def test_tga_of_colours_multiplied_with_alpha_is_refused(read):
@@ -312,6 +339,40 @@ def test_chunks_of_webp_that_are_not_kept_are_named(read):
     data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
     assert read(stream.getvalue(), "picture.webp").notices == []
     assert read(data, "picture.webp").notices == ["its chunks C2PA are not kept"]
+
+
+def icon(*entries: tuple[int, bytes]) -> bytes:
+    """Pictures of WIDTH x HEIGHT pixels, each behind the bits that the list tells of it."""
+    out, place = struct.pack("<HHH", 0, 1, len(entries)), 6 + 16 * len(entries)
+    for bits, data in entries:
+        out += struct.pack("<BBBBHHII", WIDTH, HEIGHT, 0, 0, 1, bits, len(data), place)
+        place += len(data)
+    return out + b"".join(data for _, data in entries)
+
+
+def icon_bitmap(bits: int, pixels: np.ndarray, palette: bytes = b"") -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, WIDTH, 2 * HEIGHT, 1, bits, 0, 0, 0, 0, 0, 0)
+    return head + palette + pixels[::-1].tobytes() + bytes(4 * HEIGHT)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_the_largest_pictures_in_an_icon_the_deepest_is_read(read, order):
+    shallow = icon_bitmap(8, LEVELS, bytes(1024))
+    deep = icon_bitmap(32, PIXELS[..., [2, 1, 0, 3]])
+    picture = read(icon(*[(8, shallow), (32, deep)][::order]), "picture.ico")
+    assert np.array_equal(picture.pixels, PIXELS[..., :3])
+    assert np.array_equal(picture.alpha, PIXELS[..., 3])
+
+
+def test_a_png_file_in_an_icon_keeps_its_transparency_and_its_texts(read):
+    palette = np.arange(48, dtype=np.uint8)
+    before = (b"PLTE", palette.tobytes()), (b"tRNS", bytes(range(0, 256, 16)))
+    indices = np.arange(WIDTH * HEIGHT).reshape(*SHAPE, 1) % 16
+    inner = png(indices, 4, 3, (*before, (b"tEXt", b"Title\0a b")))
+    picture = read(icon((32, inner)), "picture.ico")
+    assert np.array_equal(picture.pixels, palette.reshape(16, 3)[indices[..., 0]])
+    assert np.array_equal(picture.alpha, 16 * indices[..., 0])
+    assert picture.metadata.texts == b"Title\0a b"
 
 
 @pytest.mark.parametrize("told", [0, 15, 16, 24])

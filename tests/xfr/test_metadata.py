@@ -13,7 +13,7 @@ from raw_files import tiff
 
 from xfr.file import Xfr, pack, unpack
 from xfr.images import Picture, read_picture, write_picture
-from xfr.metadata import Metadata, is_well_formed, upright
+from xfr.metadata import Metadata, is_well_formed, upright, without_orientation
 from xfr.text import pack_texts, unpack_texts
 
 pytestmark = [
@@ -427,3 +427,60 @@ def test_a_keyword_has_up_to_79_characters_in_png(length, kept):
     notices = write_picture(Picture(colour(20, 30), metadata=Metadata(texts=texts)), stream, "png")
     assert notices == ([] if kept else ["png cannot hold its texts: dropped"])
     assert (b"some text" in stream.getvalue()) == kept
+
+
+@pytest.mark.parametrize(
+    ("unit", "options", "expected"),
+    [
+        (0, {}, None),
+        (0, {0x11A: 300.0, 0x11B: 150.0}, (300, 150)),
+        (0, {0x11A: 100.0, 0x11B: 50.0, 0x128: 3}, (254, 127)),
+        (0, {0x11A: 300.0, 0x11B: 150.0, 0x128: 1}, None),
+        (1, {0x11A: 300.0, 0x11B: 150.0}, (72, 72)),
+    ],
+)
+def test_the_resolution_of_jpeg_is_that_of_jfif_or_else_of_exif(reread, unit, options, expected):
+    exif = Image.Exif()
+    exif[0x10F] = "maker"
+    for tag, value in options.items():
+        exif[tag] = value
+    dpi = {"dpi": (72, 72)} if unit else {}
+    picture = reread("jpg", Image.fromarray(colour(20, 30)), exif=exif, **dpi)
+    assert picture.metadata.dpi == expected
+
+
+@pytest.mark.parametrize("extension", ["bmp", "dib", "qoi", "jpg", "png", "tiff", "tga"])
+def test_neither_resolution_nor_profile_is_invented(tmp_path, extension):
+    path = tmp_path / f"picture.{extension}"
+    for metadata in (Metadata(), Metadata(exif=exif_bytes(1))):
+        with path.open("wb") as stream:
+            write_picture(Picture(colour(20, 30), None, metadata), stream, extension)
+        assert read_picture(path).metadata.dpi is None and read_picture(path).metadata.icc is None
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_is_the_same_in_avif_but_for_its_orientation(tmp_path, order):
+    entries = ((0x10E, 2, 5, 38), (0x112, 3, 1, 1 << 16 * (order == ">")))
+    table = b"".join(struct.pack(order + "HHII", *entry) for entry in entries)
+    start = {"<": b"II*\0\x08\0\0\0\2\0", ">": b"MM\0*\0\0\0\x08\0\2"}[order]
+    exif = start + table + bytes(4) + "Téx".encode() + bytes(2)
+    path = tmp_path / "picture.avif"
+    with path.open("wb") as stream:
+        assert (
+            write_picture(Picture(colour(20, 30), None, Metadata(exif=exif)), stream, "avif") == []
+        )
+    found = read_picture(path).metadata.exif
+    assert found == without_orientation(exif) and len(found) == len(exif)
+    assert parsed(found) == {tag: value for tag, value in parsed(exif).items() if tag != 0x112}
+
+
+def test_bytes_in_tags_of_tiff_stay_and_an_empty_directory_is_left_out(tmp_path):
+    """EXIF with a title as Windows has it, and a directory of the place without any tag."""
+    title = "abc\0".encode("utf-16-le")
+    tags = struct.pack("<HHII", 0x8825, 4, 1, 50) + struct.pack("<HHII", 0x9C9B, 1, 8, 38)
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags + bytes(4) + title + bytes(4) + bytes(8)
+    path = tmp_path / "picture.tiff"
+    with path.open("wb") as stream:
+        write_picture(Picture(colour(20, 30), None, Metadata(exif=exif)), stream, "tiff")
+    found = Image.open(path).tag_v2
+    assert found[0x9C9B] == title and 0x8825 not in found

@@ -208,6 +208,37 @@ def test_pixels_are_turned_whatever_else_a_file_tells(
         assert np.array_equal(turned.alpha, upright(plain.alpha, orientation))
 
 
+@pytest.mark.parametrize("quoted", [XMP, XMP.replace(b'"', b"'")])
+@pytest.mark.parametrize("tags", [{}, {"t274": [0]}])
+def test_both_halves_of_16_bits_are_turned_alike(read, quoted, tags):
+    samples = random(16, 3)
+    picture = read(tiff(samples, 16, 2, t700=quoted % 6, **tags))
+    assert np.array_equal(picture.pixels, upright(rounded(samples, 65535), 6))
+
+
+def test_an_orientation_of_one_byte_is_heeded(read):
+    samples = random(8, 3)
+    data = bytearray(tiff(samples, 8, 2, t274=[6]))
+    place = data.index(struct.pack("<HHI", 274, 3, 1))
+    data[place + 2 : place + 4] = struct.pack("<H", 1)
+    assert np.array_equal(read(bytes(data)).pixels, upright(samples, 6))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_version_number_in_the_other_byte_order_is_read_alike(read, order):
+    data = tiff(random(16), 16, 1, order, t270=b"title\0")
+    swapped = data[:2] + data[3:1:-1] + data[4:]
+    picture, expected = read(swapped), read(data)
+    assert np.array_equal(picture.pixels, expected.pixels)
+    assert picture.metadata == expected.metadata
+
+
+@pytest.mark.parametrize("compressed", COMPRESSED)
+def test_planes_whose_fourth_is_not_named_are_refused(read, compressed):
+    with pytest.raises(ValueError, match="separate planes of .* are not read"):
+        read(tiff(random(8, 4), 8, 2, compressed=compressed, t284=[2]))
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("order", ORDERS)
 def test_cmyk_is_rounded_before_it_is_converted(read, bits, order):
