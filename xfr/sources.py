@@ -286,19 +286,18 @@ def add_jpeg(image: Any, stream: BinaryIO, notices: list[str]) -> None:
     if unknown:
         notices.append(f"its segments {', '.join(sorted(unknown))} are not kept")
     if image.info.get("jfif_unit") not in (JFIF_INCHES, JFIF_CENTIMETRES):
-        image.info["dpi"] = exif_resolution(image.getexif())
+        image.info["dpi"] = exif_resolution(image)
     across, down = image.info.get("jfif_density", (1, 1))
     if image.info.get("jfif_unit") == 0 and across != down:
         notices.append(f"its pixels are not square ({across}:{down}), which is not kept")
 
 
-def exif_resolution(exif: Image.Exif) -> tuple[float, float] | None:
+def exif_resolution(image: Image.Image) -> tuple[float, float] | None:
     """Pixels per inch, across and down, that EXIF tells; None if it tells none."""
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        inches = {2: 1.0, 3: 2.54}[exif.get(ExifTags.Base.ResolutionUnit, 2)]  # per unit
-        return inches * float(exif[ExifTags.Base.XResolution]), inches * float(
-            exif[ExifTags.Base.YResolution]
-        )
+    with suppress(struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError):
+        exif, tags = image.getexif(), ExifTags.Base
+        inches = {2: 1.0, 3: 2.54}[exif.get(tags.ResolutionUnit, 2)]  # per unit
+        return inches * float(exif[tags.XResolution]), inches * float(exif[tags.YResolution])
     return None
 
 
