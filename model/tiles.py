@@ -5,6 +5,7 @@ The file is geometry alone: it knows pixels, latents and strides, but no codec.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +94,8 @@ class Extract:
     def __post_init__(self):
         if not isinstance(self.scale, int) or self.scale not in (1, *PREVIEW_SCALES):
             raise ValueError(f"a scale of {self.scale} is not one of {(1, *PREVIEW_SCALES)}")
-        if self.crop is not None and [type(edge) for edge in self.crop] != 4 * [int]:
+        edges = 4 * [0] if self.crop is None else self.crop
+        if len(edges) != 4 or not all(isinstance(edge, Integral) for edge in edges):
             raise ValueError(f"a crop of {self.crop!r:.60} is not x, y, width and height in pixels")
         if self.scale > 1 and self.crop:
             raise ValueError("a crop is not reduced: choose a crop or a scale")

@@ -87,6 +87,8 @@ def as_picture(source: Image.Image | np.ndarray | str | Path) -> Picture:
             warnings.warn(f"{source}: {notice}", stacklevel=3)
         return picture
     if isinstance(source, Image.Image):
+        if not source.width * source.height:
+            raise ValueError("an image without any pixel")
         check_shape(source.height, source.width, MAX_PIXELS)
         return from_pillow(source)
     if not isinstance(source, np.ndarray):

@@ -123,6 +123,8 @@ def save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     }
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()
+    if isinstance(given.get("xmp"), str):
+        given["xmp"] = given["xmp"].encode()
     described = image.copy()
     described.info = image.info | given
     picture = as_picture(described)

@@ -327,3 +327,16 @@ def test_threads_load_a_checkpoint_once(checkpoints):
 def test_a_checkpoint_that_is_not_there_is_named():
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*none\.tar"):
         xfr.encode(PHOTO, "none.tar")
+
+
+def test_an_image_without_pixels_is_refused():
+    with pytest.raises(ValueError, match="an image without any pixel"):
+        xfr.encode(Image.new("RGB", (0, 5)), "main")
+
+
+def test_the_edges_of_a_crop_may_be_numbers_of_numpy():
+    data = xfr.encode(PHOTO, "main")
+    crop = np.array([3, 4, 10, 12])
+    assert xfr.decode(data, crop=tuple(crop)).tobytes() == (
+        xfr.decode(data, crop=(3, 4, 10, 12)).tobytes()
+    )

@@ -248,3 +248,8 @@ def test_every_target_can_be_given():
 def test_decoded_pictures_are_not_written_as_xfr_files():
     with pytest.raises(ValueError, match="Pillow cannot write files with the extension 'xfr'"):
         writable_format("xfr")
+
+
+def test_xmp_may_be_text(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "a.xfr", checkpoint="main", xmp="<x/>")
+    assert Image.open(tmp_path / "a.xfr").info["xmp"] == b"<x/>"
