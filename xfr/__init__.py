@@ -66,7 +66,7 @@ def encode(
 
 
 def decode(
-    source: bytes | str | Path,
+    data: bytes | str | Path,
     checkpoint: str | Path | None = None,
     *,
     scale: int = 1,
@@ -74,8 +74,7 @@ def decode(
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
 ) -> "Image.Image":
-    """The picture in an .xfr file, of which ``source`` is the path or the bytes, as an image of
-    Pillow.
+    """The picture in an .xfr file, as an image of Pillow. ``data``: its bytes, or its path.
 
     The image, unlike an array, holds transparency, and in ``info`` colour profile, EXIF, XMP, IPTC,
     texts and resolution; it can be shown or saved in any format, and ``np.asarray`` has its pixels.
@@ -90,5 +89,5 @@ def decode(
     from xfr.file import unpack
     from xfr.library import as_bytes, decoded
 
-    data = as_bytes(source, max_pixels)
-    return decoded(unpack(data, max_pixels), checkpoint, device, scale, crop)
+    xfr = unpack(as_bytes(data, max_pixels), max_pixels)
+    return decoded(xfr, checkpoint, device, scale, crop)
