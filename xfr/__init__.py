@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__version__ = "1.0.1"
+__version__ = "1.1.0"
 plugin.register()
 
 
