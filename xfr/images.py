@@ -169,7 +169,7 @@ def read_any(stream: BinaryIO, max_pixels: int) -> Picture:
         notices.append(REDUCED_TO_8_BITS)
     metadata, orientation = read_metadata(image, notices)
     is_upright = image.format == "TIFF"  # Pillow turns these itself
-    if is_upright:  # by this EXIF; that of the picture does not tell the orientation
+    if is_upright:  # by EXIF: that which is made of tags does not tell the orientation
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
         image.info["exif"] = exif.tobytes()
