@@ -163,9 +163,10 @@ class HyperpriorCodec(Codec):
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         y, z, coded, y_hat, means, scale_logits = self.quantized(x, quality)
         z_logits = self.z_scale(torch.zeros_like(z), quality)
-        z_bits = gaussian_bits(self.relaxed(z, z.round()), scale_index(z_logits))
+        z_bits = gaussian_bits(self.noisy(z), scale_index(z_logits))
         index = scale_index(scale_logits)
-        y_bits = gaussian_bits(split_latent(self.relaxed(y, y_hat)) - means, index)
+        residual = split_latent(y if self.training else y_hat) - means
+        y_bits = gaussian_bits(self.noisy(residual), index)
         y_bits = y_bits * split_latent(coded.expand(-1, -1, 2, 2))
         if not self.training:
             y_bits = y_bits * (index.round() >= CERTAIN_BELOW)
@@ -197,11 +198,10 @@ class HyperpriorCodec(Codec):
         more = (share.clamp(min=0) * (y.shape[1] - used) / CHANNEL_STEP).round().long()
         return used + CHANNEL_STEP * more
 
-    def relaxed(self, x: Tensor, rounded: Tensor) -> Tensor:
-        """The latent whose bits are counted: ``rounded``, or, where training moves ``x``, that with
-        additive uniform noise, which stands in for rounding (Ballé, Laparra, Simoncelli 2017,
-        https://arxiv.org/abs/1611.01704)."""
-        return x + torch.rand_like(x) - 0.5 if self.training and x.requires_grad else rounded
+    def noisy(self, x: Tensor) -> Tensor:
+        """``x`` with additive uniform noise, which stands in for rounding in training (Ballé,
+        Laparra, Simoncelli 2017, https://arxiv.org/abs/1611.01704); otherwise ``x`` rounded."""
+        return x + torch.rand_like(x) - 0.5 if self.training else x.round()
 
     @torch.no_grad()
     def calibrate(self, samples: Callable[[], Iterable[Sample]]) -> None:

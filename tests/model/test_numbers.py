@@ -134,14 +134,12 @@ def test_the_deep_rate_is_that_of_both_latents_rounded_or_noisy_in_training():
     qualities = torch.tensor([1.0, 100.0])
     assert codec.eval()(x, qualities)[1].tolist() == pytest.approx([rounded] * 2, rel=1e-5)
     torch.manual_seed(0)
-    codec.train().requires_grad_()
-    assert codec(x, qualities)[1].tolist() == pytest.approx([noisy] * 2, rel=1e-3)
+    assert codec.train()(x, qualities)[1].tolist() == pytest.approx([noisy] * 2, rel=1e-3)
 
 
 def test_the_deep_rate_in_training_is_that_of_the_latent_before_rounding():
     codec, y = zeroed("hyperprior", latent=16).train(), 0.4  # which is rounded to zero
     codec.analysis.linear.conv.bias.fill_(y)
-    codec.requires_grad_()
     scale = 0.11 * (256 / 0.11) ** ((64 / 3) / 63)
     uniform = (np.arange(1000) + 0.5) / 1000 - 0.5
     y_bits, z_bits = (gaussian_bits(value + uniform, scale).mean() for value in (y, 0))
@@ -205,7 +203,7 @@ def test_training_is_stochastic_and_coding_is_not(arch):
         return not all(map(torch.equal, first, second))
 
     assert not differs()
-    codec.train().requires_grad_()
+    codec.train()
     assert differs()
 
 
