@@ -51,6 +51,7 @@ LZMA_PRESET = 6
 MAX_STREAM = 1 << 24  # bytes of a profile, EXIF, XMP, IPTC or texts
 CHECKSUM_BLOCK = 1 << 20  # bytes of a file that are read at a time
 HEADER_BYTES = 34  # at most, up to the length of the payload
+FRONT_BYTES = HEADER_BYTES + 5 + 1 + 4  # at most, with target, effort and source
 # Bounds on a file, so that a huge one is refused before it is read: five times the bytes of the
 # pixels themselves, which no encoder comes near, and room for profile and metadata.
 BYTES_PER_PIXEL, BYTES_BESIDE_PIXELS = 16, (len(STREAMS) + 1) * MAX_STREAM
@@ -172,6 +173,15 @@ class Header(NamedTuple):
         return ("L" if self.flags & GREY else "RGB") + "A" * bool(self.flags & ALPHA)
 
 
+class Front(NamedTuple):
+    """The header, and how and of what the file was made, as far as it says so."""
+
+    header: Header
+    target: tuple[int, float] | None
+    effort: int | None
+    source: int | None
+
+
 class Start(NamedTuple):
     """The fields before alpha channel and payload, as they are in the file."""
 
@@ -198,19 +208,25 @@ def read_header(reader: Reader) -> Header:
     return Header(arch, fingerprint, flags, quality, width, height, payload_length)
 
 
-def read_start(reader: Reader) -> Start:
-    """All fields up to alpha channel and payload. ValueError as for ``read_header``."""
+def read_front(reader: Reader) -> Front:
+    """The fields up to the source. ValueError as for ``read_header``."""
     header = read_header(reader)
     target = reader.unpack(">Bf") if header.flags & TARGET else None
     (effort,) = reader.unpack(">B") if header.flags & EFFORT else (None,)
     (source,) = reader.unpack(">I") if header.flags & SOURCE else (None,)
-    dpi = None
+    return Front(header, target, effort, source)
+
+
+def read_start(reader: Reader) -> Start:
+    """All fields up to alpha channel and payload. ValueError as for ``read_header``."""
+    front = read_front(reader)
+    header, dpi = front.header, None
     if header.flags & DPI:
         number = reader.number()
         dpi = (number, number) if number else reader.unpack(">ff")
     flagged = [name for name, flag in STREAMS.items() if header.flags & flag]
     streams = {name: (reader.number(), reader.chunk()) for name in flagged}
-    return Start(header, target, effort, source, dpi, streams)
+    return Start(*front, dpi, streams)
 
 
 def unpack_start(data: bytes) -> tuple[Header, Metadata]:
@@ -233,10 +249,7 @@ def peek_source(path: Path) -> int | None:
     """The checksum of the file that the .xfr file at ``path`` was made from; None where that is not
     known."""
     with suppress(OSError, ValueError), path.open("rb") as stream:
-        reader = Reader(stream.read(HEADER_BYTES + 10), "file")  # beyond it: target, effort, source
-        flags = read_header(reader).flags
-        reader.take(5 * bool(flags & TARGET) + bool(flags & EFFORT))
-        return reader.unpack(">I")[0] if flags & SOURCE else None
+        return read_front(Reader(stream.read(FRONT_BYTES), "file")).source
     return None
 
 
